@@ -1,0 +1,54 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format data sweep ui clean
+
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Of this many processes each trains on one thread, so that they do not trample each other.
+JOBS ?= 2
+DATASET ?= ptbxl
+RATE ?= 100
+ARGS ?= optimizer=sgd,adam lr=0.001,0.01
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/installed ## Install everything into .venv (done by the other targets as needed)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --upgrade pip
+	python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup ## Train and track a small sweep on generated ECGs (about 4 minutes on 2 cores)
+	python -m ecgexp -m optimizer=sgd,adam lr=0.001,0.01
+
+test: setup ## Run all tests
+	python -m pytest -n $(JOBS) --dist worksteal
+
+test-fast: setup ## Run the quick tests
+	python -m pytest -n $(JOBS) --dist worksteal -m 'not slow'
+
+lint: setup ## Check style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: setup ## Put the code into the project's format
+	ruff check --fix .
+	ruff format .
+
+data: setup ## Download PTB-XL into data/ptbxl (RATE=500 for 500 Hz)
+	python -m ecgexp.datasets.download --dataset $(DATASET) --sampling-rate $(RATE)
+
+sweep: setup ## Run a sweep: make sweep ARGS="dataset=ptbxl lr=0.001,0.01"
+	python -m ecgexp -m $(ARGS)
+
+ui: setup ## Open the MLflow UI on http://127.0.0.1:5000
+	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --host 127.0.0.1
+
+clean: ## Remove what tests and builds leave behind (not data, not mlruns)
+	rm -rf build dist outputs multirun .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
