@@ -1,0 +1,41 @@
+"""How good predictions are: the multi-label confusion matrix and the other metrics of a split."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ecgexp.metrics.names import escape_label, higher_is_better, is_metric_name
+
+if TYPE_CHECKING:
+    from ecgexp.metrics.confusion import MLCM, Rule, mlcm
+    from ecgexp.metrics.evaluation import Evaluation, classification_metrics
+    from ecgexp.metrics.report import MLCMReport, mlcm_report
+
+__all__ = [
+    "MLCM",
+    "Evaluation",
+    "MLCMReport",
+    "Rule",
+    "classification_metrics",
+    "escape_label",
+    "higher_is_better",
+    "is_metric_name",
+    "mlcm",
+    "mlcm_report",
+]
+
+# The command line checks the name of an objective, and torch takes seconds to import: it waits for first use.
+_MODULES = {
+    "MLCM": "confusion",
+    "Rule": "confusion",
+    "mlcm": "confusion",
+    "Evaluation": "evaluation",
+    "classification_metrics": "evaluation",
+    "MLCMReport": "report",
+    "mlcm_report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,229 @@
+"""The multi-label confusion matrix (MLCM)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ecgexp.errors import UserError
+
+Rule = Literal["published", "order_free"]
+
+# Bounds the memory (some 60 MB at 71 labels) and keeps every count exact in float32 (below 2**24).
+_RECORDS_PER_CHUNK = 2**15
+
+
+def mlcm(
+    preds: Tensor,
+    target: Tensor,
+    num_labels: int,
+    threshold: float = 0.5,
+    rule: Rule = "published",
+    validate_args: bool = True,
+) -> Tensor:
+    """Multi-label confusion matrix: which labels the predictions put in the place of the true ones.
+
+    Rows are the true labels and, last, NTL (no true label); columns are the predicted labels and, last, NPL
+    (no predicted label). In a record, a true label that is not predicted is missed, and a prediction that is
+    not true is surplus:
+
+    - A label both true and predicted counts on the diagonal.
+    - The first surplus prediction, in the order of the labels, counts once in the row of each missed label;
+      each further one in the row of each true label, and so does the first where no label is missed.
+    - Without a surplus prediction, each missed label counts in the column NPL.
+    - Without a true label, each prediction counts in the row NTL; where nothing is predicted either, the
+      record counts at NTL and NPL.
+
+    Parameters
+    ----------
+    preds : tensor, (records, labels)
+        Probabilities as floats (NaN is not predicted; apply the sigmoid to logits first), or 0 and 1 as
+        integers or booleans.
+    target : tensor, (records, labels)
+        0 and 1, of any type.
+    num_labels : int
+    threshold : float
+        From 0 to 1; a probability above it, not at it, is a prediction.
+    rule : {'published', 'order_free'}
+        'published' is what the authors' code does and what published tables come from; it depends on the
+        order of the labels where a record has missed labels, hits and two or more surplus predictions.
+        'order_free' counts every pair of a missed label and a surplus prediction there.
+    validate_args : bool
+        Whether the input is checked, which on an accelerator waits for the data.
+
+    Returns
+    -------
+    int64 tensor, (labels + 1, labels + 1), on the device of `preds`
+
+    Raises
+    ------
+    UserError
+        Where an argument or a tensor is not as above.
+
+    References
+    ----------
+    .. [1] M. Heydarian, T. E. Doyle, R. Samavi, "MLCM: Multi-Label Confusion Matrix", IEEE Access 10, 2022,
+       https://doi.org/10.1109/ACCESS.2022.3151048
+
+    Examples
+    --------
+    >>> import torch
+    >>> mlcm(torch.tensor([[0.9, 0.2], [0.7, 0.6]]), torch.tensor([[1, 1], [0, 1]]), num_labels=2)
+    tensor([[1, 0, 0],
+            [1, 1, 1],
+            [0, 0, 0]])
+    """
+    if validate_args:
+        _validate_arguments(num_labels, threshold, rule)
+        _validate_tensors(preds, target, num_labels)
+    return _update(*_format(preds, target, threshold), rule)
+
+
+class MLCM(Metric):
+    """Multi-label confusion matrix accumulated over batches and processes; see `mlcm`.
+
+    Parameters
+    ----------
+    num_labels : int
+    threshold : float
+    rule : {'published', 'order_free'}
+    validate_args : bool
+        As for `mlcm`.
+    **kwargs
+        Those of `torchmetrics.Metric`.
+
+    Raises
+    ------
+    UserError
+        On creation and in `update`, as for `mlcm`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> metric = MLCM(num_labels=2)
+    >>> metric.update(torch.tensor([[0.9, 0.2]]), torch.tensor([[1, 1]]))
+    >>> metric.update(torch.tensor([[0.7, 0.6]]), torch.tensor([[0, 1]]))
+    >>> metric.compute()
+    tensor([[1, 0, 0],
+            [1, 1, 1],
+            [0, 0, 0]])
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    matrix: Tensor
+
+    def __init__(
+        self,
+        num_labels: int,
+        threshold: float = 0.5,
+        rule: Rule = "published",
+        validate_args: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if validate_args:
+            _validate_arguments(num_labels, threshold, rule)
+        self.num_labels = num_labels
+        self.threshold = threshold
+        self.rule = rule
+        self.validate_args = validate_args
+        zeros = torch.zeros(num_labels + 1, num_labels + 1, dtype=torch.int64)
+        self.add_state("matrix", zeros, dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add a batch: `preds` and `target`, each (records, labels), as for `mlcm`."""
+        if self.validate_args:
+            _validate_tensors(preds, target, self.num_labels)
+        self.matrix += _update(*_format(preds, target, self.threshold), self.rule)
+
+    def compute(self) -> Tensor:
+        """Matrix of all batches so far: int64, (labels + 1, labels + 1)."""
+        return self.matrix
+
+
+def _validate_arguments(num_labels: int, threshold: float, rule: Rule) -> None:
+    if isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1:
+        raise UserError(f"num_labels is a whole number of at least 1, not {num_labels!r}.")
+    if not isinstance(threshold, float | int) or not 0 <= threshold <= 1:
+        raise UserError(f"threshold is a number from 0 to 1, not {threshold!r}.")
+    if rule not in get_args(Rule):
+        raise UserError(f"rule is one of {', '.join(get_args(Rule))}, not {rule!r}.")
+
+
+def _validate_tensors(preds: Tensor, target: Tensor, num_labels: int) -> None:
+    if preds.ndim != 2 or preds.shape[1] != num_labels:
+        raise UserError(
+            f"Predictions have the shape (records, {num_labels}), one column per label, not {tuple(preds.shape)}."
+        )
+    if target.shape != preds.shape:
+        raise UserError(f"Targets have the shape of the predictions, {tuple(preds.shape)}, not {tuple(target.shape)}.")
+    if not _within_0_and_1(target) or (target.is_floating_point() and (target != target.round()).any()):
+        raise UserError("Targets hold 0 and 1 only: give one column per label, 1 where the label holds.")
+    if not preds.is_floating_point() and not _within_0_and_1(preds):
+        raise UserError("Predictions that are integers hold 0 and 1 only: pass probabilities as floats.")
+    # NaN passes: a diverged net puts it out.
+    if preds.is_floating_point() and not _within_0_and_1(preds.nan_to_num(nan=0.0)):
+        raise UserError("Predictions are probabilities from 0 to 1: apply the sigmoid to logits first.")
+
+
+def _within_0_and_1(values: Tensor) -> bool:
+    if values.numel() == 0:
+        return True
+    low, high = values.aminmax()
+    return bool((low >= 0) & (high <= 1))
+
+
+def _format(preds: Tensor, target: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Predicted and true labels as booleans; NaN is above no threshold."""
+    return preds > threshold if preds.is_floating_point() else preds == 1, target == 1
+
+
+def _update(predicted: Tensor, true: Tensor, rule: Rule) -> Tensor:
+    labels = true.shape[1]
+    matrix = torch.zeros(labels + 1, labels + 1, dtype=torch.int64, device=true.device)
+    chunks = zip(predicted.split(_RECORDS_PER_CHUNK), true.split(_RECORDS_PER_CHUNK), strict=True)
+    for chunk in chunks:
+        hit, pairs = _assign(*chunk, rule)
+        matrix.diagonal().add_(hit.sum(dim=1))
+        for rows, columns in pairs:
+            matrix += _count(rows, columns)
+    return matrix
+
+
+def _assign(predicted: Tensor, true: Tensor, rule: Rule) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Where each record counts, as uint8 masks of (labels + 1, records).
+
+    Returns the hits, and pairs of masks: a record counts at each row of the first and column of the second.
+    """
+    true, predicted = _masks(true), _masks(predicted)
+    no_true = 1 - true.amax(dim=0, keepdim=True)
+    no_predicted = 1 - predicted.amax(dim=0, keepdim=True)
+    true, predicted = torch.cat([true, no_true]), torch.cat([predicted, no_true & no_predicted])
+
+    hit = true & predicted
+    missed, surplus = true ^ hit, predicted ^ hit
+    missed_any = missed.amax(dim=0)
+    surplus[-1] = missed_any & (1 - surplus.amax(dim=0))
+    rows = missed | (true & (1 - missed_any))
+    if rule == "order_free":
+        return hit, [(rows, surplus)]
+    first = surplus & (surplus.cumsum(dim=0, dtype=torch.int32) == 1)
+    return hit, [(rows, first), (true, surplus ^ first)]
+
+
+def _masks(flags: Tensor) -> Tensor:
+    """(records, labels) booleans as contiguous (labels, records): both by far the faster for what follows."""
+    return flags.T.to(torch.uint8, memory_format=torch.contiguous_format)
+
+
+def _count(rows: Tensor, columns: Tensor) -> Tensor:
+    """How many records have both the row and the column: int64, (labels + 1, labels + 1)."""
+    # Sums of 0 and 1 in float32 are exact; under mixed precision they would not be.
+    with torch.autocast(rows.device.type, enabled=False):
+        return (rows.float() @ columns.float().T).long()

@@ -1,0 +1,121 @@
+"""All metrics of one split in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import compress
+from typing import NamedTuple
+
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multilabel_auroc,
+    multilabel_average_precision,
+    multilabel_f1_score,
+)
+
+from ecgexp.errors import UserError
+from ecgexp.metrics.confusion import mlcm
+from ecgexp.metrics.names import escape_labels
+from ecgexp.metrics.report import mlcm_report
+
+
+class Evaluation(NamedTuple):
+    """What `classification_metrics` returns.
+
+    Attributes
+    ----------
+    metrics : dict of str to float
+        By name; none is NaN.
+    left_out : dict of str to tuple of str
+        For each macro average that some labels could not enter: those labels, unescaped.
+    """
+
+    metrics: dict[str, float]
+    left_out: dict[str, tuple[str, ...]]
+
+
+def classification_metrics(
+    probabilities: Tensor, targets: Tensor, label_names: Sequence[str], threshold: float = 0.5
+) -> Evaluation:
+    """Every metric of a split but its loss.
+
+    - `subset_accuracy`: share of the records with all labels right; `binary_accuracy`: share of all labels;
+      `keras_accuracy`: share of the records whose most probable label is the first true one (the first label
+      where none is true), which is what Keras' 'accuracy' computes on several sigmoids.
+    - `auroc_macro`, `ap_macro`: mean over the labels of the area under the ROC curve and of the average
+      precision, exact, without bins. A label without a positive is left out of both, one without a negative
+      out of `auroc_macro`; where no label is left the metric is absent.
+    - `f1/<label>`: F1 of each label by itself; 0 where it is neither true nor predicted anywhere.
+    - `mlcm_{precision,recall,f1}_{micro,macro,weighted}` and `mlcm_f1/<label>`: from the multi-label
+      confusion matrix by the published rule, see `mlcm` and `mlcm_report`; `mlcm_f1/NTL` is there only where
+      a record has no label.
+
+    A probability that is NaN counts as 0: not predicted, and ranked last. A record with nothing but NaN is
+    wrong for `keras_accuracy`.
+
+    Parameters
+    ----------
+    probabilities : float tensor, (records, labels)
+    targets : tensor, (records, labels)
+        0 and 1, of any type, on the same device.
+    label_names : sequence of str, (labels,)
+        Written into the names of metrics as by `escape_label`.
+    threshold : float
+        From 0 to 1; a probability above it is a prediction.
+
+    Returns
+    -------
+    Evaluation
+        The metrics, and the labels left out of macro averages; may be unpacked as a pair.
+
+    Raises
+    ------
+    UserError
+        Where there are no records, where a tensor or an argument is not as above, or where two labels would
+        be written alike.
+    """
+    names = escape_labels(label_names)
+    unknown = probabilities.isnan()
+    scores = probabilities.float().nan_to_num(nan=0.0)
+    matrix = mlcm(scores, targets, len(names), threshold)
+    if len(scores) == 0:
+        raise UserError("A split without records has no metrics: check which records the split takes.")
+    true, predicted = targets.long(), (scores > threshold).long()
+
+    matches = predicted == true
+    first_matches = (scores.argmax(dim=1) == true.argmax(dim=1)) & ~unknown.all(dim=1)
+    metrics = {
+        "subset_accuracy": matches.all(dim=1).float().mean().item(),
+        "binary_accuracy": matches.float().mean().item(),
+        "keras_accuracy": first_matches.float().mean().item(),
+    }
+    macro_averages, left_out = _ranking_metrics(scores, true, label_names)
+    f1 = multilabel_f1_score(predicted, true, len(names), average="none", validate_args=False)
+    per_label = zip(names, f1.reshape(-1).tolist(), strict=True)
+    metrics |= macro_averages | {f"f1/{name}": value for name, value in per_label}
+    return Evaluation(metrics | _mlcm_metrics(matrix, names), left_out)
+
+
+def _ranking_metrics(
+    scores: Tensor, true: Tensor, label_names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, tuple[str, ...]]]:
+    positive, negative = (true == 1).any(dim=0), (true == 0).any(dim=0)
+    metrics, left_out = {}, {}
+    for name, compute, defined in (
+        ("auroc_macro", multilabel_auroc, positive & negative),
+        ("ap_macro", multilabel_average_precision, positive),
+    ):
+        columns = defined.nonzero().flatten()
+        if len(columns) > 0:
+            value = compute(scores[:, columns], true[:, columns], len(columns), validate_args=False)
+            metrics[name] = value.item()
+        if len(columns) < len(label_names):
+            left_out[name] = tuple(compress(label_names, (~defined).tolist()))
+    return metrics, left_out
+
+
+def _mlcm_metrics(matrix: Tensor, names: Sequence[str]) -> dict[str, float]:
+    report = mlcm_report(matrix, names)
+    averages = {f"mlcm_{name}": float(value) for name, value in report.averages.items()}
+    per_label = zip(report.label_names, report.f1.tolist(), report.counted, strict=True)
+    return averages | {f"mlcm_f1/{name}": value for name, value, counted in per_label if counted}
