@@ -1,0 +1,204 @@
+"""Keras' layers and initial weights, on signals of shape (batch, channels, samples)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ecgexp.errors import UserError
+
+Count = Annotated[int, Field(gt=0, strict=True)]
+"""A constructor argument that is a whole number of at least 1."""
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+"""A constructor argument that is a share of what is dropped, below 1."""
+
+Initializer = Callable[[Tensor], Tensor]
+Weighted = TypeVar("Weighted", nn.Linear, nn.Conv1d)
+
+
+def he_normal_(weight: Tensor) -> Tensor:
+    """Fill `weight` as Keras' ``he_normal`` does.
+
+    A normal distribution cut at two standard deviations and widened so that the variance is 2 / fan-in
+    after the cut (`torch.nn.init.kaiming_normal_` does not cut).
+
+    Parameters
+    ----------
+    weight : Tensor, (outputs, inputs) or (outputs, inputs, kernel)
+
+    References
+    ----------
+    He et al. 2015, arXiv 1502.01852; ``keras.initializers.HeNormal``.
+    """
+    std_after_cut = 0.87962566103423978
+    std = math.sqrt(2 / weight[0].numel()) / std_after_cut
+    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def initialize(layer: Weighted, weight: Initializer) -> Weighted:
+    """Fill the weight of `layer` with an initializer, its bias with zeros, and return the layer."""
+    weight(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def ceil_div(samples: int, stride: int) -> int:
+    """Length of a signal of `samples` after a layer with 'same' padding and `stride`."""
+    return -(-samples // stride)
+
+
+def same_padding(samples: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's 'same' padding: samples to add on the left and on the right, the odd one on the right."""
+    total = max((ceil_div(samples, stride) - 1) * stride + kernel - samples, 0)
+    return total // 2, total - total // 2
+
+
+class SameConv(nn.Conv1d):
+    """Convolution with TensorFlow's 'same' padding.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    kernel : int
+        Length of the filters, in samples.
+    stride : int
+        Step between outputs, in samples.
+    bias : bool
+        Whether a bias is learnt.
+    weight : callable
+        Fills the initial weight in place.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        bias: bool = True,
+        weight: Initializer = he_normal_,
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, bias=bias)
+        initialize(self, weight)
+
+    def padding_of(self, samples: int) -> tuple[int, int]:
+        """Samples to add on the left and on the right of a signal."""
+        return same_padding(samples, self.kernel_size[0], self.stride[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs, n) to (batch, outputs, ceil(n / stride))."""
+        return super().forward(F.pad(x, self.padding_of(x.shape[-1])))
+
+
+class DecimatedConv(SameConv):
+    """Every `stride`-th output of a stride-1 `SameConv`, without computing the others.
+
+    Not the same as a strided `SameConv`, whose padding on the left is another.
+    """
+
+    def padding_of(self, samples: int) -> tuple[int, int]:
+        """Samples to add on the left and on the right of a signal."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        left, _ = same_padding(samples, kernel, stride=1)
+        return left, max((ceil_div(samples, stride) - 1) * stride + kernel - samples - left, 0)
+
+
+class Decimate(nn.Module):
+    """Every `stride`-th sample, from the first on."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, n) to (batch, channels, ceil(n / stride))."""
+        return x[..., :: self.stride]
+
+
+class SameMaxPool(nn.Module):
+    """Maximum over windows of `size` samples, `size` apart, with TensorFlow's 'same' padding.
+
+    Padding never wins: it counts as -inf.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, n) to (batch, channels, ceil(n / size))."""
+        padding = same_padding(x.shape[-1], self.size, self.size)
+        return F.max_pool1d(F.pad(x, padding, value=-math.inf), self.size)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation as Keras computes it, on (batch, channels) or (batch, channels, samples).
+
+    Other than `nn.BatchNorm1d`: eps 1e-3; running statistics move by 0.01 a step; the running variance
+    averages the biased variances of the batches; and a batch with a single value per channel, which has no
+    variance, is normalised with the running statistics instead of being refused.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the input.
+    momentum : float or None
+        Share of the new batch in the running statistics; None takes the plain average over all batches.
+    affine : bool
+        Whether a scale and a shift are learnt.
+    """
+
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, channels: int, momentum: float | None = 0.01, affine: bool = True) -> None:
+        super().__init__(channels, eps=1e-3, momentum=momentum, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each channel; in training also move the running statistics."""
+        values = x.numel() // x.shape[1]
+        if not self.training or values == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        self.num_batches_tracked += 1
+        momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        # PyTorch averages unbiased variances, each larger than the biased one by this factor
+        excess = values / (values - 1)
+        variance = self.running_var * excess
+        y = F.batch_norm(x, self.running_mean, variance, self.weight, self.bias, True, momentum, self.eps)
+        self.running_var.copy_(variance / excess)
+        return y
+
+
+class NormReLU(nn.Sequential):
+    """Batch normalisation, ReLU and, with a rate above 0, dropout."""
+
+    def __init__(self, channels: int, dropout: float = 0.0) -> None:
+        super().__init__(BatchNorm(channels), nn.ReLU(inplace=True), nn.Dropout(dropout))
+
+
+def flatten(x: Tensor) -> Tensor:
+    """(batch, channels, samples) to (batch, samples * channels), position-major as Keras flattens."""
+    return x.transpose(1, 2).flatten(1)
+
+
+def check_signals(x: Tensor, leads: int, samples: int | None = None) -> None:
+    """Refuse a batch that is not (batch, leads, samples); any length will do where `samples` is None.
+
+    Raises
+    ------
+    UserError
+        With the shape that came and the one that is needed.
+    """
+    if x.dim() != 3 or x.shape[1] != leads or samples not in (None, x.shape[2]):
+        raise UserError(
+            f"This net takes signals of shape (batch, {leads}, {samples or 'samples'}) but was given "
+            f"{tuple(x.shape)}: build it with the leads and samples of the data."
+        )

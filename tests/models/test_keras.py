@@ -1,0 +1,204 @@
+"""The nets beside the same nets written in Keras; runs where TensorFlow is installed."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ecgexp.models import Rajpurkar, RajpurkarOriginal, Ribeiro, RibeiroOriginal
+from ecgexp.models.layers import BatchNorm
+
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed: no Keras nets to compare with")
+keras = pytest.importorskip("keras", minversion="3", reason="needs Keras 3")
+L = keras.layers
+
+pytestmark = pytest.mark.slow
+
+
+def conv(x, filters, kernel, name, stride=1, init="he_normal", bias=True):
+    return L.Conv1D(filters, kernel, strides=stride, padding="same", kernel_initializer=init, use_bias=bias, name=name)(
+        x
+    )
+
+
+def norm_relu(x, name):
+    return L.ReLU()(L.BatchNormalization(name=f"{name}-0")(x))
+
+
+def keras_rajpurkar(leads, samples, classes, dropout=0.2):
+    inputs = keras.Input((samples, leads))
+    x = norm_relu(conv(inputs, 64, 16, "stem-0"), "stem-1")
+
+    main = norm_relu(conv(x, 64, 16, "blocks-0-main-1"), "blocks-0-main-2")
+    main = conv(L.Dropout(dropout)(main), 64, 16, "blocks-0-main-3", stride=2)
+    x = L.Add()([main, L.MaxPooling1D(1, strides=2)(x)])
+
+    for i, filters in enumerate([64] * 3 + [128] * 4 + [192] * 4 + [256] * 4):
+        stride = 1 if i % 2 == 0 else 2
+        block = f"blocks-{i + 1}"
+        main = L.Dropout(dropout)(norm_relu(x, f"{block}-main-0"))
+        main = norm_relu(conv(main, filters, 16, f"{block}-main-1"), f"{block}-main-2")
+        main = conv(L.Dropout(dropout)(main), filters, 16, f"{block}-main-3", stride)
+        if i in (3, 7, 11):
+            x = conv(x, filters, 16, f"{block}-shortcut", init="glorot_uniform")
+        x = L.Add()([main, L.MaxPooling1D(1, strides=stride)(x)])
+
+    x = L.Flatten()(norm_relu(x, "activation"))
+    x = L.Dense(32, name="hidden")(x)
+    return keras.Model(inputs, L.Dense(classes, activation="sigmoid", name="head")(x))
+
+
+def keras_ribeiro(leads, samples, classes, dropout=0.2, second=192, bias=True, projection="glorot_uniform"):
+    inputs = keras.Input((samples, leads))
+    main = skip = norm_relu(conv(inputs, 64, 16, "stem-0", bias=bias), "stem-1")
+    for i, filters in enumerate([128, second, 256, 320]):
+        block = f"blocks-{i}"
+        skip = L.MaxPooling1D(4, strides=4, padding="same")(skip)
+        skip = conv(skip, filters, 1, f"{block}-shortcut-1", init=projection, bias=bias)
+        main = norm_relu(conv(main, filters, 16, f"{block}-main-0", bias=bias), f"{block}-main-1")
+        main = conv(L.Dropout(dropout)(main), filters, 16, f"{block}-main-2", stride=4, bias=bias)
+        skip = L.Add()([main, skip])
+        main = L.Dropout(dropout)(norm_relu(skip, f"{block}-activation"))
+    x = L.Flatten()(main)
+    outputs = L.Dense(classes, activation="sigmoid", kernel_initializer="he_normal", name="head")(x)
+    return keras.Model(inputs, outputs)
+
+
+def keras_ribeiro_original(leads, samples, classes):
+    return keras_ribeiro(leads, samples, classes, second=196, bias=False, projection="he_normal")
+
+
+def keras_rajpurkar_original(leads, samples, classes):
+    inputs = keras.Input((samples, leads))
+    x = norm_relu(conv(inputs, 64, 16, "stem-0"), "stem-1")
+    for i in range(16):
+        filters, stride, block = 64 * (1 + i // 4), 1 + i % 2, f"blocks-{i}"
+        main = L.Dropout(0.2)(norm_relu(x, f"{block}-main-0")) if i > 0 else x
+        main = norm_relu(conv(main, filters, 16, f"{block}-main-1", stride), f"{block}-main-2")
+        main = conv(L.Dropout(0.2)(main), filters, 16, f"{block}-main-3")
+        x = L.MaxPooling1D(stride, padding="same")(x)
+        if filters > x.shape[-1]:
+            x = L.Concatenate()([x, keras.ops.zeros_like(x[..., : filters - x.shape[-1]])])
+        x = L.Add()([main, x])
+    steps = L.Dense(classes, name="head")(norm_relu(x, "activation"))
+    return keras.Model(inputs, L.Activation("sigmoid")(L.GlobalAveragePooling1D()(steps)))
+
+
+PAIRS = {
+    "rajpurkar": (Rajpurkar, keras_rajpurkar),
+    "ribeiro": (Ribeiro, keras_ribeiro),
+    "rajpurkar_original": (RajpurkarOriginal, keras_rajpurkar_original),
+    "ribeiro_original": (RibeiroOriginal, keras_ribeiro_original),
+}
+pairs = pytest.mark.parametrize(("ours", "theirs"), PAIRS.values(), ids=PAIRS.keys())
+
+
+def weights_of(model):
+    """State dict of our net with the weights of a Keras net, whose layers bear our names."""
+    state = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            name, value = variable.path.split("/")[-1], variable.numpy()
+            key = {
+                "kernel": "weight",
+                "gamma": "weight",
+                "bias": "bias",
+                "beta": "bias",
+                "moving_mean": "running_mean",
+                "moving_variance": "running_var",
+            }[name]
+            value = value.T if name == "kernel" else value
+            state[f"{layer.name.replace('-', '.')}.{key}"] = torch.tensor(np.ascontiguousarray(value))
+    return state
+
+
+def load(net, model):
+    missing, unexpected = net.load_state_dict(weights_of(model), strict=False)
+    assert unexpected == []
+    assert [name for name in missing if "num_batches_tracked" not in name] == []
+
+
+def randomize_normalization(model, rng):
+    for layer in model.layers:
+        if isinstance(layer, L.BatchNormalization):
+            shape = layer.gamma.shape
+            layer.gamma.assign(rng.uniform(0.5, 1.5, shape))
+            layer.beta.assign(rng.normal(0, 0.2, shape))
+            layer.moving_mean.assign(rng.normal(0, 0.2, shape))
+            layer.moving_variance.assign(rng.uniform(0.5, 1.5, shape))
+
+
+@pairs
+@pytest.mark.parametrize(("leads", "samples", "classes"), [(12, 1000, 5), (3, 187, 4)])
+def test_loaded_weights_give_the_same_probabilities(ours, theirs, leads, samples, classes):
+    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
+    model, net = theirs(leads, samples, classes), ours(leads, samples, classes).eval()
+    randomize_normalization(model, rng)
+    # so that probabilities fill (0, 1): saturated ones would all agree
+    head = model.get_layer("head")
+    head.bias.assign(rng.normal(0, 0.5, head.bias.shape))
+    x = rng.normal(size=(8, samples, leads)).astype(np.float32)
+    load(net, model)
+    spread = net(torch.tensor(x).transpose(1, 2)).std().item()
+    head.kernel.assign(head.kernel / spread)
+    load(net, model)
+
+    expected = np.asarray(model(x, training=False))
+    actual = torch.sigmoid(net(torch.tensor(x).transpose(1, 2))).detach().numpy()
+    print(f"\nlargest difference {np.abs(actual - expected).max():.1e}, deviation {expected.std():.2f}")
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+
+
+@pairs
+def test_parameters_are_as_many(ours, theirs):
+    model, net = theirs(12, 1000, 5), ours(12, 1000, 5)
+    trainable = sum(math.prod(w.shape) for w in model.trainable_weights)
+    running = sum(math.prod(w.shape) for w in model.non_trainable_weights if "moving" in w.path)
+    assert sum(p.numel() for p in net.parameters()) == trainable
+    assert sum(b.numel() for name, b in net.named_buffers() if "running" in name) == running
+
+
+@pairs
+def test_initial_weights_have_the_same_distribution(ours, theirs):
+    torch.manual_seed(0)
+    keras.utils.set_random_seed(0)
+    expected, actual = weights_of(theirs(12, 1000, 5)), ours(12, 1000, 5).state_dict()
+    for name, value in expected.items():
+        if value.dim() == 1:
+            assert torch.equal(actual[name], value), name
+        else:
+            # some hundred weights in the smallest layer: deviations agree to their sampling error
+            error = 5 / math.sqrt(value.numel())
+            assert actual[name].std().item() == pytest.approx(value.std().item(), rel=error), name
+            assert actual[name].abs().max().item() == pytest.approx(value.abs().max().item(), rel=0.1), name
+
+
+@pytest.mark.parametrize("name", ["rajpurkar", "ribeiro"])
+def test_a_training_batch_gives_the_same_output_and_statistics(name):
+    ours, theirs = PAIRS[name]
+    keras.utils.set_random_seed(0)
+    model, net = theirs(2, 300, 3, dropout=0.0), ours(2, 300, 3, dropout=0.0)
+    load(net, model)
+    x = np.random.default_rng(0).normal(size=(16, 300, 2)).astype(np.float32)
+    expected = np.asarray(model(x, training=True))
+    actual = torch.sigmoid(net(torch.tensor(x).transpose(1, 2))).detach().numpy()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
+    state = net.state_dict()
+    for key, value in weights_of(model).items():
+        torch.testing.assert_close(state[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_batch_normalization_updates_its_statistics_as_keras_does():
+    rng = np.random.default_rng(0)
+    theirs, ours = L.BatchNormalization(), BatchNorm(6)
+    for _ in range(3):
+        # two values per channel: the unbiased variance would be twice the biased one
+        x = rng.normal(3, 2, size=(2, 1, 6)).astype(np.float32)
+        expected = theirs(x, training=True)
+        actual = ours(torch.tensor(x).transpose(1, 2)).transpose(1, 2)
+        np.testing.assert_allclose(actual.detach(), expected, atol=1e-4)
+    np.testing.assert_allclose(ours.running_mean, theirs.moving_mean, rtol=1e-5)
+    np.testing.assert_allclose(ours.running_var, theirs.moving_variance, rtol=1e-5)

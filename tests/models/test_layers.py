@@ -1,0 +1,151 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ecgexp.models.layers import (
+    BatchNorm,
+    Decimate,
+    DecimatedConv,
+    SameConv,
+    SameMaxPool,
+    flatten,
+    he_normal_,
+    initialize,
+)
+
+SHAPES = [
+    (samples, kernel, stride)
+    for samples in (1, 2, 3, 7, 16, 63, 97, 250)
+    for kernel, stride in ((1, 1), (1, 2), (2, 2), (3, 5), (4, 4), (16, 1), (16, 2), (16, 4), (17, 4))
+]
+
+
+def windows(signal, kernel, stride, fill):
+    """Windows of one channel by TensorFlow's rule for 'same', one index at a time."""
+    samples = len(signal)
+    outputs = math.ceil(samples / stride)
+    total = max((outputs - 1) * stride + kernel - samples, 0)
+    left = total // 2
+    for output in range(outputs):
+        start = output * stride - left
+        yield [signal[i] if 0 <= i < samples else fill for i in range(start, start + kernel)]
+
+
+def slow_conv(x, weight, bias, stride):
+    return np.array(
+        [
+            [
+                sum(np.dot(w, channel) for w, channel in zip(filter_, channels, strict=True)) + b
+                for channels in zip(*(windows(c, weight.shape[2], stride, 0.0) for c in record), strict=True)
+            ]
+            for record in x
+            for filter_, b in zip(weight, bias, strict=True)
+        ]
+    ).reshape(len(x), len(weight), -1)
+
+
+@pytest.mark.parametrize(("samples", "kernel", "stride"), SHAPES)
+def test_convolution_is_tensorflows_same(samples, kernel, stride):
+    torch.manual_seed(samples)
+    conv = SameConv(2, 3, kernel, stride).double()
+    nn.init.normal_(conv.bias)
+    x = torch.randn(2, 2, samples, dtype=torch.float64)
+    expected = slow_conv(x.numpy(), conv.weight.detach().numpy(), conv.bias.detach().numpy(), stride)
+    np.testing.assert_allclose(conv(x).detach().numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("samples", "size"), [(s, k) for s in (1, 2, 5, 63, 97, 250) for k in (1, 2, 3, 4, 7)])
+def test_pooling_is_tensorflows_same(samples, size):
+    torch.manual_seed(size)
+    # all below zero: padding that counted as zero would win
+    x = -torch.rand(2, 3, samples) - 1
+    expected = [[[max(w) for w in windows(c, size, size, -np.inf)] for c in r] for r in x.numpy()]
+    np.testing.assert_array_equal(SameMaxPool(size)(x).numpy(), np.array(expected))
+
+
+def test_pooling_250_by_4_pads_one_sample_on_the_left():
+    x = torch.arange(250.0).reshape(1, 1, 250)
+    pooled = SameMaxPool(4)(x)[0, 0]
+    assert pooled[:2].tolist() == [2, 6]
+    assert pooled[-1] == 249
+    assert len(pooled) == 63
+
+
+@pytest.mark.parametrize(("samples", "kernel", "stride"), SHAPES)
+def test_decimated_convolution_is_every_other_output_of_the_full_one(samples, kernel, stride):
+    torch.manual_seed(samples)
+    fast = DecimatedConv(2, 3, kernel, stride).double()
+    literal = SameConv(2, 3, kernel).double()
+    literal.load_state_dict(fast.state_dict())
+    x = torch.randn(2, 2, samples, dtype=torch.float64)
+    torch.testing.assert_close(fast(x), literal(x)[..., ::stride], rtol=0, atol=1e-12)
+
+
+def test_decimation_keeps_the_first_sample():
+    assert Decimate(2)(torch.arange(5.0).reshape(1, 1, 5)).flatten().tolist() == [0, 2, 4]
+
+
+def test_flatten_is_position_major():
+    x = torch.tensor([[[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]])
+    assert flatten(x).tolist() == [[1, 10, 2, 20, 3, 30]]
+
+
+def test_batch_norm_follows_keras_rule_over_several_batches():
+    rng = np.random.default_rng(0)
+    norm = BatchNorm(4)
+    mean, variance = np.zeros(4), np.ones(4)
+    for _ in range(3):
+        x = rng.normal(2, 3, size=(2, 4, 3))
+        batch_mean, batch_variance = x.mean(axis=(0, 2)), x.var(axis=(0, 2))
+        expected = (x - batch_mean[:, None]) / np.sqrt(batch_variance + 1e-3)[:, None]
+        np.testing.assert_allclose(norm(torch.tensor(x).float()).detach(), expected, atol=1e-5)
+        mean = 0.99 * mean + 0.01 * batch_mean
+        variance = 0.99 * variance + 0.01 * batch_variance
+    np.testing.assert_allclose(norm.running_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.running_var, variance, rtol=1e-5)
+    x = rng.normal(size=(5, 4, 3))
+    expected = (x - mean[:, None]) / np.sqrt(variance + 1e-3)[:, None]
+    np.testing.assert_allclose(norm.eval()(torch.tensor(x).float()).detach(), expected, atol=1e-5)
+    np.testing.assert_allclose(norm.running_var, variance, rtol=1e-5)
+
+
+def test_batch_norm_without_momentum_averages_all_batches():
+    rng = np.random.default_rng(1)
+    batches = rng.normal(5, 2, size=(4, 8, 3))
+    norm = BatchNorm(3, momentum=None, affine=False)
+    for x in batches:
+        norm(torch.tensor(x).float())
+    np.testing.assert_allclose(norm.running_mean, batches.mean(axis=(0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(norm.running_var, batches.var(axis=1).mean(axis=0), rtol=1e-5)
+
+
+def test_batch_norm_gradient_is_that_of_torch():
+    x = torch.randn(4, 3, 5, dtype=torch.float64)
+    ours = BatchNorm(3).double()
+    theirs = nn.BatchNorm1d(3, eps=1e-3, momentum=0.01).double()
+    gradients = []
+    for norm in (ours, theirs):
+        inputs = x.clone().requires_grad_()
+        norm(inputs).pow(3).sum().backward()
+        gradients.append((inputs.grad, norm.weight.grad, norm.bias.grad))
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_batch_norm_takes_a_single_value():
+    norm = BatchNorm(3)
+    y = norm(torch.full((1, 3, 1), 2.0))
+    torch.testing.assert_close(y, torch.full((1, 3, 1), 2 / math.sqrt(1.001)))
+    assert norm.running_var.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(64, 128, 16), nn.Linear(1280, 200)], ids=["conv", "dense"])
+def test_he_normal_is_cut_at_two_deviations_and_has_variance_two_over_fan_in(layer):
+    torch.manual_seed(0)
+    weight = initialize(layer, he_normal_).weight.detach()
+    fan_in = weight[0].numel()
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.01)
+    assert weight.abs().max().item() == pytest.approx(2 * math.sqrt(2 / fan_in) / 0.8796256610, rel=0.01)
+    assert not layer.bias.any()
