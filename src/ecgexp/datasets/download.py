@@ -1,0 +1,386 @@
+"""Download a published data set from PhysioNet: ``python -m ecgexp.datasets.download``.
+
+PhysioNet serves each release as a plain folder whose ``SHA256SUMS.txt`` names every file, and its servers
+answer range requests. `wfdb.dl_files` neither checks these sums nor retries, and takes only the newest
+release, hence this module.
+
+The state of a download is the folder itself. A file under its own name is complete and was checked; one
+that is still coming has ``.part`` appended and is continued. So a run that was stopped, at whatever point,
+is resumed by running it again, which also finds files that were damaged since.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import formatdate, parsedate_to_datetime
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from threading import Event
+from urllib.parse import quote
+
+import requests
+from requests.adapters import HTTPAdapter
+from tqdm import tqdm
+
+from ecgexp import __version__
+from ecgexp.errors import UserError
+
+SUMS = "SHA256SUMS.txt"
+TIMEOUT = (10.0, 30.0)  # seconds: to connect, and between two packets
+# What urllib3 has of an unfinished chunk is lost when the connection breaks, so chunks are small.
+CHUNK = 8192
+
+Check = Callable[[Path], str | None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set is published, and which of its files are wanted.
+
+    Attributes
+    ----------
+    url : str
+        Folder of the release.
+    files : tuple of str
+        What every sampling rate needs.
+    signals : mapping of int to str
+        Sampling rate in Hz to the pattern that its files match; the first is the default.
+    """
+
+    url: str
+    files: tuple[str, ...]
+    signals: Mapping[int, str]
+
+
+SOURCES = {
+    "ptbxl": Source(
+        url="https://physionet.org/files/ptb-xl/1.0.3/",
+        files=("LICENSE.txt", "RECORDS", "ptbxl_database.csv", "scp_statements.csv"),
+        signals={100: "records100/*", 500: "records500/*"},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """What `download` found or fetched: numbers of files in the data set, and of those that were fetched."""
+
+    files: int
+    fetched: int
+
+
+class _Refused(Exception):
+    """The server is there, but does not give this file as it should be."""
+
+
+class _Stopped(Exception):
+    """The whole download is to end."""
+
+
+def download(
+    source: Source,
+    root: Path,
+    rate: int,
+    *,
+    url: str | None = None,
+    connections: int = 8,
+    attempts: int = 7,
+    delay: float = 0.5,
+) -> Downloaded:
+    """Make `root` hold the files of `source` at one sampling rate, each equal to its published checksum.
+
+    Parameters
+    ----------
+    source : Source
+        One of `SOURCES`, or another folder with a ``SHA256SUMS.txt``.
+    root : Path
+        Folder to fill; what is in it and right is kept.
+    rate : int
+        Sampling rate in Hz.
+    url : str, optional
+        Folder of a mirror, in place of the source's own.
+    connections : int
+        Files fetched at a time. PhysioNet limits the speed of a connection rather than of a user.
+    attempts : int
+        Failures in a row, each without a further byte, after which a file is given up.
+    delay : float
+        Seconds before an attempt after one that brought something; doubled with each failure in a row.
+
+    Returns
+    -------
+    Downloaded
+
+    Raises
+    ------
+    UserError
+        If the server cannot be reached, lacks a file or sends a wrong one, or if `root` cannot be written.
+        Files that are merely missing or wrong are reported after all others have been fetched.
+    """
+    url = (url or source.url).rstrip("/") + "/"
+    if rate not in source.signals:
+        rates = " or ".join(map(str, source.signals))
+        raise UserError(f"There are no records at {rate} Hz to download: --sampling-rate takes {rates}.")
+    if not re.match(r"https?://[^/]", url):
+        raise UserError(f"The address {url} is not a web address: --url takes one such as {source.url}.")
+    try:
+        with requests.Session() as session:
+            folder = _Folder(session, url, root, connections, attempts, delay)
+            wanted = _select(folder.checksums(), source, rate, url)
+            return _fetch_all(folder, wanted, connections)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or root} cannot be written ({error.strerror or error}): "
+            "mend that or choose another folder with --root, then run the same command again to continue."
+        ) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ecgexp.datasets.download",
+        description="Download a data set with checksums. Run again, it continues and repairs.",
+    )
+    parser.add_argument("--dataset", choices=SOURCES, default="ptbxl", help="default: %(default)s")
+    parser.add_argument("--sampling-rate", type=int, metavar="HZ", help="default for ptbxl: 100; or 500")
+    parser.add_argument("--root", type=Path, help="folder to fill (default: data/<dataset>)")
+    parser.add_argument("--url", help="folder of a mirror, in place of PhysioNet's")
+    options = parser.parse_args(argv)
+
+    source = SOURCES[options.dataset]
+    default_rate = next(iter(source.signals))
+    rate = default_rate if options.sampling_rate is None else options.sampling_rate
+    root = options.root or Path("data", options.dataset)
+    try:
+        done = download(source, root, rate, url=options.url)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped: run the same command again to continue.", file=sys.stderr)
+        return 130
+
+    use = ["python", "-m", "ecgexp", "-m", f"dataset={options.dataset}", f"dataset.root={root}"]
+    if rate != default_rate:
+        use.append(f"dataset.sampling_rate={rate}")
+    print(
+        f"{root} holds {options.dataset} at {rate} Hz: {done.files:,} files, each equal to its checksum, "
+        f"{done.fetched:,} of them fetched now.\nUse it: {shlex.join(use)} optimizer=sgd,adam lr=0.001,0.01"
+    )
+    return 0
+
+
+class _Folder:
+    """A folder on a server and its copy on disk; its methods may run in several threads at once."""
+
+    def __init__(
+        self,
+        session: requests.Session,
+        url: str,
+        root: Path,
+        connections: int,
+        attempts: int,
+        delay: float,
+    ) -> None:
+        self.session, self.url, self.root = session, url, root
+        self.attempts, self.delay = attempts, delay
+        self.stop = Event()
+        # A compressed answer has other byte positions than the file that is continued.
+        session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"ecgexp/{__version__}"})
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(pool_maxsize=connections))
+
+    def checksums(self) -> dict[str, str]:
+        """Names and SHA-256 sums of all published files; fetched if the server's list is another one."""
+        path = self.root / SUMS
+        # Nothing would tell a mixture of two releases' lists from a good one.
+        _part(path).unlink(missing_ok=True)
+        headers = {}
+        if path.exists() and _check_sums(path) is None:
+            headers["If-Modified-Since"] = formatdate(path.stat().st_mtime, usegmt=True)
+        try:
+            # A first contact that fails should say so soon.
+            self.fetch(SUMS, _check_sums, min(self.attempts, 3), headers)
+        except _Refused as error:
+            raise UserError(
+                f"{self.url}{SUMS} is not to be had ({error}): --url must be the folder of a release on a "
+                "server that is working."
+            ) from error
+        return _read_sums(path)
+
+    def obtain(self, name: str, digest: str) -> int | None:
+        """Fetch a file unless it is here; returns the bytes fetched, None for a file that was kept."""
+        if self.stop.is_set():
+            raise _Stopped
+        path = self.root / name
+        if _sha256(path) == digest:
+            return None
+        wrong = f"its content does not match {SUMS}"
+        self.fetch(name, lambda part: None if _sha256(part) == digest else wrong, self.attempts, {})
+        return path.stat().st_size
+
+    def fetch(self, name: str, check: Check, attempts: int, headers: Mapping[str, str]) -> None:
+        """Fetch a file into place, with as many attempts as bring something and `attempts` that do not."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(path)
+        most, failures = _size(part), 0
+        while True:
+            lost = None
+            try:
+                if not self._receive(name, part, headers):
+                    return
+                problem = check(part)
+                if problem is None:
+                    part.replace(path)
+                    return
+                part.unlink()
+            except requests.RequestException as error:
+                lost, problem = error, _reason(error)
+            failures = 0 if _size(part) > most else failures + 1
+            most = max(most, _size(part))
+            if failures == attempts and lost is None:
+                raise _Refused(f"{problem}, {attempts} times")
+            if failures == attempts:
+                raise UserError(
+                    f"{self.url}{name} cannot be fetched ({problem}, {attempts} times): check the network or "
+                    "name a mirror with --url, then run the same command again to continue."
+                ) from lost
+            if self.stop.wait(self.delay * 2**failures):
+                raise _Stopped
+
+    def _receive(self, name: str, part: Path, headers: Mapping[str, str]) -> bool:
+        """Append what is missing of a file to `part`; False where the copy on disk is the newest."""
+        start = _size(part)
+        if start:
+            headers = {**headers, "Range": f"bytes={start}-"}
+        with self.session.get(self.url + quote(name), headers=headers, stream=True, timeout=TIMEOUT) as response:
+            status = response.status_code
+            if status == requests.codes.not_modified:
+                return False
+            if status == requests.codes.requested_range_not_satisfiable:
+                return True  # all of it was here already, or too much: the check will tell
+            if 400 <= status < 500 and status not in (408, 429):
+                raise _Refused(f"the server answers {status} {response.reason}")
+            response.raise_for_status()
+            with part.open("ab" if status == requests.codes.partial_content else "wb") as file:
+                for chunk in response.iter_content(CHUNK):
+                    file.write(chunk)
+                    if self.stop.is_set():
+                        raise _Stopped
+            # The server's own date makes "newer than mine" a question that it can answer.
+            with suppress(KeyError, ValueError):
+                modified = parsedate_to_datetime(response.headers["Last-Modified"]).timestamp()
+                os.utime(part, (modified, modified))
+        return True
+
+
+def _select(sums: Mapping[str, str], source: Source, rate: int, url: str) -> dict[str, str]:
+    """The wanted files and their checksums."""
+    signals = {name: digest for name, digest in sums.items() if fnmatchcase(name, source.signals[rate])}
+    absent = [name for name in source.files if name not in sums]
+    if not signals:
+        absent.append(source.signals[rate])
+    if absent:
+        raise UserError(f"{url}{SUMS} does not list {absent[0]}: --url must be a copy of {source.url}.")
+    return {name: sums[name] for name in source.files} | signals
+
+
+def _fetch_all(folder: _Folder, wanted: Mapping[str, str], connections: int) -> Downloaded:
+    """Obtain all files, several at a time; refused ones are reported once the others are here."""
+    fetched, received, refused = 0, 0, []
+    with (
+        ThreadPoolExecutor(connections) as pool,
+        tqdm(desc=str(folder.root), total=len(wanted), unit=" files") as bar,
+    ):
+        try:
+            names = {pool.submit(folder.obtain, name, digest): name for name, digest in wanted.items()}
+            for future in as_completed(names):
+                try:
+                    size = future.result()
+                except _Refused as error:
+                    refused.append(f"{names[future]} ({error})")
+                    continue
+                if size is not None:
+                    fetched, received = fetched + 1, received + size
+                    bar.set_postfix_str(f"{received / 1e6:,.0f} MB fetched", refresh=False)
+                bar.update()
+        except BaseException:
+            folder.stop.set()  # leaving the pool waits for its threads
+            raise
+    if refused:
+        raise UserError(
+            f"{len(refused):,} of {len(wanted):,} files cannot be had from {folder.url}, the first is "
+            f"{refused[0]}: run the same command again later, or name a mirror with --url."
+        )
+    return Downloaded(len(wanted), fetched)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _sha256(path: Path) -> str | None:
+    """Checksum of a file, None if there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    """File names and checksums, from lines of a sum, white space and a relative path."""
+    text = path.read_text(encoding="utf-8")
+    if not text.endswith("\n"):
+        raise ValueError("cut off")
+    sums = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"([0-9a-f]{64})\s+\*?(\S.*)", line)
+        if match is None:
+            raise ValueError(line)
+        name = PurePosixPath(match[2])
+        # A server must not be able to write outside the folder.
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(line)
+        sums[str(name)] = match[1]
+    return sums
+
+
+def _check_sums(path: Path) -> str | None:
+    try:
+        _read_sums(path)
+    except ValueError:
+        return "what the server sends is not a list of checksums"
+    return None
+
+
+def _reason(error: requests.RequestException) -> str:
+    """A failed request in a few words; the most special class first."""
+    if error.response is not None:
+        return f"the server answers {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the server's certificate is not trusted"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy does not connect"
+    if isinstance(error, requests.exceptions.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke"
+    return "no connection"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
