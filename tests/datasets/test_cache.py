@@ -1,0 +1,195 @@
+import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import LEADS
+
+from ecgexp.datasets import cache
+from ecgexp.datasets.cache import cached_signals
+from ecgexp.errors import UserError
+
+LAYOUT = {"lead_names": tuple(LEADS), "sampling_rate": 100, "samples": 1000, "exact": True}
+FILES = [f"records100/00000/{i:05d}_lr" for i in range(1, 21)]
+
+READ = f"""
+import sys
+from pathlib import Path
+from ecgexp.datasets import cache
+root, cache_dir = map(Path, sys.argv[1:3])
+files = {FILES!r}
+layout = {LAYOUT!r}
+"""
+
+
+def read(folder, tmp_path: Path, workers: int = 1, files: list[str] = FILES, **layout):
+    return cached_signals(folder.root, files, {**LAYOUT, **layout}, tmp_path / "cache", workers)
+
+
+def child(code: str, folder, tmp_path: Path) -> subprocess.Popen:
+    arguments = [sys.executable, "-c", READ + code, str(folder.root), str(tmp_path / "cache")]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def names(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "cache").iterdir())
+
+
+def test_signals_in_order_and_read_only(folder, tmp_path):
+    signals = read(folder, tmp_path)
+    expected = np.stack([folder.signals[i] for i in range(1, 21)])
+    np.testing.assert_allclose(signals.array, expected, atol=1e-6)
+    assert signals.array.dtype == np.float32
+    assert isinstance(signals.array, np.memmap) and not signals.array.flags.writeable
+    assert len(set(signals.hashes)) == 20
+    assert (signals.problems, signals.notes) == ({}, {})
+
+
+def test_the_second_time_nothing_is_read(folder, tmp_path, monkeypatch):
+    first = read(folder, tmp_path)
+    monkeypatch.setattr(cache, "read_record", None)
+    second = read(folder, tmp_path)
+    np.testing.assert_array_equal(first.array, second.array)
+    assert first.hashes == second.hashes
+    assert len(names(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("change", ["time", "size", "name", "options", "segment"])
+def test_changed_files_or_options_are_read_again(folder, tmp_path, change):
+    read(folder, tmp_path)
+    data = folder.path(3).with_suffix(".dat")
+    files, layout = FILES, {}
+    if change == "time":
+        old = data.stat()
+        folder.write(3, np.random.default_rng(9).normal(size=(1000, 12)))
+        assert data.stat().st_size == old.st_size
+        os.utime(data, ns=(old.st_atime_ns, old.st_mtime_ns + 1))
+    elif change == "size":
+        data.write_bytes(data.read_bytes() + b"\0\0")
+    elif change == "name":
+        files = [*FILES[1:], FILES[0]]
+    elif change == "options":
+        layout = {"samples": 500, "exact": False}
+    elif change == "segment":
+        folder.path(3).with_name("00003_lr_0001.dat").touch()
+    read(folder, tmp_path, files=files, **layout)
+    assert len(names(tmp_path)) == 4
+
+
+def test_a_moved_folder_and_other_records_files_leave_it_valid(folder, tmp_path):
+    read(folder, tmp_path)
+    (folder.path(1).parent / "notes.txt").write_text("x")
+    folder.path(20).with_name("00021_lr.dat").touch()
+    folder.root = folder.root.rename(tmp_path / "elsewhere")
+    read(folder, tmp_path)
+    assert len(names(tmp_path)) == 2
+
+
+def test_bad_records_are_kept_with_their_reason(folder, tmp_path):
+    folder.path(2).with_suffix(".dat").unlink()
+    for _ in range(2):  # read, then from the cache
+        signals = read(folder, tmp_path)
+        assert signals.problems == {1: "the signal file 00002_lr.dat is missing"}
+        assert not signals.array[1].any()
+        assert signals.hashes[1] == ""
+
+
+def test_processes_read_what_one_reads(folder, tmp_path, monkeypatch):
+    folder.path(2).with_suffix(".dat").unlink()
+    monkeypatch.setattr(cache, "WORTH_A_PROCESS", 10)
+    monkeypatch.setattr(cache, "CHUNK", 3)
+    parallel = cached_signals(folder.root, FILES, LAYOUT, tmp_path / "parallel", workers=2)
+    alone = cached_signals(folder.root, FILES, LAYOUT, tmp_path / "alone", workers=1)
+    np.testing.assert_array_equal(parallel.array, alone.array)
+    assert (parallel.hashes, parallel.problems) == (alone.hashes, alone.problems)
+    files = [sorted((tmp_path / name).iterdir()) for name in ("parallel", "alone")]
+    assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]]
+
+
+def test_two_processes_at_once(folder, tmp_path):
+    code = "print(cache.cached_signals(root, files, layout, cache_dir, 1).array.sum())"
+    both = [child(code, folder, tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert [Path(name).suffix for name in names(tmp_path)] == [".json", ".npy"]
+
+
+INTERRUPTED = """
+import signal
+read_record, left = cache.read_record, [10]
+def stuck(*args, **kwargs):
+    left[0] -= 1
+    if not left[0]:
+        print("half", flush=True)
+        signal.pause()
+    return read_record(*args, **kwargs)
+cache.read_record = stuck
+cache.cached_signals(root, files, layout, cache_dir, 1)
+"""
+
+
+def test_a_killed_process_leaves_nothing_that_is_taken_for_a_cache(folder, tmp_path):
+    with child(INTERRUPTED, folder, tmp_path) as process:
+        assert process.stdout.readline() == "half\n"
+        process.kill()
+    (leftover,) = (tmp_path / "cache").iterdir()
+    assert leftover.name.endswith(".tmp")
+    os.utime(leftover, (time.time() - 2 * cache.STALE,) * 2)
+    fresh = tmp_path / "cache/.other.npy.tmp"  # of a process that is still at work
+    fresh.touch()
+    assert len(read(folder, tmp_path).array) == 20
+    assert not leftover.exists()
+    assert fresh.exists()
+
+
+def test_ctrl_c_leaves_nothing(folder, tmp_path):
+    with child(INTERRUPTED, folder, tmp_path) as process:
+        assert process.stdout.readline() == "half\n"
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.stderr.read()
+    assert process.returncode != 0
+    assert names(tmp_path) == []
+
+
+def test_ctrl_c_ends_the_reading_processes(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "WORTH_A_PROCESS", 10)
+    monkeypatch.setattr(cache, "CHUNK", 1)
+
+    class Interrupted(cache.tqdm):
+        def update(self, n):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache, "tqdm", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read(folder, tmp_path, workers=2)
+    assert multiprocessing.active_children() == []
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", ["npy", "json"])
+def test_a_damaged_cache_is_read_again(folder, tmp_path, suffix):
+    read(folder, tmp_path)
+    (path,) = (tmp_path / "cache").glob(f"*.{suffix}")
+    before = hashlib.sha256(path.read_bytes()).digest()
+    path.write_bytes(path.read_bytes()[:-100])
+    read(folder, tmp_path)
+    assert hashlib.sha256(path.read_bytes()).digest() == before
+
+
+def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):
+    (tmp_path / "cache").touch()
+    with pytest.raises(UserError, match=r"the signal cache .*cache cannot be used .*dataset\.cache_dir"):
+        read(folder, tmp_path)
+    (tmp_path / "cache").unlink()
+    usage = cache.shutil.disk_usage(tmp_path)._replace(free=20 * 1000 * 12 * 4 - 1)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"0\.0 GB are needed and fewer are free"):
+        read(folder, tmp_path)
+    assert names(tmp_path) == []

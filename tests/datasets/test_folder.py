@@ -1,0 +1,256 @@
+import logging
+from typing import get_type_hints
+
+import numpy as np
+import pandas as pd
+import pytest
+from folders import write_record
+from pydantic import TypeAdapter, ValidationError
+
+from ecgexp.datasets import WFDBFolder
+from ecgexp.errors import UserError
+
+RNG = np.random.default_rng(2)
+N = 40
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """40 records of 20 patients in two sub-folders, at 250 Hz or 100 Hz, of 5 or 12 s, leads in two orders."""
+    root = tmp_path_factory.mktemp("own")
+    signals = {}
+    for i in range(N):
+        rate, seconds, leads = ((250, 12, ["II", "I"]), (100, 5, ["i", "ii", "V1"]))[i % 2]
+        time = np.arange(int(rate * seconds)) / rate
+        signal = np.stack([np.sin(2 * np.pi * (k + 1 + i / N) * time) for k in range(len(leads))], axis=1)
+        write_record(root / f"part{i % 2}/rec{i:02d}", signal, leads, rate)
+        signals[f"rec{i:02d}"] = signal
+    return root, signals
+
+
+@pytest.fixture
+def own(template, tmp_path):
+    root, signals = template
+    table = pd.DataFrame(
+        {
+            "record": [f"part{i % 2}/rec{i:02d}" for i in range(N)],
+            "patient": [f"p{i // 2}" for i in range(N)],
+            "AF": [int(i % 3 == 0) for i in range(N)],
+            "PVC": [int(i % 4 == 0) for i in range(N)],
+            "findings": [" ; ".join(["AF"] * (i % 3 == 0) + ["PVC"] * (i % 4 == 0)) for i in range(N)],
+            "use": ["train"] * 30 + ["val"] * 6 + ["test"] * 4,
+        }
+    )
+    return Own(root, table, tmp_path, signals)
+
+
+class Own:
+    def __init__(self, root, table, tmp_path, signals):
+        self.root, self.table, self.tmp_path, self.signals = root, table, tmp_path, signals
+
+    def dataset(self, **options) -> WFDBFolder:
+        path = self.tmp_path / "labels.csv"
+        self.table.to_csv(path, index=False)
+        defaults = {
+            "cache_dir": self.tmp_path / "cache",
+            "labels_csv": path,
+            "labels": ["PVC", "AF"],
+            "lead_names": ["I", "II"],
+            "sampling_rate": 100,
+            "samples": 1000,
+            "patient_column": "patient",
+            "split_column": "use",
+        }
+        return WFDBFolder(self.root, **(defaults | options))
+
+
+def test_records_of_other_rates_lengths_and_leads(own):
+    dataset = own.dataset()
+    train = dataset.load("train")
+    assert train.signals.shape[1:] == (1000, 2)
+    long, short = train.signals[train.rows[0]], train.signals[train.rows[1]]
+    time = np.arange(1000) / 100
+    expected = np.stack([np.sin(2 * np.pi * 2 * time), np.sin(2 * np.pi * time)], axis=1)  # leads were II, I
+    np.testing.assert_allclose(long[20:-20], expected[20:-20], atol=0.01)
+    np.testing.assert_allclose(short[:500], own.signals["rec01"][:, :2], atol=1e-3)
+    assert not short[500:].any()
+    summary = dataset.summary()
+    adapted = {"reordered": 15, "cropped": 15, "resampled": 15, "omitted": 15, "padded": 15}
+    assert summary["train"]["adapted"] == adapted
+    assert summary["test"] == {"records": 4}
+
+
+@pytest.mark.parametrize("columns", [{}, {"label_column": "findings", "separator": ";"}])
+def test_labels_from_columns_or_from_text(own, columns):
+    dataset = own.dataset(**columns)
+    train = dataset.load("train")
+    assert dataset.label_names == ("PVC", "AF")
+    expected = [[i % 4 == 0, i % 3 == 0] for i in range(30)]
+    np.testing.assert_array_equal(train.targets, expected)  # those without a label are kept
+    assert train.ids.tolist() == [f"part{i % 2}/rec{i:02d}" for i in range(30)]
+    assert train.patients.tolist() == [f"p{i // 2}" for i in range(30)]
+    assert dataset.load("val").ids.tolist() == own.table.record[30:36].tolist()
+
+
+def test_labels_as_true_and_false(own):
+    expected = own.dataset().load("train").targets
+    own.table["AF"] = own.table["AF"].astype(bool)
+    own.table["PVC"] = own.table["PVC"].astype(float)
+    np.testing.assert_array_equal(own.dataset().load("train").targets, expected)
+
+
+def test_records_by_bare_name_and_with_extension(own):
+    own.table["record"] = [f"rec{i:02d}.hea" if i % 2 else f"rec{i:02d}" for i in range(N)]
+    train = own.dataset().load("train")
+    np.testing.assert_allclose(train.signals[train.rows[1], :500], own.signals["rec01"][:, :2], atol=1e-3)
+
+
+def test_a_bare_name_in_two_folders(tmp_path):
+    for folder in ("a", "b"):
+        write_record(tmp_path / folder / "r", RNG.normal(size=(100, 1)), ["I"], 100)
+    dataset = Own(tmp_path, pd.DataFrame({"record": ["r"], "AF": [1], "use": ["train"]}), tmp_path, {})
+    with pytest.raises(UserError, match=r"record r is in several folders of .* \(a/r, b/r\): give its path"):
+        dataset.dataset(labels=["AF"], lead_names=["I"], patient_column=None).load("train")
+
+
+def test_without_a_split_column_patients_are_split_by_seed(own):
+    def parts(seed):
+        dataset = own.dataset(split_column=None, fractions=(0.5, 0.25, 0.25), split_seed=seed)
+        return {name: dataset.load(name) for name in ("train", "val", "test")}
+
+    splits = parts(0)
+    assert [len(split) for split in splits.values()] == [20, 10, 10]
+    patients = [set(split.patients.tolist()) for split in splits.values()]
+    assert set.union(*patients) == set(own.table.patient)
+    assert sum(map(len, patients)) == own.table.patient.nunique()
+    for split, fraction in zip(splits.values(), (0.5, 0.25, 0.25), strict=True):
+        assert (abs(split.targets.sum(axis=0) - fraction * own.table[["PVC", "AF"]].sum().to_numpy()) <= 1.5).all()
+    assert parts(0)["val"].ids.tolist() == splits["val"].ids.tolist()
+    assert parts(1)["val"].ids.tolist() != splits["val"].ids.tolist()
+
+
+def test_without_a_patient_column_it_says_so(own, caplog):
+    dataset = own.dataset(split_column=None, patient_column=None)
+    assert dataset.load("train").patients.tolist() == dataset.load("train").ids.tolist()
+    assert "each record is taken for a patient of its own; name dataset.patient_column" in caplog.text
+    assert caplog.records[0].levelno == logging.WARNING
+
+
+def test_the_cache_ignores_labels_but_not_the_layout(own):
+    own.dataset().prepare()
+    own.dataset(labels=["AF"]).prepare()
+    assert len(list((own.tmp_path / "cache").iterdir())) == 2
+    own.dataset(sampling_rate=50, samples=500).prepare()
+    assert len(list((own.tmp_path / "cache").iterdir())) == 4
+
+
+def set_cell(row, column, value):
+    def damage(own):
+        own.table[column] = own.table[column].astype(object)
+        own.table.loc[row, column] = value
+
+    return damage
+
+
+TABLES = {
+    "label column": (lambda o: o.table.pop("AF"), r"labels\.csv has no column 'AF', only record, .*: add it"),
+    "record column": (lambda o: o.table.pop("record"), r"labels\.csv has no column 'record'"),
+    "patient column": (lambda o: o.table.pop("patient"), r"labels\.csv has no column 'patient'"),
+    "no rows": (lambda o: o.table.drop(index=o.table.index, inplace=True), r"labels\.csv has no rows"),
+    "no record": (set_cell(3, "record", None), r"labels\.csv names no record in row 4, column 'record': fill it in"),
+    "no patient": (set_cell(3, "patient", None), r"names no patient for record part1/rec03: fill in column"),
+    "record twice": (set_cell(3, "record", "part0/rec02"), r"record id part0/rec02 occurs 2 times"),
+    "file twice": (set_cell(3, "record", "rec02"), r"record file part0/rec02 occurs 2 times"),
+    "split": (set_cell(3, "use", "tarin"), r"puts record part1/rec03 into split 'tarin': write train, val or test"),
+    "patient in two splits": (
+        set_cell(3, "use", "val"),
+        r"patient p1 is in more than one split \(records part0/rec02 in train, part1/rec03 in val\)",
+    ),
+    "empty split": (
+        lambda o: o.table.replace({"use": {"val": "train"}}, inplace=True),
+        r"the val split of .* is empty: write val into column 'use'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_bad_table(own, case):
+    damage, message = TABLES[case]
+    damage(own)
+    with pytest.raises(UserError, match=message) as error:
+        own.dataset(on_bad_record="skip").prepare()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "options", "message"),
+    [
+        (set_cell(2, "AF", "2"), {}, r"its column 'AF' in labels\.csv is '2', not 0 or 1"),
+        (set_cell(2, "AF", None), {}, r"its column 'AF' in labels\.csv is '', not 0 or 1"),
+        (
+            set_cell(2, "findings", "AF;VT"),
+            {"label_column": "findings"},
+            r"its label 'VT' in labels\.csv is not in dataset\.labels",
+        ),
+        (set_cell(2, "record", "nowhere"), {}, r"the header file nowhere\.hea is missing"),
+    ],
+)
+def test_a_bad_record(own, damage, options, message):
+    damage(own)
+    with pytest.raises(UserError, match=rf"record .* is bad: .*: {message}; mend it, or leave bad records out"):
+        own.dataset(**options).prepare()
+    dataset = own.dataset(**options, on_bad_record="skip")
+    assert len(dataset.load("train")) == 29
+    assert len(dataset.summary()["train"]["bad"]) == 1
+
+
+def test_a_missing_folder_or_table(own, tmp_path):
+    with pytest.raises(UserError, match=r"the folder .*nowhere does not exist: set dataset\.root"):
+        WFDBFolder(
+            tmp_path / "nowhere",
+            cache_dir=tmp_path,
+            labels_csv="labels.csv",
+            labels=["AF"],
+            lead_names=["I"],
+            sampling_rate=100,
+            samples=100,
+        ).prepare()
+    with pytest.raises(UserError, match=r"missing\.csv is missing: restore it"):
+        own.dataset(labels_csv="missing.csv").prepare()
+
+
+def test_impossible_arguments(own):
+    with pytest.raises(UserError, match=r"dataset\.labels names AF twice"):
+        own.dataset(labels=["AF", "PVC", "AF"])
+    with pytest.raises(UserError, match=r"dataset\.lead_names names I twice"):
+        own.dataset(lead_names=["I", "II", "i"])
+    with pytest.raises(UserError, match=r"dataset\.fractions \[0\.8, 0\.1, 0\.2\] sum to 1\.1"):
+        own.dataset(fractions=[0.8, 0.1, 0.2])
+
+
+def test_annotations_refuse_impossible_values():
+    hints = get_type_hints(WFDBFolder.__init__, include_extras=True)
+    TypeAdapter(hints["fractions"]).validate_python([0.8, 0.1, 0.1])
+    for name, value in {"fractions": [0.5, 0.5], "samples": 0, "sampling_rate": 0, "labels": [], "workers": 0}.items():
+        with pytest.raises(ValidationError):
+            TypeAdapter(hints[name]).validate_python(value)
+
+
+def test_mitdb(mitdb, tmp_path):
+    """Two leads at 360 Hz in format 212; 102 and 104 have no MLII; 201 and 202 are one patient."""
+    records = ["100", "101", "102", "201", "202", "203"]
+    table = pd.DataFrame(
+        {
+            "record": records,
+            "patient": ["201" if record == "202" else record for record in records],
+            "PVC": [0, 0, 0, 1, 1, 1],
+            "use": ["train", "train", "train", "train", "train", "val"],
+        }
+    )
+    own = Own(mitdb, table, tmp_path, {})
+    dataset = own.dataset(labels=["PVC"], lead_names=["MLII"], on_bad_record="skip")
+    summary = dataset.summary()
+    assert summary["train"]["records"] == 4
+    assert summary["train"]["patients"] == 3
+    assert [bad["record"] for bad in summary["train"]["bad"]] == ["102"]
+    assert summary["train"]["adapted"] == {"omitted": 4, "cropped": 4, "resampled": 4}
