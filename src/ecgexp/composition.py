@@ -1,0 +1,80 @@
+"""The configurations that a command line asks for, composed before any of them is run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, open_dict
+
+from ecgexp.errors import UserError
+
+
+def configurations(conf: Path, args: argparse.Namespace) -> Iterator[DictConfig]:
+    """Compose what can be known before a sweeper decides.
+
+    First with the first value of each swept key, then with each other value of each key in turn: every value
+    is seen once, without composing every combination.
+
+    Parameters
+    ----------
+    conf : Path
+        Folder of the primary configuration.
+    args : Namespace
+        Hydra's parsed command line.
+
+    Raises
+    ------
+    UserError
+        For a key or an option that does not exist.
+    """
+    name = args.config_name or "config"
+    search = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
+    try:
+        given = OverridesParser.create().parse_overrides(args.overrides)
+        fixed = {o.get_key_element(): str(o.input_line) for o in given if not o.is_sweep_override()}
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            base = compose(name, [*search, *fixed.values()], return_hydra_config=True)
+            params = base.hydra.sweeper.get("params") or {}
+            listed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+            axes = {**_axes(listed), **_axes(given)}
+            first = {**{key: values[0] for key, values in axes.items()}, **fixed}
+            yield _without_hydra(compose(name, [*search, *first.values()]))
+            for key in axes.keys() - fixed.keys():
+                for value in axes[key][1:]:
+                    yield _without_hydra(compose(name, [*search, *{**first, key: value}.values()]))
+    except HydraException as error:
+        raise UserError(_sentence(error)) from error
+
+
+def _axes(overrides: list[Override]) -> dict[str, list[str]]:
+    return {
+        o.get_key_element(): [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        for o in overrides
+        if o.is_sweep_override() and o.is_discrete_sweep()
+    }
+
+
+def _without_hydra(cfg: DictConfig) -> DictConfig:
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    return cfg
+
+
+def _sentence(error: HydraException) -> str:
+    """Hydra's message, which runs over many lines, as one sentence."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
+        options = re.findall(r"^\t(\S+)$", text, re.M)
+        return f"There is no {found[1]}={found[2]}: choose one of {', '.join(options)}."
+    cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
+    first = text.splitlines()[0].rstrip(".")
+    if isinstance(error, ConfigCompositionException):
+        return f"{first}{cause}: python -m ecgexp --cfg job shows the keys that there are."
+    return f"{first}{cause}."

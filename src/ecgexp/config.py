@@ -1,0 +1,196 @@
+"""The composed configuration, checked before anything is read or trained."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+
+from ecgexp.errors import UserError
+from ecgexp.metrics.names import is_metric_name
+
+# What a net needs to know of a dataset: part of every dataset's config, passed to its constructor only
+# where the constructor takes it, and compared with the data after loading.
+DATA_SHAPE = ("leads", "samples", "classes")
+
+Component = dict[str, Any]
+_SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Schedule(_Checked):
+    interval: Literal["epoch", "step"]
+    schedule: Component | None
+
+
+class _EarlyStopping(_Checked):
+    patience: Annotated[int, Field(ge=1)] | None
+    min_delta: Annotated[float, Field(ge=0)]
+
+
+class _Tracking(_Checked):
+    root: str
+    uri: str | None
+    experiment: Annotated[str, Field(min_length=1)]
+    log_model: Literal["all", "best", "none"]
+    system_metrics: bool
+
+
+class _Trial(_Checked):
+    dataset: Component
+    model: Component
+    loss: Component
+    optimizer: Component
+    scheduler: _Schedule
+    trainer: dict[str, Any]
+    tracking: _Tracking
+    early_stopping: _EarlyStopping
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    batch_size: Annotated[int, Field(ge=1)]
+    max_epochs: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    precision: Literal[32, "bf16-mixed", "16-mixed"]
+    monitor: str
+    objective: str
+    memory_budget: Annotated[float, Field(ge=0)]
+    cache_dir: str
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse a configuration that cannot be trained.
+
+    Raises
+    ------
+    UserError
+        For the first unknown key, wrong type or impossible value, naming its key.
+    """
+    try:
+        values = plain(cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}.") from error
+    try:
+        _Trial.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_sentence("", error)) from error
+    _check_component("dataset", values["dataset"])
+    for name in DATA_SHAPE:
+        size = values["dataset"].get(name)
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"Config key 'dataset.{name}' must be a positive whole number, but is {size!r}.")
+    for group in ("model", "loss", "optimizer"):
+        _check_component(group, values[group])
+    if values["scheduler"]["schedule"] is not None:
+        _check_component("scheduler.schedule", values["scheduler"]["schedule"])
+    _check_trainer(values["trainer"], values["batch_size"])
+    _check_metric("monitor", values["monitor"], ("train/", "val/"))
+    _check_metric("objective", values["objective"], ("best/train/", "best/val/"))
+
+
+def locate(group: str, component: Component) -> Callable[..., Any]:
+    """Class or function that a component's ``_target_`` names.
+
+    Raises
+    ------
+    UserError
+        Where there is no ``_target_`` or it cannot be imported.
+    """
+    target = component.get("_target_")
+    if not isinstance(target, str):
+        raise UserError(f"Config key '{group}' needs a '_target_' that names a class, such as 'mypackage.MyNet'.")
+    try:
+        return pkgutil.resolve_name(target)
+    except Exception as error:  # whatever importing a user's module may raise
+        raise UserError(
+            f"Config key '{group}._target_' names '{target}', which cannot be imported: {error}."
+        ) from error
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A configuration as plain dictionaries and lists, resolved."""
+    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def accepts(target: Callable[..., Any], name: str) -> bool:
+    """Whether `target` can be called with the keyword `name`."""
+    parameters = inspect.signature(target).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _check_component(group: str, component: Component) -> None:
+    target = locate(group, component)
+    signature = inspect.signature(target)
+    hints = _hints(target)
+    for key, value in component.items():
+        if key in _SPECIAL or (group == "dataset" and key in DATA_SHAPE):
+            continue
+        if not accepts(target, key):
+            known = ", ".join(signature.parameters)
+            raise UserError(f"Unknown config key '{group}.{key}': {component['_target_']} takes {known}.")
+        if key in hints and not isinstance(value, dict):
+            _check_type(f"{group}.{key}", value, hints[key])
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):  # annotations that only a type checker can read
+        return {}
+
+
+def _check_type(key: str, value: Any, hint: Any) -> None:
+    try:
+        adapter = TypeAdapter(hint)
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):  # not a plain type, e.g. a Tensor
+        return
+    try:
+        adapter.validate_python(value, strict=False)
+    except ValidationError as error:
+        raise UserError(_sentence(key, error)) from error
+
+
+def _check_trainer(trainer: dict[str, Any], batch_size: int) -> None:
+    from pytorch_lightning import Trainer
+
+    for key in trainer:
+        if key != "threads" and not accepts(Trainer, key):
+            raise UserError(f"Unknown config key 'trainer.{key}': it is no argument of Lightning's Trainer.")
+    threads, devices = trainer.get("threads"), trainer.get("devices")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise UserError(f"Config key 'trainer.threads' must be null or a positive whole number, but is {threads!r}.")
+    if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
+        raise UserError(f"Config key 'trainer.devices' must be a positive whole number, but is {devices!r}.")
+    if batch_size % devices:
+        raise UserError(f"batch_size={batch_size} cannot be shared equally by trainer.devices={devices} processes.")
+
+
+def _check_metric(key: str, value: str, prefixes: tuple[str, ...]) -> None:
+    prefix = next((p for p in prefixes if value.startswith(p)), None)
+    if prefix is None or not is_metric_name(value.removeprefix(prefix)):
+        starts = " or ".join(f"'{p}'" for p in prefixes)
+        raise UserError(
+            f"Config key '{key}' is '{value}', which no trial measures: "
+            f"it is {starts} and a metric, such as '{prefixes[-1]}mlcm_f1_macro'."
+        )
+
+
+def _sentence(key: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = ".".join([key] * bool(key) + [str(part) for part in first["loc"] if isinstance(part, str) and part])
+    if first["type"] == "extra_forbidden":
+        return f"Unknown config key '{path}': see python -m ecgexp --cfg job for those there are."
+    if first["type"] == "missing":
+        return f"Config key '{path}' is missing."
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"Config key '{path}' is {first['input']!r}: {message}."

@@ -1,0 +1,191 @@
+"""The training step and the metrics of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ecgexp.lit.data import Batch
+from ecgexp.metrics import Evaluation, classification_metrics
+
+
+class Diverged(Exception):
+    """The loss is no longer finite: a result of the trial, not a failure."""
+
+
+class Network(nn.Module):
+    """A net behind the standardisation of its dataset, so that both are kept together.
+
+    Parameters
+    ----------
+    net : nn.Module
+        (batch, leads, samples) to logits (batch, classes).
+    normalization : pair of float32 arrays (leads,), optional
+        Mean and standard deviation in mV; None: signals enter the net as they are.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(self, net: nn.Module, normalization: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> None:
+        super().__init__()
+        self.net = net
+        mean, std = normalization or (None, None)
+        self.register_buffer("mean", None if mean is None else torch.from_numpy(mean)[:, None])
+        self.register_buffer("std", None if std is None else torch.from_numpy(std)[:, None])
+
+    def forward(self, signals: Tensor) -> Tensor:
+        """Logits of signals in mV."""
+        if self.mean is not None and self.std is not None:
+            signals = (signals - self.mean) / self.std
+        return self.net(signals)
+
+
+class LitClassifier(pl.LightningModule):
+    """Trains a net on multi-label records and measures each epoch.
+
+    Parameters
+    ----------
+    net : nn.Module
+        (batch, leads, samples) in mV to logits (batch, classes).
+    loss : callable
+        ``(logits, targets)`` to a scalar mean.
+    optimizer : callable
+        Parameters to an optimizer.
+    schedule : callable, optional
+        Optimizer to a learning-rate schedule; with ``interval='step'`` also called with ``total_steps``.
+    interval : {'epoch', 'step'}
+        When the schedule steps.
+    monitor : str
+        Metric that a plateau schedule watches.
+    label_names : tuple of str
+        The classes.
+    threshold : float
+        A label is predicted where its probability reaches it.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer],
+        schedule: Callable[..., Any] | None,
+        interval: str,
+        monitor: str,
+        label_names: tuple[str, ...],
+        threshold: float,
+    ) -> None:
+        super().__init__()
+        self.net, self.loss = net, loss
+        self.optimizer, self.schedule, self.interval, self.monitor = optimizer, schedule, interval, monitor
+        self.label_names, self.threshold = label_names, threshold
+        self._seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"train": [], "val": []}
+
+    def forward(self, signals: Tensor) -> Tensor:
+        """Logits, (batch, classes)."""
+        return self.net(signals)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Loss of a batch; None where the net has nothing to train."""
+        loss = self._step("train", batch)
+        # Reading the loss would make a GPU wait in each step; there the epoch's loss is checked.
+        if loss.device.type == "cpu" and not torch.isfinite(loss):
+            raise Diverged
+        return loss if loss.requires_grad else None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the logits for the metrics of the epoch."""
+        self._step("val", batch)
+
+    def on_train_epoch_start(self) -> None:
+        """Forget what an interrupted epoch left."""
+        for seen in self._seen.values():
+            seen.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Measure both splits: Lightning validates before it closes the training epoch."""
+        for split in ("train", "val"):
+            if self._seen[split]:
+                metrics = self._measure(split)
+                self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer and schedule; None where the net has nothing to train."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if not parameters:
+            return None
+        optimizer = self.optimizer(parameters)
+        if self.schedule is None:
+            return optimizer
+        if self.interval == "step":
+            scheduler = self.schedule(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        else:
+            scheduler = self.schedule(optimizer)
+        config = {"scheduler": scheduler, "interval": self.interval, "monitor": self.monitor}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _step(self, split: str, batch: Batch) -> Tensor:
+        signals, targets, index = batch
+        logits = self(signals)
+        self._seen[split].append((index, logits.detach().float(), targets))
+        return self.loss(logits, targets)
+
+    def _measure(self, split: str) -> dict[str, float]:
+        index, logits, targets = (torch.cat(parts) for parts in zip(*self._seen[split], strict=True))
+        self._seen[split].clear()
+        if self.trainer.world_size > 1:
+            index, logits, targets = (
+                torch.as_tensor(self.all_gather(part)).flatten(0, 1) for part in (index, logits, targets)
+            )
+        index, first = _unique(index)
+        metrics, _ = measure(logits[first], targets[first], self.loss, self.label_names, self.threshold)
+        if not np.isfinite(metrics["loss"]):
+            raise Diverged
+        return metrics
+
+
+def measure(
+    logits: Tensor,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    label_names: tuple[str, ...],
+    threshold: float,
+) -> Evaluation:
+    """Loss and metrics of a split from its logits and targets, both (records, classes)."""
+    with torch.no_grad():
+        value = float(loss(logits, targets))
+    metrics, left_out = classification_metrics(logits.sigmoid(), targets, label_names, threshold)
+    return Evaluation({"loss": value, **metrics}, left_out)
+
+
+@torch.no_grad()
+def predict(
+    net: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    context: AbstractContextManager[Any] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits and targets of batches in order, both (records, classes), with the net in evaluation mode."""
+    net.eval()
+    logits, targets = [], []
+    with context or nullcontext():
+        for signals, target, _ in batches:
+            logits.append(net(signals.to(device)).float())
+            targets.append(target.to(device))
+    return torch.cat(logits), torch.cat(targets)
+
+
+def _unique(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted unique values and a place of each: undoes shuffling and the padding of several processes."""
+    order = torch.argsort(index, stable=True)
+    ordered = index[order]
+    keep = torch.ones_like(ordered, dtype=torch.bool)
+    keep[1:] = ordered[1:] != ordered[:-1]
+    return ordered[keep], order[keep]

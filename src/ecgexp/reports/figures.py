@@ -1,0 +1,89 @@
+"""Pictures, as matplotlib figures that touch no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+# Up to here a cell of a matrix still has room for its number.
+LARGEST_ANNOTATED = 25
+
+
+def mlcm_figure(matrix: NDArray[np.int64], label_names: Sequence[str], title: str) -> Figure:
+    """Multi-label confusion matrix, (classes + 1, classes + 1), each row normalised to 100 %."""
+    rows = matrix.sum(axis=1, keepdims=True)
+    percent = 100 * np.divide(matrix, rows, out=np.zeros(matrix.shape), where=rows > 0)
+    size = max(4.5, 0.55 * len(matrix) + 1.5)
+    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(range(len(matrix)), [*label_names, "NPL"], rotation=45, ha="right")
+    axes.set_yticks(range(len(matrix)), [*label_names, "NTL"])
+    axes.set_xlabel("predicted (NPL: no predicted label)")
+    axes.set_ylabel("true (NTL: no true label)")
+    axes.set_title(title, fontsize=10)
+    if len(matrix) <= LARGEST_ANNOTATED:
+        _annotate(axes, percent, "{:.0f}", dark_above=55)
+    figure.colorbar(image, ax=axes, label="% of the row", shrink=0.8)
+    return figure
+
+
+def learning_curves(history: Sequence[dict[str, float]], metric: str, best_epoch: int | None) -> Figure:
+    """Loss and one more metric of training and validation over the epochs."""
+    frame = pd.DataFrame(history)
+    epochs = np.arange(1, len(frame) + 1)
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
+        for split in ("train", "val"):
+            if f"{split}/{name}" in frame:
+                axes.plot(epochs, frame[f"{split}/{name}"], marker=".", label=split)
+        if best_epoch is not None:
+            axes.axvline(best_epoch + 1, color="grey", linestyle=":", label="kept weights")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if axes.lines:
+            axes.legend()
+    return figure
+
+
+def heat_map(grid: pd.DataFrame, title: str) -> Figure:
+    """Values over two sets of axes: rows and columns of a table, NaN where there is no trial."""
+    values = grid.to_numpy(dtype=float)
+    figure = Figure(
+        figsize=(max(4.5, 0.9 * grid.shape[1] + 2.5), max(2.5, 0.5 * grid.shape[0] + 1.8)),
+        layout="constrained",
+    )
+    axes = figure.subplots()
+    image = axes.imshow(values, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(grid.shape[1]), [_label(key) for key in grid.columns], rotation=30, ha="right")
+    axes.set_yticks(range(grid.shape[0]), [_label(key) for key in grid.index])
+    axes.set_xlabel(", ".join(str(name) for name in grid.columns.names if name))
+    axes.set_ylabel(", ".join(str(name) for name in grid.index.names if name))
+    axes.set_title(title, fontsize=10)
+    low, high = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=-np.inf)
+    if values.size and np.isfinite(low):
+        _annotate(axes, values, "{:.3f}", dark_above=-np.inf, light_above=(low + high) / 2)
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+def _annotate(
+    axes: object, values: NDArray[np.float64], form: str, dark_above: float, light_above: float = np.inf
+) -> None:
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            white = value > dark_above and value <= light_above
+            axes.text(  # type: ignore[attr-defined]
+                column, row, form.format(value), ha="center", va="center", fontsize=8,
+                color="white" if white else "black",
+            )  # fmt: skip
+
+
+def _label(key: object) -> str:
+    return " ".join(map(str, key)) if isinstance(key, tuple) else str(key)

@@ -1,0 +1,144 @@
+"""The table of a sweep and its heat map."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from mlflow.entities import Run as MlflowRun
+
+from ecgexp.metrics import higher_is_better
+from ecgexp.reports.figures import heat_map
+from ecgexp.tracking.store import Store
+
+DPI = 110
+TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "auroc_macro", "loss")
+# Columns of the results that are no swept key.
+FIXED = ("trial", "run_id", "status", "diverged", "error")
+
+
+def sweep_results(store: Store, parent: str) -> pd.DataFrame:
+    """One row per trial of a sweep, in the order in which they started.
+
+    Parameters
+    ----------
+    store : Store
+        Where the runs are kept.
+    parent : str
+        Id of the sweep's run.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``error``, then each overridden key (also listed
+        in ``attrs["overridden"]``), then all metrics.
+    """
+    runs: list[MlflowRun] = []
+    token = None
+    while True:
+        page = store.client.search_runs(
+            [store.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{parent}'",
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        runs.extend(page)
+        token = page.token
+        if not token:
+            break
+    rows: list[dict[str, object]] = []
+    overridden: dict[str, str] = {}
+    for number, run in enumerate(runs):
+        overrides = overrides_of(run)
+        overridden |= overrides
+        metrics = {key: value for key, value in run.data.metrics.items() if not key.startswith("system/")}
+        rows.append(
+            {
+                "trial": number,
+                "run_id": run.info.run_id,
+                "status": run.info.status,
+                "diverged": run.data.tags.get("diverged", "false") == "true",
+                "error": run.data.tags.get("error", ""),
+                **overrides,
+                **dict(sorted(metrics.items())),
+            }
+        )
+    results = pd.DataFrame(rows, columns=None if rows else list(FIXED))
+    results.attrs["overridden"] = list(overridden)
+    return results
+
+
+def overrides_of(run: MlflowRun) -> dict[str, str]:
+    """Overrides that a trial was started with, by key."""
+    overrides = json.loads(run.data.tags.get("overrides", "[]"))
+    pairs = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in pairs}
+
+
+def swept_keys(results: pd.DataFrame) -> list[str]:
+    """Overridden keys that differ between trials, in the order of the command line."""
+    return [key for key in results.attrs["overridden"] if results[key].nunique(dropna=False) > 1]
+
+
+def best_trial(results: pd.DataFrame, objective: str) -> pd.Series | None:
+    """Row of the finished trial with the best objective; None where there is none."""
+    if objective not in results:
+        return None
+    finished = results[(results["status"] == "FINISHED") & results[objective].notna()]
+    if finished.empty:
+        return None
+    return finished.sort_values(objective, ascending=not maximizes(objective), kind="stable").iloc[0]
+
+
+def maximizes(objective: str) -> bool:
+    """Whether larger values of an objective such as 'best/val/mlcm_f1_macro' are better."""
+    return higher_is_better(objective.split("/", 2)[2])
+
+
+def described(trial: pd.Series, keys: list[str]) -> str:
+    """A trial in words: its number and its values of the swept keys."""
+    return " ".join([f"trial {trial['trial']}", *(f"{key}={trial[key]}" for key in keys)])
+
+
+def failures(results: pd.DataFrame, keys: list[str]) -> list[str]:
+    """A line for each trial that did not finish, with its error."""
+    missed = results[results["status"] != "FINISHED"]
+    return [f"{row['status'].capitalize()}: {described(row, keys)}  {row['error']}" for _, row in missed.iterrows()]
+
+
+def sweep_table(results: pd.DataFrame, keys: list[str], objective: str) -> str:
+    """Table for a terminal: a line per trial, the best one marked."""
+    wanted = [objective, *(f"best/val/{name}" for name in TABLE_METRICS)]
+    metrics = [name for name in dict.fromkeys(wanted) if name in results]
+    extra = [name for name in ("epochs", "train_seconds") if name in results]
+    table = results[["trial", *keys, "status", *metrics, *extra]].copy()
+    table["status"] = table["status"].where(~results["diverged"], "diverged").str.lower()
+    for name in metrics:
+        table[name] = table[name].map("{:.4f}".format, na_action="ignore")
+    for name in extra:
+        table[name] = table[name].map("{:.0f}".format, na_action="ignore")
+    best = best_trial(results, objective)
+    table.insert(0, "", ["*" if best is not None and run == best["run_id"] else "" for run in results["run_id"]])
+    table = table.rename(columns={name: name.removeprefix("best/") for name in metrics})
+    return table.fillna("-").to_string(index=False)
+
+
+def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd.DataFrame:
+    """Objective over the swept keys: the first half of them as rows, the others as columns; repetitions averaged."""
+    split = max(1, len(keys) // 2)
+    rows, columns = keys[:split], keys[split:]
+    # Values keep the order of the command line, which a pivot would sort as text.
+    ordered = results.assign(**{key: pd.Categorical(results[key], results[key].unique()) for key in keys})
+    if not columns:
+        return ordered.groupby(rows, observed=True)[[objective]].mean()
+    return ordered.pivot_table(objective, rows, columns, aggfunc="mean", observed=True)
+
+
+def write_sweep_report(folder: Path, results: pd.DataFrame, keys: list[str], objective: str) -> None:
+    """Write ``results.csv``, ``table.txt`` and, where something was swept and measured, ``heat_map.png``."""
+    results.to_csv(folder / "results.csv", index=False)
+    (folder / "table.txt").write_text(sweep_table(results, keys, objective) + "\n")
+    if keys and best_trial(results, objective) is not None:
+        finished = results[results["status"] == "FINISHED"]
+        heat_map(objective_grid(finished, keys, objective), objective).savefig(folder / "heat_map.png", dpi=DPI)

@@ -1,0 +1,58 @@
+"""A trained net as an MLflow model without pickle."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+from numpy.typing import NDArray
+from torch import nn
+
+from ecgexp.tracking.store import Store
+
+REQUIREMENTS = ("mlflow", "numpy", "torch")
+
+
+def log_model(store: Store, run_id: str, network: nn.Module, example: NDArray[np.float32]) -> str:
+    """Log a net that maps signals to probabilities, as an exported graph (pt2).
+
+    Parameters
+    ----------
+    store : Store
+        Where the run is kept.
+    run_id : str
+        Run that the model belongs to.
+    network : nn.Module
+        (batch, leads, samples) in mV to logits (batch, classes).
+    example : float32 array, (2 or more, leads, samples), mV
+        Input that the graph is traced with, and kept beside it.
+
+    Returns
+    -------
+    str
+        URI of the logged model.
+    """
+    probabilities = nn.Sequential(network, nn.Sigmoid()).cpu().eval()
+    with torch.no_grad():
+        classes = probabilities(torch.from_numpy(example)).shape[1]
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
+    )
+    mlflow.set_tracking_uri(store.uri)
+    model = Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.pytorch,
+        run_id=run_id,
+        pytorch_model=probabilities,
+        signature=signature,
+        input_example=example,
+        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
+        serialization_format="pt2",
+    )
+    return model.model_uri

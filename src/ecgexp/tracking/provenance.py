@@ -1,0 +1,57 @@
+"""Where a result comes from: code, configuration, packages, machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def git_state(folder: Path) -> dict[str, str]:
+    """Tags ``git_commit`` and ``git_dirty`` of the checkout that `folder` is in; empty outside of one."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        dirty = bool(_git(folder, "status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"git_commit": commit, "git_dirty": str(dirty).lower()}
+
+
+@cache
+def packages() -> str:
+    """Python, platform and the version of each installed package, a line each."""
+    lines = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions() if d.metadata["Name"]}
+    header = [f"# Python {platform.python_version()} on {platform.platform()}"]
+    return "\n".join(header + sorted(lines, key=str.lower)) + "\n"
+
+
+def host() -> str:
+    """Name of this machine."""
+    return socket.gethostname()
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Hash of a resolved configuration; the order of its keys makes no difference."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of a nested configuration under dotted keys; a list is a leaf."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,84 @@
+"""Where runs are kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from ecgexp.errors import UserError
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store and the experiment in it that runs belong to.
+
+    Attributes
+    ----------
+    client : MlflowClient
+        Its door.
+    uri : str
+        Tracking URI, absolute.
+    experiment_id : str
+        MLflow's id of the experiment.
+    root : Path
+        ``mlruns/`` of this machine: the local store, and checkpoints in progress.
+    """
+
+    client: MlflowClient
+    uri: str
+    experiment_id: str
+    root: Path
+
+    def ui_command(self) -> str:
+        """Command that shows the runs in a browser."""
+        if self.uri.startswith("http"):
+            return f"open {self.uri} in a browser"
+        return f"mlflow ui --backend-store-uri {self.uri}"
+
+
+def open_store(tracking: Any) -> Store:
+    """Open the store that a ``tracking`` config names, and make what is missing of it.
+
+    Raises
+    ------
+    UserError
+        Where the store cannot be reached.
+    """
+    root = Path(tracking.root).resolve() / "mlruns"
+    root.mkdir(parents=True, exist_ok=True)
+    uri = tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
+    artifacts = None if tracking.uri else (root / "artifacts").as_uri()
+    # Two processes that open a new database at once break its migration, hence the lock.
+    with FileLock(root / ".lock"):
+        try:
+            client = MlflowClient(uri)
+            experiment = client.get_experiment_by_name(tracking.experiment)
+            if experiment is None:
+                experiment_id = _create_experiment(client, tracking.experiment, artifacts)
+            else:
+                experiment_id = experiment.experiment_id
+        except MlflowException as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"The MLflow store {uri} (tracking.uri) cannot be used: {first}") from error
+    return Store(client, uri, experiment_id, root)
+
+
+def _create_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    try:
+        return client.create_experiment(name, artifact_location=artifacts)
+    except MlflowException:  # another machine was faster
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return experiment.experiment_id

@@ -1,0 +1,139 @@
+"""The command line's answers before anything is trained."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hydra._internal.utils import get_args_parser
+
+from ecgexp.cli import CONF, register_resolvers
+from ecgexp.composition import configurations
+from ecgexp.config import check
+from ecgexp.errors import UserError
+
+HEAVY = ("torch", "mlflow", "pytorch_lightning", "pandas", "matplotlib")
+
+
+def first_refusal(*overrides: str) -> str:
+    register_resolvers()
+    with pytest.raises(UserError) as refused:
+        for cfg in configurations(CONF, get_args_parser().parse_args(overrides)):
+            check(cfg)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--info", "defaults"]])
+def test_help_and_configuration_import_nothing_heavy(arguments):
+    code = (
+        "import sys\n"
+        f"sys.argv = ['ecgexp', *{arguments!r}]\n"
+        "from ecgexp.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        f"print('HEAVY:', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY: []"
+    assert "ribeiro" in done.stdout.lower()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("foo=1", "foo"),
+        ("+foo=1", "foo"),
+        ("+model.foo=1", "model.foo"),
+        ("+optimizer.foo=1", "optimizer.foo"),
+        ("+dataset.foo=1", "dataset.foo"),
+        ("+trainer.foo=1", "trainer.foo"),
+        ("+tracking.foo=1", "tracking.foo"),
+        ("lr=abc", "lr"),
+        ("lr=0", "lr"),
+        ("lr=-0.1", "lr"),
+        ("lr=nan", "lr"),
+        ("batch_size=0", "batch_size"),
+        ("batch_size=1.5", "batch_size"),
+        ("max_epochs=0", "max_epochs"),
+        ("threshold=1.5", "threshold"),
+        ("threshold=-0.1", "threshold"),
+        ("seed=-1", "seed"),
+        ("precision=17", "precision"),
+        ("objective=best/val/foo", "objective"),
+        ("objective=val/loss", "objective"),
+        ("objective=best/test/loss", "objective"),
+        ("monitor=best/val/loss", "monitor"),
+        ("early_stopping.patience=0", "early_stopping.patience"),
+        ("tracking.log_model=some", "tracking.log_model"),
+        ("scheduler.interval=day", "scheduler.interval"),
+        ("model=nonet", "ribeiro"),
+        ("model._target_=nowhere.Net", "nowhere.Net"),
+        ("model.dropout=1.5", "model.dropout"),
+        ("model.dropout=much", "model.dropout"),
+        ("dataset.task=heart", "dataset.task"),
+        ("dataset.sampling_rate=250", "dataset.sampling_rate"),
+        ("dataset.samples=0", "dataset.samples"),
+        ("dataset.normalize=maybe", "dataset.normalize"),
+        ("loss.pos_weight=7", "loss.pos_weight"),
+        ("trainer.devices=0", "trainer.devices"),
+        ("trainer.devices=3", "trainer.devices"),
+        ("trainer.threads=0", "trainer.threads"),
+        ("lr=[0.1", "[0.1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_sentence(override, words):
+    sentence = first_refusal(override)
+    assert words in sentence
+    assert "\n" not in sentence
+    assert len(sentence) < 250
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("-m", "lr=0.1,-1"),
+        ("-m", "lr=0.1,0.01", "batch_size=32,0"),
+        ("-m", "model=linear,nonet"),
+    ],
+)
+def test_every_value_of_a_sweep_is_checked_before_the_first_trial(overrides):
+    assert "-1" in (sentence := first_refusal(*overrides)) or "batch_size" in sentence or "nonet" in sentence
+
+
+def test_a_grid_in_an_experiment_file_is_seen_and_the_command_line_wins_over_it(tmp_path):
+    register_resolvers()
+    (tmp_path / "experiment").mkdir()
+    grid = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      lr: 0.1,-1\n      seed: 0,1\n"
+    (tmp_path / "experiment" / "grid.yaml").write_text(grid)
+    asked = ["--config-dir", str(tmp_path), "-m", "experiment=grid"]
+    assert "lr" in first_refusal(*asked)
+    args = get_args_parser().parse_args([*asked, "lr=0.5"])
+    assert [(cfg.lr, cfg.seed) for cfg in configurations(CONF, args)] == [(0.5, 0), (0.5, 1)]
+
+
+@pytest.mark.parametrize("group", ["dataset", "model", "loss", "optimizer", "scheduler", "trainer", "tracking"])
+def test_every_option_of_every_group_composes_and_passes_the_check(group):
+    register_resolvers()
+    options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    assert options
+    for option in options:
+        more = ["dataset.labels=[AF]", "dataset.labels_csv=labels.csv"] if option == "wfdb" else []
+        args = get_args_parser().parse_args([f"{group}={option}", *more])
+        for cfg in configurations(CONF, args):
+            check(cfg)
+            assert cfg.model.classes == cfg.dataset.classes
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+def test_every_experiment_composes_and_passes_the_check(experiment):
+    register_resolvers()
+    for cfg in configurations(CONF, get_args_parser().parse_args(["-m", f"experiment={experiment}"])):
+        check(cfg)
+
+
+def test_a_model_takes_its_shape_from_the_dataset():
+    register_resolvers()
+    args = get_args_parser().parse_args(["dataset=ptbxl", "dataset.sampling_rate=500", "dataset.task=rhythm"])
+    (cfg,) = configurations(CONF, args)
+    assert (cfg.model.leads, cfg.model.samples, cfg.model.classes) == (12, 5000, 12)
