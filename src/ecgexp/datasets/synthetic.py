@@ -11,10 +11,9 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 from tqdm import tqdm
@@ -38,6 +37,9 @@ from ecgexp.datasets.heart import (
 from ecgexp.datasets.ptbxl import DATABASE, PTBXL, STATEMENTS, Task, _Statement
 from ecgexp.datasets.recordset import Records
 from ecgexp.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VERSION: Final = 1
 """Changes whenever the same options would give other files."""
@@ -248,6 +250,8 @@ def populate(records: int, seed: int) -> Population:
     -------
     Population
     """
+    import pandas as pd
+
     rng = np.random.default_rng([seed, VERSION])
     patient = _patients(rng, records)
     people = patient[-1] + 1
@@ -399,6 +403,8 @@ def _table(
     rhythm: NDArray[np.str_],
 ) -> pd.DataFrame:
     """All 28 columns of ``ptbxl_database.csv``; `people` has a row per patient, all else one per record."""
+    import pandas as pd
+
     n, ids = len(patient), np.arange(1, len(patient) + 1)
     male = people["male"].to_numpy()
     height = np.where(male, rng.normal(174, 8, len(people)), rng.normal(162, 7, len(people))).round()
