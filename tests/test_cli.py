@@ -9,7 +9,7 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 from ecgexp.cli import CONF, register_resolvers
-from ecgexp.composition import configurations
+from ecgexp.composition import plan
 from ecgexp.config import check
 from ecgexp.errors import UserError
 
@@ -19,7 +19,7 @@ HEAVY = ("torch", "mlflow", "pytorch_lightning", "pandas", "matplotlib")
 def first_refusal(*overrides: str) -> str:
     register_resolvers()
     with pytest.raises(UserError) as refused:
-        for cfg in configurations(CONF, get_args_parser().parse_args(overrides)):
+        for cfg in plan(CONF, get_args_parser().parse_args(overrides)).configurations:
             check(cfg)
     return str(refused.value)
 
@@ -109,7 +109,9 @@ def test_a_grid_in_an_experiment_file_is_seen_and_the_command_line_wins_over_it(
     asked = ["--config-dir", str(tmp_path), "-m", "experiment=grid"]
     assert "lr" in first_refusal(*asked)
     args = get_args_parser().parse_args([*asked, "lr=0.5"])
-    assert [(cfg.lr, cfg.seed) for cfg in configurations(CONF, args)] == [(0.5, 0), (0.5, 1)]
+    asked = plan(CONF, args)
+    assert [(cfg.lr, cfg.seed) for cfg in asked.configurations] == [(0.5, 0), (0.5, 1)]
+    assert asked.cells == [["lr=0.5", "seed=0", "experiment=grid"], ["lr=0.5", "seed=1", "experiment=grid"]]
 
 
 @pytest.mark.parametrize("group", ["dataset", "model", "loss", "optimizer", "scheduler", "trainer", "tracking"])
@@ -120,7 +122,7 @@ def test_every_option_of_every_group_composes_and_passes_the_check(group):
     for option in options:
         more = ["dataset.labels=[AF]", "dataset.labels_csv=labels.csv"] if option == "wfdb" else []
         args = get_args_parser().parse_args([f"{group}={option}", *more])
-        for cfg in configurations(CONF, args):
+        for cfg in plan(CONF, args).configurations:
             check(cfg)
             assert cfg.model.classes == cfg.dataset.classes
 
@@ -128,12 +130,12 @@ def test_every_option_of_every_group_composes_and_passes_the_check(group):
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
 def test_every_experiment_composes_and_passes_the_check(experiment):
     register_resolvers()
-    for cfg in configurations(CONF, get_args_parser().parse_args(["-m", f"experiment={experiment}"])):
+    for cfg in plan(CONF, get_args_parser().parse_args(["-m", f"experiment={experiment}"])).configurations:
         check(cfg)
 
 
 def test_a_model_takes_its_shape_from_the_dataset():
     register_resolvers()
     args = get_args_parser().parse_args(["dataset=ptbxl", "dataset.sampling_rate=500", "dataset.task=rhythm"])
-    (cfg,) = configurations(CONF, args)
+    (cfg,) = plan(CONF, args).configurations
     assert (cfg.model.leads, cfg.model.samples, cfg.model.classes) == (12, 5000, 12)

@@ -11,7 +11,6 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.errors import UserError
@@ -25,6 +24,7 @@ def register_resolvers() -> None:
     """Make the interpolations that conf/ uses known to OmegaConf."""
     OmegaConf.register_new_resolver("ecgexp.len", len, replace=True)
     OmegaConf.register_new_resolver("ecgexp.product", lambda *factors: math.prod(factors), replace=True)
+    OmegaConf.register_new_resolver("ecgexp.mode", _mode, replace=True)
     OmegaConf.register_new_resolver("ecgexp.ptbxl_classes", _ptbxl_classes, replace=True)
 
 
@@ -37,17 +37,23 @@ def run_job(cfg: DictConfig) -> float:
     float
         The value of ``cfg.objective``.
     """
-    from ecgexp.trial import run_trial
+    from ecgexp.sweeps.job import Job
 
     register_resolvers()
-    job = HydraConfig.get()
-    os.chdir(job.runtime.cwd)  # relative paths mean the same under every launcher
+    job = Job.of(HydraConfig.get())
+    os.chdir(job.cwd)  # relative paths mean the same under every launcher
+    if job.parent is not None:
+        from ecgexp.sweeps.supervisor import supervise
+
+        return supervise(cfg, job)
+    from ecgexp.trial import run_trial
+
     try:
-        return run_trial(cfg, job)
+        outcome = run_trial(cfg, job)
     except UserError as error:
-        if job.mode == RunMode.RUN:
-            sys.exit(str(error))  # Hydra would add lines of its own
-        raise
+        sys.exit(str(error))  # Hydra would add lines of its own
+    print(f"{cfg.objective} = {outcome.value:.4f}   (run {outcome.run_id})\nLook at it: make ui, or mlflow ui")
+    return outcome.value
 
 
 def main() -> None:
@@ -65,20 +71,27 @@ def main() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ecgexp.composition import configurations
+    from ecgexp.composition import plan
     from ecgexp.config import check
 
-    first, *others = configurations(CONF, args)
-    for cfg in (first, *others):
+    asked = plan(CONF, args)
+    for cfg in asked.configurations:
         check(cfg)
     if args.multirun or "hydra.mode=MULTIRUN" in args.overrides:
         from ecgexp.sweeps.session import sweep_session
 
-        with sweep_session(first, args.overrides) as overrides:
+        with sweep_session(asked.configurations[0], args.overrides, asked.cells) as overrides:
             sys.argv.extend(overrides)
             run_job()
     else:
         run_job()
+
+
+def _mode(monitor: str) -> str:
+    from ecgexp.metrics.names import higher_is_better, is_metric_name
+
+    metric = monitor.partition("/")[2]
+    return "max" if is_metric_name(metric) and higher_is_better(metric) else "min"
 
 
 def _ptbxl_classes(task: str) -> int | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
@@ -16,11 +17,25 @@ from omegaconf import DictConfig, open_dict
 from ecgexp.errors import UserError
 
 
-def configurations(conf: Path, args: argparse.Namespace) -> Iterator[DictConfig]:
-    """Compose what can be known before a sweeper decides.
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for, as far as it can be known before a sweeper decides.
 
-    First with the first value of each swept key, then with each other value of each key in turn: every value
-    is seen once, without composing every combination.
+    Attributes
+    ----------
+    configurations : list of DictConfig
+        First with the first value of each swept key, then with each other value of each key in turn: every
+        value is seen once, without composing every combination.
+    cells : list of list of str, optional
+        Overrides of each job of a grid; None where another sweeper than Hydra's own chooses.
+    """
+
+    configurations: list[DictConfig]
+    cells: list[list[str]] | None
+
+
+def plan(conf: Path, args: argparse.Namespace) -> Plan:
+    """Compose what a command line asks for.
 
     Parameters
     ----------
@@ -41,16 +56,23 @@ def configurations(conf: Path, args: argparse.Namespace) -> Iterator[DictConfig]
         fixed = {o.get_key_element(): str(o.input_line) for o in given if not o.is_sweep_override()}
         with initialize_config_dir(str(conf), version_base="1.3"):
             base = compose(name, [*search, *fixed.values()], return_hydra_config=True)
-            params = base.hydra.sweeper.get("params") or {}
-            listed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+            sweeper = base.hydra.sweeper
+            params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+            listed = OverridesParser.create().parse_overrides(params)
             axes = {**_axes(listed), **_axes(given)}
             first = {**{key: values[0] for key, values in axes.items()}, **fixed}
-            yield _without_hydra(compose(name, [*search, *first.values()]))
+            configurations = [_without_hydra(compose(name, [*search, *first.values()]))]
             for key in axes.keys() - fixed.keys():
                 for value in axes[key][1:]:
-                    yield _without_hydra(compose(name, [*search, *{**first, key: value}.values()]))
+                    chosen = {**first, key: value}
+                    configurations.append(_without_hydra(compose(name, [*search, *chosen.values()])))
     except HydraException as error:
         raise UserError(_sentence(error)) from error
+    cells = None
+    if str(sweeper._target_).endswith(BasicSweeper.__name__):
+        task = [o for o in given if not o.get_key_element().lstrip("+~").startswith("hydra")]
+        (cells,) = BasicSweeper.split_arguments([*listed, *task], None)
+    return Plan(configurations, cells)
 
 
 def _axes(overrides: list[Override]) -> dict[str, list[str]]:

@@ -45,6 +45,13 @@ class _Tracking(_Checked):
     system_metrics: bool
 
 
+class _Sweep(_Checked):
+    name: Annotated[str, Field(min_length=1, pattern=r"^[\w.-]+$")] | None
+    max_retries: Annotated[int, Field(ge=0)]
+    max_failures: Annotated[int, Field(ge=1)] | None
+    jobs_per_gpu: Annotated[int, Field(ge=1)]
+
+
 class _Trial(_Checked):
     dataset: Component
     model: Component
@@ -53,6 +60,8 @@ class _Trial(_Checked):
     scheduler: _Schedule
     trainer: dict[str, Any]
     tracking: _Tracking
+    sweep: _Sweep
+    resume: bool
     early_stopping: _EarlyStopping
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     batch_size: Annotated[int, Field(ge=1)]

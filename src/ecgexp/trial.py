@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,27 +17,32 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from mlflow.entities import Run as MlflowRun
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks.progress.progress_bar import ProgressBar
 from torch import Tensor, nn
 
 from ecgexp.config import DATA_SHAPE, accepts, check, locate, plain
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError
-from ecgexp.lit.callbacks import History, progress
+from ecgexp.lit.callbacks import LAST, Checkpoints, History, Patience, progress
 from ecgexp.lit.data import EVALUATION_BATCH, Batches, ECGDataModule
 from ecgexp.lit.module import Diverged, LitClassifier, Network, measure, predict
 from ecgexp.lit.ranks import other_ranks
 from ecgexp.metrics import higher_is_better
 from ecgexp.reports.trial import write_confusion, write_curves, write_predictions
+from ecgexp.sweeps.identity import cell, identity
+from ecgexp.sweeps.job import Job
+from ecgexp.sweeps.ledger import exclusive, find_earlier, reuse
 from ecgexp.tracking import provenance
 from ecgexp.tracking.model import log_model
-from ecgexp.tracking.run import Run
+from ecgexp.tracking.run import EpochLog, Run
 from ecgexp.tracking.store import open_store
 
-PARENT_VARIABLE = "ECGEXP_PARENT_RUN_ID"
+ALL_THREADS = torch.get_num_threads()
 SPLITS: tuple[SplitName, SplitName] = ("train", "val")
 
 for _name in ("pytorch_lightning", "lightning_fabric"):
@@ -46,20 +50,42 @@ for _name in ("pytorch_lightning", "lightning_fabric"):
 warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
-def run_trial(cfg: DictConfig, job: Any) -> float:
-    """Train, evaluate and record one trial.
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial comes to.
+
+    Attributes
+    ----------
+    run_id : str
+        Its run.
+    value : float
+        Of the objective.
+    reused : bool
+        It was finished before, and not trained again.
+    diverged : bool
+        Its loss stopped being finite.
+    seconds : float
+        That its training took, whenever that was.
+    """
+
+    run_id: str
+    value: float
+    reused: bool
+    diverged: bool
+    seconds: float
+
+
+def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambda run_id: None) -> Outcome:
+    """Train, evaluate and record one trial, or find that this was done before.
 
     Parameters
     ----------
     cfg : DictConfig
         The composed configuration.
-    job : HydraConf
+    job : Job
         What Hydra says of the job: overrides, choices, folders.
-
-    Returns
-    -------
-    float
-        The value of ``cfg.objective``.
+    announce : callable
+        Told the id of the run once it has begun.
 
     Raises
     ------
@@ -68,28 +94,39 @@ def run_trial(cfg: DictConfig, job: Any) -> float:
     """
     check(cfg)
     if _rank() != 0:  # a cluster's launcher runs the command once per rank; rank 0 records
-        _fit_rank(cfg)
-        return float("nan")
+        _fit_rank(cfg, None)
+        return Outcome("", float("nan"), False, False, 0.0)
     store = open_store(cfg.tracking)
-    parent = os.environ.get(PARENT_VARIABLE)
-    choices = {group: str(choice) for group, choice in job.runtime.choices.items() if "/" not in group}
-    overrides = list(job.overrides.task)
-    name = " ".join(overrides) or f"{choices['model']} on {choices['dataset']}"
-    with Run(store, name, _tags(cfg, choices, overrides), parent, cfg.tracking.system_metrics) as run:
-        _record_inputs(run, cfg, overrides)
+    threads = _set_threads(cfg, job)
+    tags = _tags(cfg, job, threads)
+    try:
         parts = build(cfg)
         parts.dataset.prepare()
-        processes = cfg.trainer.devices if cfg.trainer.strategy == "ddp" else 1
-        started = time.perf_counter()
-        with other_ranks(processes, _fit_rank, cfg):
-            fitted = fit(cfg, parts, run)
-        metrics = _record_results(run, cfg, fitted, time.perf_counter() - started)
-        if cfg.tracking.log_model == "all" or (cfg.tracking.log_model == "best" and parent is None):
-            log_model(store, run.id, fitted.network, example(fitted.data.splits["val"]))
+        tags |= {"dataset_fingerprint": parts.dataset.fingerprint()}
+        tags |= {"identity": identity(tags["cell"], tags["dataset_fingerprint"], _device_kind(cfg), threads)}
+    except Exception:
+        with Run(store, job.name, tags, job.parent) as run:
+            announce(run.id)
+            raise
+    with exclusive(store, tags["identity"], wait=job.parent is not None):
+        earlier = find_earlier(store, tags, job.parent, cfg.sweep.max_retries) if cfg.resume else None
+        if earlier is not None and earlier.info.status == "FINISHED":
+            if earlier.data.tags.get(MLFLOW_PARENT_RUN_ID) != job.parent:
+                earlier = reuse(store, earlier, job, tags)
+            return _outcome(earlier, cfg.objective, reused=True)
+        tags |= {"attempts": 1 if earlier is None else int(earlier.data.tags.get("attempts", 1)) + 1}
+        with Run(store, job.name, tags, job.parent, cfg.tracking.system_metrics, earlier) as run:
+            announce(run.id)
+            _record_inputs(run, cfg, job.overrides)
+            checkpoint = run.scratch / LAST if (run.scratch / LAST).exists() else None
+            processes = cfg.trainer.devices if cfg.trainer.strategy == "ddp" else 1
+            with EpochLog(run) as log, other_ranks(processes, _fit_rank, cfg, checkpoint):
+                fitted = fit(cfg, parts, checkpoint, run, log, quiet=job.parent is not None)
+            _record_results(run, cfg, fitted)
+            if cfg.tracking.log_model == "all" or (cfg.tracking.log_model == "best" and job.parent is None):
+                log_model(store, run.id, fitted.network, example(fitted.data.splits["val"]))
         shutil.rmtree(run.scratch, ignore_errors=True)
-    if parent is None:
-        print(f"{cfg.objective} = {metrics[cfg.objective]:.4f}\nLook at it: {store.ui_command()}")
-    return metrics[cfg.objective]
+    return _outcome(store.client.get_run(run.id), cfg.objective, reused=False)
 
 
 @dataclass(frozen=True)
@@ -170,13 +207,35 @@ def build_dataset(cfg: DictConfig) -> Dataset:
     return instantiate_group("dataset", kept)
 
 
-def fit(cfg: DictConfig, parts: Parts, run: Run | None = None) -> Fitted:
-    """Train in this process, alone or as one of several ranks; only rank 0 has a run to log to."""
-    if cfg.trainer.threads is not None:
-        torch.set_num_threads(cfg.trainer.threads)
+def fit(
+    cfg: DictConfig,
+    parts: Parts,
+    checkpoint: Path | None = None,
+    run: Run | None = None,
+    log: Callable[[list[dict[str, float]]], None] = lambda epochs: None,
+    quiet: bool = True,
+) -> Fitted:
+    """Train in this process, alone or as one of several ranks.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        The configuration.
+    parts : Parts
+        Built from it.
+    checkpoint : Path, optional
+        Of an interrupted training to go on with.
+    run : Run, optional
+        Where the trial is recorded; rank 0 has it.
+    log : callable
+        Told of all epochs so far after each.
+    quiet : bool
+        Show no progress.
+    """
     data = ECGDataModule(parts.dataset, cfg.batch_size, cfg.seed, cfg.memory_budget)
     _check_data(cfg, parts.dataset, data.splits["train"])
-    for part in (parts.net, parts.loss):
+    fitting: list[Any] = [parts.net, parts.loss]
+    for part in fitting:
         if hasattr(part, "fit_labels"):
             part.fit_labels(torch.from_numpy(data.splits["train"].targets))
     module = LitClassifier(
@@ -189,32 +248,22 @@ def fit(cfg: DictConfig, parts: Parts, run: Run | None = None) -> Fitted:
         parts.dataset.label_names,
         cfg.threshold,
     )
-    history = History(run.log_metrics if run else lambda metrics, epoch: None)
-    best = ModelCheckpoint(
-        dirpath=run.scratch if run else None,
-        filename="best",
-        monitor=cfg.monitor,
-        mode=_mode(cfg.monitor),
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
-    trainer = _trainer(cfg, [history, best, *_callbacks(cfg, run)])
+    history = History(log)
+    kept = Checkpoints(run.scratch if run else None, cfg.monitor, _mode(cfg.monitor))
+    trainer = _trainer(cfg, [history, kept, *_callbacks(cfg, quiet)])
     diverged = False
     try:
-        trainer.fit(module, data)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except Diverged:
         diverged = True
-    best_epoch = None
-    if run is not None and best.best_model_path:
-        checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(checkpoint["state_dict"])
-        best_epoch = int(checkpoint["epoch"])
+    if run is not None and kept.best_epoch is not None:
+        module.load_state_dict(torch.load(kept.best_path, map_location="cpu", weights_only=True))
     network = module.net
     assert isinstance(network, Network)
-    return Fitted(network, parts.loss, trainer, data, parts.dataset, history.epochs, diverged, best_epoch)
+    return Fitted(network, parts.loss, trainer, data, parts.dataset, history.epochs, diverged, kept.best_epoch)
 
 
-def evaluate(cfg: DictConfig, fitted: Fitted, split: SplitName) -> tuple[Tensor, Tensor]:
+def evaluate(fitted: Fitted, split: SplitName) -> tuple[Tensor, Tensor]:
     """Logits of the kept weights and targets of a split, both (records, classes), on the CPU.
 
     Logits are NaN where no weights were kept, which counts as nothing predicted.
@@ -258,8 +307,8 @@ def _rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
 
 
-def _fit_rank(cfg: DictConfig) -> None:
-    fit(cfg, build(cfg))
+def _fit_rank(cfg: DictConfig, checkpoint: Path | None) -> None:
+    fit(cfg, build(cfg), checkpoint)
 
 
 def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
@@ -275,20 +324,13 @@ def _mode(metric: str) -> str:
     return "max" if higher_is_better(metric.split("/", 1)[1]) else "min"
 
 
-def _callbacks(cfg: DictConfig, run: Run | None) -> list[Callback]:
-    folder = run.scratch if run else None
-    callbacks: list[Callback] = [ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)]
+def _callbacks(cfg: DictConfig, quiet: bool) -> list[Callback]:
+    callbacks: list[Callback] = []
     if cfg.early_stopping.patience is not None:
-        callbacks.append(
-            EarlyStopping(
-                cfg.monitor,
-                mode=_mode(cfg.monitor),
-                patience=cfg.early_stopping.patience,
-                min_delta=cfg.early_stopping.min_delta,
-                check_finite=False,
-            )
-        )
-    if run is not None:
+        patience, min_delta = cfg.early_stopping.patience, cfg.early_stopping.min_delta
+        mode = _mode(cfg.monitor)
+        callbacks.append(Patience(cfg.monitor, mode=mode, patience=patience, min_delta=min_delta, check_finite=False))
+    if not quiet:
         callbacks.append(progress(("train/loss", "val/loss", f"val/{_shown(cfg)}")))
     return callbacks
 
@@ -312,18 +354,39 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
         raise UserError(f"Config group 'trainer' cannot be used on this machine: {message}.") from error
 
 
-def _tags(cfg: DictConfig, choices: dict[str, str], overrides: list[str]) -> dict[str, Any]:
+def _set_threads(cfg: DictConfig, job: Job) -> int:
+    """Set and return the threads of torch: jobs that run side by side take one each unless told otherwise."""
+    torch.set_num_threads(cfg.trainer.threads or (1 if job.parallel else ALL_THREADS))
+    return torch.get_num_threads()
+
+
+def _device_kind(cfg: DictConfig) -> str:
+    on_gpu = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "cuda" if on_gpu else "cpu"
+
+
+def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:
+    config = plain(cfg)
     return {
         "kind": "trial",
-        **choices,
-        "overrides": json.dumps(overrides),
+        **job.choices,
+        "overrides": json.dumps(job.overrides),
+        "job": job.number,
         **provenance.git_state(Path.cwd()),
-        "config_hash": provenance.config_hash(plain(cfg)),
+        "config_hash": provenance.config_hash(config),
+        "cell": cell(config),
         "seed": cfg.seed,
         "precision": cfg.precision,
-        "threads": cfg.trainer.threads or torch.get_num_threads(),
-        "host": provenance.host(),
+        "threads": threads,
+        "device": torch.cuda.get_device_name() if _device_kind(cfg) == "cuda" else "cpu",
     }
+
+
+def _outcome(run: MlflowRun, objective: str, reused: bool) -> Outcome:
+    metrics, diverged = run.data.metrics, run.data.tags.get("diverged") == "true"
+    if objective not in metrics:
+        raise UserError(f"objective={objective} was not recorded by run {run.info.run_id}: choose another metric.")
+    return Outcome(run.info.run_id, metrics[objective], reused, diverged, metrics.get("train_seconds", 0.0))
 
 
 def _record_inputs(run: Run, cfg: DictConfig, overrides: list[str]) -> None:
@@ -335,12 +398,12 @@ def _record_inputs(run: Run, cfg: DictConfig, overrides: list[str]) -> None:
         (folder / "environment.txt").write_text(provenance.packages())
 
 
-def _record_results(run: Run, cfg: DictConfig, fitted: Fitted, seconds: float) -> dict[str, float]:
+def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
     metrics: dict[str, float] = {}
     outputs: dict[SplitName, tuple[Tensor, Tensor]] = {}
     left_out: dict[str, tuple[str, ...]] = {}
     for split in SPLITS:
-        logits, targets = outputs[split] = evaluate(cfg, fitted, split)
+        logits, targets = outputs[split] = evaluate(fitted, split)
         found = measure(logits, targets, fitted.loss.cpu(), fitted.dataset.label_names, cfg.threshold)
         metrics |= {f"best/{split}/{name}": value for name, value in found.metrics.items()}
         left_out |= {f"best/{split}/{name}": labels for name, labels in found.left_out.items()}
@@ -349,12 +412,15 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted, seconds: float) -
             f"objective={cfg.objective} cannot be computed on these data: "
             "choose another metric, or data in which its labels occur."
         )
-    device = fitted.trainer.strategy.root_device
-    run.log_metrics({**metrics, "epochs": len(fitted.history), "train_seconds": seconds})
+    run.log_metrics(
+        {
+            **metrics,
+            "epochs": len(fitted.history),
+            "train_seconds": sum(epoch["epoch_seconds"] for epoch in fitted.history),
+        }
+    )
     run.set_tags(
         {
-            "dataset_fingerprint": fitted.dataset.fingerprint(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "diverged": str(fitted.diverged).lower(),
             "best_epoch": fitted.best_epoch,
             **{f"labels_left_out/{name}": ", ".join(labels) for name, labels in left_out.items()},
@@ -362,15 +428,20 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted, seconds: float) -
     )
     logits, targets = outputs["val"]
     names, probabilities = fitted.dataset.label_names, logits.sigmoid()
+    description = {
+        "labels": names,
+        "leads": fitted.dataset.lead_names,
+        "sampling_rate": fitted.dataset.sampling_rate,
+        "samples": cfg.dataset.samples,
+        "counts": fitted.dataset.summary(),
+    }
     with run.artifacts() as folder:
-        write_predictions(
-            folder / "predictions_val.parquet", fitted.data.splits["val"].ids, probabilities, targets, names
-        )
+        ids = fitted.data.splits["val"].ids
+        write_predictions(folder / "predictions_val.parquet", ids, probabilities, targets, names)
         write_confusion(folder, "val", probabilities, targets, names, cfg.threshold)
         write_curves(folder / "learning_curves.png", fitted.history, _shown(cfg), fitted.best_epoch)
-        (folder / "data.json").write_text(json.dumps(fitted.dataset.summary(), indent=1))
+        (folder / "data.json").write_text(json.dumps(description, indent=1))
         torch.save(fitted.network.cpu().state_dict(), folder / "weights.pt")
-    return metrics
 
 
 def _shown(cfg: DictConfig) -> str:

@@ -2,42 +2,122 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar
+
+LAST = "last.ckpt"
 
 
 class History(Callback):
-    """Keeps each epoch's metrics and hands them on.
+    """Keeps each epoch's metrics, also across an interruption.
 
     Parameters
     ----------
     log : callable
-        Called once per epoch with the metrics and the epoch's number, from 0.
+        Called once per epoch, and before the first one of a resumed training, with all epochs so far.
     """
 
-    def __init__(self, log: Callable[[dict[str, float], int], None]) -> None:
+    def __init__(self, log: Callable[[list[dict[str, float]]], None]) -> None:
         self.epochs: list[dict[str, float]] = []
         self._log = log
         self._started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand on what the interruption may have kept from being logged."""
+        self._log(self.epochs)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Collect, one call for all metrics of the epoch."""
+        """Collect, and log all metrics of the epoch at once."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         metrics["epoch_seconds"] = time.perf_counter() - self._started
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups[:1]:  # none where the net has nothing to train
-                metrics["lr"] = group["lr"]
+                metrics["lr"] = float(group["lr"])
         self.epochs.append(metrics)
-        self._log(metrics, trainer.current_epoch)
+        self._log(self.epochs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epochs so far."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the epochs of an interrupted training over."""
+        self.epochs = state_dict["epochs"]
+
+
+class Checkpoints(Checkpoint):
+    """Keeps the best weights, and the whole state of training after each epoch, safe against a kill.
+
+    Lightning's own callback overwrites the best weights before the state that knows of them, and writes
+    files in place. Here each is written under a temporary name and moved: first the weights of a better
+    epoch under a name of their own, then the state that names them, and only then older weights are removed.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where; None in the processes that write nothing.
+    monitor : str
+        Metric that decides which epoch is best.
+    mode : {'min', 'max'}
+        Which values of it are better.
+    """
+
+    def __init__(self, folder: Path | None, monitor: str, mode: str) -> None:
+        self.folder, self.monitor, self.sign = folder, monitor, 1 if mode == "max" else -1
+        self.best_epoch: int | None = None
+        self.best_value = math.nan
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save; called after all other callbacks and the learning-rate schedule."""
+        value = float(trainer.callback_metrics[self.monitor])
+        if self.best_epoch is None or self.sign * value > self.sign * self.best_value:
+            self.best_epoch, self.best_value = trainer.current_epoch, value
+            if self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                _write(self.best_path, lambda path: torch.save(pl_module.state_dict(), path))
+        if self.folder is None:
+            trainer.save_checkpoint(os.devnull)  # the other ranks take part, and write nothing
+            return
+        _write(self.folder / LAST, trainer.save_checkpoint)
+        for path in self.folder.glob("best-*.pt"):
+            if path != self.best_path:
+                path.unlink()
+
+    @property
+    def best_path(self) -> Path:
+        """File of the best weights so far."""
+        assert self.folder is not None
+        return self.folder / f"best-{self.best_epoch}.pt"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which epoch is best."""
+        return {"best_epoch": self.best_epoch, "best_value": self.best_value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it over from an interrupted training."""
+        self.best_epoch, self.best_value = state_dict["best_epoch"], state_dict["best_value"]
+
+
+class Patience(EarlyStopping):
+    """Early stopping that also stops where the interrupted training had just decided to."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop before a further epoch if patience was at its end."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 def progress(shown: tuple[str, ...]) -> Callback:
@@ -66,3 +146,11 @@ class _Lines(Callback):
 def _select(trainer: pl.Trainer, shown: tuple[str, ...]) -> dict[str, str]:
     metrics = trainer.callback_metrics
     return {name: f"{float(metrics[name]):.3f}" for name in shown if name in metrics}
+
+
+def _write(path: Path, save: Callable[[Path], object]) -> None:
+    temporary = path.with_name(path.name + ".part")
+    save(temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -87,6 +87,8 @@ class LitClassifier(pl.LightningModule):
         self.optimizer, self.schedule, self.interval, self.monitor = optimizer, schedule, interval, monitor
         self.label_names, self.threshold = label_names, threshold
         self._seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"train": [], "val": []}
+        self._scheduler: Any = None
+        self._restored: dict[str, Any] = {}
 
     def forward(self, signals: Tensor) -> Tensor:
         """Logits, (batch, classes)."""
@@ -104,6 +106,17 @@ class LitClassifier(pl.LightningModule):
         """Keep the logits for the metrics of the epoch."""
         self._step("val", batch)
 
+    def on_train_start(self) -> None:
+        """Go on as an interrupted training would have: optimizers exist only now."""
+        if not self._restored:
+            return
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(self._restored["schedule"])
+        torch.set_rng_state(self._restored["rng"].cpu())
+        if self.device.type == "cuda" and "cuda_rng" in self._restored:
+            torch.cuda.set_rng_state(self._restored["cuda_rng"].cpu(), self.device)
+        self._restored = {}
+
     def on_train_epoch_start(self) -> None:
         """Forget what an interrupted epoch left."""
         for seen in self._seen.values():
@@ -116,20 +129,47 @@ class LitClassifier(pl.LightningModule):
                 metrics = self._measure(split)
                 self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
 
-    def configure_optimizers(self) -> Any:
-        """Optimizer and schedule; None where the net has nothing to train."""
+    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+        """Optimizer; None where the net has nothing to train."""
         parameters = [p for p in self.parameters() if p.requires_grad]
         if not parameters:
             return None
         optimizer = self.optimizer(parameters)
-        if self.schedule is None:
-            return optimizer
-        if self.interval == "step":
-            scheduler = self.schedule(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        if self.schedule is not None and self.interval == "step":
+            self._scheduler = self.schedule(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        elif self.schedule is not None:
+            self._scheduler = self.schedule(optimizer)
+        return optimizer
+
+    # Lightning would step the schedule after the epoch's checkpoint is written, which a resumed training
+    # would then lack; so it is stepped here.
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Step a schedule that counts steps."""
+        if self._scheduler is not None and self.interval == "step":
+            self._scheduler.step()
+
+    def on_train_epoch_end(self) -> None:
+        """Step a schedule that counts epochs."""
+        if self._scheduler is None or self.interval == "step":
+            return
+        if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self._scheduler.step(float(self.trainer.callback_metrics[self.monitor]))
         else:
-            scheduler = self.schedule(optimizer)
-        config = {"scheduler": scheduler, "interval": self.interval, "monitor": self.monitor}
-        return {"optimizer": optimizer, "lr_scheduler": config}
+            self._scheduler.step()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add schedule and random state (dropout) to what Lightning keeps."""
+        state: dict[str, Any] = {"rng": torch.get_rng_state()}
+        if self._scheduler is not None:
+            state["schedule"] = self._scheduler.state_dict()
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        checkpoint["ecgexp"] = state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what `on_save_checkpoint` added."""
+        self._restored = checkpoint["ecgexp"]
 
     def _step(self, split: str, batch: Batch) -> Tensor:
         signals, targets, index = batch

@@ -13,13 +13,15 @@ from ecgexp.reports.figures import heat_map
 from ecgexp.tracking.store import Store
 
 DPI = 110
+# Tag of a trial that another one took the place of.
+SUPERSEDED = "superseded"
 TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "auroc_macro", "loss")
 # Columns of the results that are no swept key.
-FIXED = ("trial", "run_id", "status", "diverged", "error")
+FIXED = ("trial", "run_id", "status", "diverged", "error", "reused", "source_run_id")
 
 
 def sweep_results(store: Store, parent: str) -> pd.DataFrame:
-    """One row per trial of a sweep, in the order in which they started.
+    """One row per trial of a sweep, in the order of its jobs.
 
     Parameters
     ----------
@@ -31,27 +33,15 @@ def sweep_results(store: Store, parent: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``error``, then each overridden key (also listed
+        Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``error``, ``reused``, ``source_run_id`` (the
+        run that holds the files: the reused one's), then each overridden key (also listed
         in ``attrs["overridden"]``), then all metrics.
     """
-    runs: list[MlflowRun] = []
-    token = None
-    while True:
-        page = store.client.search_runs(
-            [store.experiment_id],
-            f"tags.`mlflow.parentRunId` = '{parent}'",
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        runs.extend(page)
-        token = page.token
-        if not token:
-            break
+    runs = [run for run in store.search(f"tags.`mlflow.parentRunId` = '{parent}'") if SUPERSEDED not in run.data.tags]
+    runs.sort(key=lambda run: int(run.data.tags.get("job", "0")))
     rows: list[dict[str, object]] = []
-    overridden: dict[str, str] = {}
+    overridden = dict.fromkeys(key for run in runs for key in overrides_of(run))
     for number, run in enumerate(runs):
-        overrides = overrides_of(run)
-        overridden |= overrides
         metrics = {key: value for key, value in run.data.metrics.items() if not key.startswith("system/")}
         rows.append(
             {
@@ -59,9 +49,12 @@ def sweep_results(store: Store, parent: str) -> pd.DataFrame:
                 "run_id": run.info.run_id,
                 "status": run.info.status,
                 "diverged": run.data.tags.get("diverged", "false") == "true",
-                "error": run.data.tags.get("error", ""),
-                **overrides,
-                **dict(sorted(metrics.items())),
+                "error": run.data.tags.get("error", "") if run.info.status == "FAILED" else "",
+                "reused": "reused_from" in run.data.tags,
+                "source_run_id": run.data.tags.get("reused_from", run.info.run_id),
+                **overrides_of(run),
+                # An override is also a metric where it changes in training, as `lr` does.
+                **{key: value for key, value in sorted(metrics.items()) if key not in overridden},
             }
         )
     results = pd.DataFrame(rows, columns=None if rows else list(FIXED))
@@ -113,7 +106,8 @@ def sweep_table(results: pd.DataFrame, keys: list[str], objective: str) -> str:
     metrics = [name for name in dict.fromkeys(wanted) if name in results]
     extra = [name for name in ("epochs", "train_seconds") if name in results]
     table = results[["trial", *keys, "status", *metrics, *extra]].copy()
-    table["status"] = table["status"].where(~results["diverged"], "diverged").str.lower()
+    table["status"] = table["status"].where(~results["reused"], "reused").str.lower()
+    table["status"] = table["status"].where(~results["diverged"], "diverged")
     for name in metrics:
         table[name] = table[name].map("{:.4f}".format, na_action="ignore")
     for name in extra:

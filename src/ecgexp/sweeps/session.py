@@ -2,57 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 
+from filelock import FileLock, Timeout
+from mlflow.entities import Run as MlflowRun
 from omegaconf import DictConfig
 
+from ecgexp.errors import UserError
 from ecgexp.reports.sweep import (
     best_trial,
     described,
     failures,
+    maximizes,
     sweep_results,
     sweep_table,
     swept_keys,
     write_sweep_report,
 )
 from ecgexp.restore import load_run
+from ecgexp.sweeps.job import PARENT_VARIABLE
+from ecgexp.sweeps.status import Board, StatusLine
 from ecgexp.tracking import provenance
 from ecgexp.tracking.model import log_model
-from ecgexp.tracking.run import Run
-from ecgexp.tracking.store import open_store
-from ecgexp.trial import PARENT_VARIABLE, build_dataset, example
+from ecgexp.tracking.run import Run, end_orphans
+from ecgexp.tracking.store import Store, open_store
+from ecgexp.trial import build_dataset, example
+
+# Overrides that say how a sweep is run, not what it sweeps.
+_MANNER = ("hydra", "sweep.", "resume=", "tracking")
+# The status line stands for Hydra's line per job; what a trial says goes to its trial.log.
+_QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")
 
 
 @contextmanager
-def sweep_session(cfg: DictConfig, overrides: list[str]) -> Iterator[list[str]]:
-    """Make a multirun's parent run, and report on its trials at the end, whatever happened.
+def sweep_session(
+    cfg: DictConfig, overrides: Sequence[str], cells: Sequence[Sequence[str]] | None
+) -> Iterator[list[str]]:
+    """Begin or continue a sweep, show where it stands, and report at the end, whatever happened.
 
     Parameters
     ----------
     cfg : DictConfig
         Configuration of its first trial.
-    overrides : list of str
+    overrides : sequence of str
         Of the command line.
+    cells : sequence of sequence of str, optional
+        Overrides of each trial, where they are known before.
 
     Yields
     ------
     list of str
-        Further overrides, which tell the trials of their parent.
+        Further overrides, which tell the trials of their sweep.
+
+    Raises
+    ------
+    UserError
+        Where the sweep is running already.
     """
     store = open_store(cfg.tracking)
-    name = " ".join(o for o in overrides if not o.lstrip("+~").startswith("hydra")) or "sweep"
-    with Run(store, name, {"kind": "sweep", **provenance.git_state(Path.cwd())}) as run:
-        try:
-            yield [f"+hydra.job.env_set.{PARENT_VARIABLE}={run.id}"]
-        except (Exception, SystemExit):
-            # Hydra raises what the first failed trial raised, and Ctrl-C arrives as SystemExit.
-            killed = "KILLED" in set(sweep_results(store, run.id)["status"])
-            run.status = "KILLED" if killed else "FAILED"
-            raise
-        finally:
-            _report(run, cfg)
+    asked = [o for o in overrides if not o.lstrip("+~").startswith(_MANNER)]
+    name = cfg.sweep.name or hashlib.sha256(json.dumps(sorted(asked)).encode()).hexdigest()[:12]
+    with _alone(store, name):
+        end_orphans(store)
+        tags = {"kind": "sweep", "sweep": name, "objective": cfg.objective, **provenance.git_state(Path.cwd())}
+        with Run(store, " ".join(asked) or "sweep", tags, continues=_earlier(store, name, cfg.resume)) as run:
+            board = Board(store.root, run.id)
+            board.clear()
+            build_dataset(cfg).prepare()
+            previous = signal.signal(signal.SIGTERM, _terminate)
+            try:
+                with StatusLine(board, cells, maximizes(cfg.objective)):
+                    yield [f"+hydra.job.env_set.{PARENT_VARIABLE}={run.id}", *_QUIET]
+            except BaseException as error:
+                run.status = "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED"
+                raise
+            finally:
+                signal.signal(signal.SIGTERM, previous)
+                end_orphans(store)
+                _report(run, cfg)
+
+
+@contextmanager
+def _alone(store: Store, name: str) -> Iterator[None]:
+    folder = store.root / "locks"
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / f"sweep-{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"The sweep {name} is running already: wait for its end, or start another one with sweep.name=NAME."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
+    """The run of an earlier start; it gives its name up where the sweep is to start afresh."""
+    runs = store.search(f"tags.kind = 'sweep' and tags.sweep = '{name}'")
+    if not runs or resume:
+        return runs[-1] if runs else None
+    for run in runs:
+        store.client.set_tag(run.info.run_id, "sweep", f"{name} before {datetime.now(UTC):%Y-%m-%d %H:%M:%S}")
+    return None
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _report(run: Run, cfg: DictConfig) -> None:
@@ -64,13 +130,18 @@ def _report(run: Run, cfg: DictConfig) -> None:
         write_sweep_report(folder, results, keys, cfg.objective)
     print(f"\n{sweep_table(results, keys, cfg.objective)}")
     for line in failures(results, keys):
-        print(line)
+        print(line, file=sys.stderr)
     best = best_trial(results, cfg.objective)
     if best is not None:
         print(f"\nBest: {described(best, keys)}  {cfg.objective} = {best[cfg.objective]:.4f}")
         run.log_metrics({cfg.objective: best[cfg.objective]})
-        run.set_tags({"best_run_id": best["run_id"], "best_trial": described(best, keys)})
-        if cfg.tracking.log_model == "best":
-            trained, network = load_run(run.store, best["run_id"])
-            log_model(run.store, best["run_id"], network, example(build_dataset(trained).load("val")))
+        _log_best(run, best["source_run_id"], cfg, described(best, keys))
     print(f"Look at it: {run.store.ui_command()}")
+
+
+def _log_best(run: Run, run_id: str, cfg: DictConfig, words: str) -> None:
+    best = run.store.client.get_run(run_id)
+    run.set_tags({"best_run_id": run_id, "best_trial": words})
+    if cfg.tracking.log_model == "best" and not (best.outputs and best.outputs.model_outputs):
+        trained, network = load_run(run.store, run_id)
+        log_model(run.store, run_id, network, example(build_dataset(trained).load("val")))

@@ -44,6 +44,7 @@ def log_model(store: Store, run_id: str, network: nn.Module, example: NDArray[np
         Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
     )
     mlflow.set_tracking_uri(store.uri)
+    mlflow.set_experiment(experiment_id=store.experiment_id)  # else the model is put among those of 'Default'
     model = Model.log(
         artifact_path=None,
         name="model",

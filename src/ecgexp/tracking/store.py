@@ -10,7 +10,10 @@ from typing import Any
 
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from ecgexp.errors import UserError
 
@@ -40,6 +43,19 @@ class Store:
     experiment_id: str
     root: Path
 
+    def search(self, filter_string: str) -> list[MlflowRun]:
+        """Runs of the experiment that MLflow's filter selects, the earliest first."""
+        runs: list[MlflowRun] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], filter_string, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return runs
+
     def ui_command(self) -> str:
         """Command that shows the runs in a browser."""
         if self.uri.startswith("http"):
@@ -56,21 +72,26 @@ def open_store(tracking: Any) -> Store:
         Where the store cannot be reached.
     """
     root = Path(tracking.root).resolve() / "mlruns"
-    root.mkdir(parents=True, exist_ok=True)
     uri = tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
     artifacts = None if tracking.uri else (root / "artifacts").as_uri()
-    # Two processes that open a new database at once break its migration, hence the lock.
-    with FileLock(root / ".lock"):
-        try:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        # Two processes that open a new database at once break its migration, hence the lock.
+        with FileLock(root / ".lock"):
             client = MlflowClient(uri)
             experiment = client.get_experiment_by_name(tracking.experiment)
             if experiment is None:
                 experiment_id = _create_experiment(client, tracking.experiment, artifacts)
             else:
                 experiment_id = experiment.experiment_id
-        except MlflowException as error:
-            first = str(error).splitlines()[0]
-            raise UserError(f"The MLflow store {uri} (tracking.uri) cannot be used: {first}") from error
+    except (OSError, MlflowException, SQLAlchemyError) as error:
+        key = "tracking.uri" if tracking.uri else "tracking.root"
+        raise UserError(f"The MLflow store {uri} ({key}) cannot be used: {str(error).splitlines()[0]}") from error
+    if experiment is not None and experiment.lifecycle_stage == LifecycleStage.DELETED:
+        raise UserError(
+            f"The MLflow experiment '{tracking.experiment}' was deleted: choose another tracking.experiment, or bring "
+            f"it back with MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {experiment_id}"
+        )
     return Store(client, uri, experiment_id, root)
 
 

@@ -1,0 +1,40 @@
+"""When two trials are the same trial."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from ecgexp.tracking.provenance import config_hash
+
+# Where things lie, how they are logged and how they are launched make no other trial.
+_TOP = ("tracking", "sweep", "resume", "objective", "cache_dir", "memory_budget")
+_DATASET = ("root", "cache_dir", "workers")
+_TRAINER = ("accelerator", "threads", "strategy")
+
+
+def cell(config: dict[str, Any]) -> str:
+    """Hash of what a resolved configuration says of a trial; equal for equal cells of a grid."""
+    config = copy.deepcopy(config)
+    for keys, part in ((_TOP, config), (_DATASET, config["dataset"]), (_TRAINER, config["trainer"])):
+        for key in keys:
+            part.pop(key, None)
+    return config_hash(config)
+
+
+def identity(cell_hash: str, fingerprint: str, device: str, threads: int) -> str:
+    """Hash of everything that a trial's result depends on.
+
+    Parameters
+    ----------
+    cell_hash : str
+        See `cell`; it holds the seed and the precision.
+    fingerprint : str
+        Of the dataset.
+    device : str
+        Kind of device, 'cpu' or 'cuda'.
+    threads : int
+        Of torch; they change sums on a CPU.
+    """
+    known = {"cell": cell_hash, "dataset": fingerprint, "device": device}
+    return config_hash({**known, "threads": threads} if device == "cpu" else known)

@@ -1,0 +1,58 @@
+"""What a trial is told of the job that it runs in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+# How a sweep tells its trials, through Hydra's hydra.job.env_set, which parent run they belong to.
+PARENT_VARIABLE = "ECGEXP_PARENT_RUN_ID"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of Hydra's, plain enough to be sent to another process.
+
+    Attributes
+    ----------
+    overrides : list of str
+        Of this job.
+    choices : dict of str to str
+        Option chosen for each configuration group.
+    cwd, output_dir : str
+        Folder in which the command was started, and Hydra's folder of the job.
+    number : int
+        Of the job in its sweep, from 0; 0 for a single trial.
+    parent : str, optional
+        Run of the sweep that it belongs to; None for a single trial.
+    parallel : bool
+        Other jobs may run beside it on the same cores.
+    """
+
+    overrides: list[str]
+    choices: dict[str, str]
+    cwd: str
+    output_dir: str
+    number: int
+    parent: str | None
+    parallel: bool
+
+    @classmethod
+    def of(cls, hydra: Any) -> Job:
+        """The job that Hydra's own configuration describes."""
+        choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "/" not in group}
+        return cls(
+            overrides=[o for o in hydra.overrides.task if not o.lstrip("+~").startswith(("sweep.", "resume="))],
+            choices=choices,
+            cwd=hydra.runtime.cwd,
+            output_dir=hydra.runtime.output_dir,
+            number=int(hydra.job.get("num", 0) or 0) if "num" in hydra.job else 0,
+            parent=os.environ.get(PARENT_VARIABLE),
+            parallel=not str(hydra.launcher._target_).endswith("BasicLauncher"),
+        )
+
+    @property
+    def name(self) -> str:
+        """Of the run: its overrides, or what it trains on what."""
+        return " ".join(self.overrides) or f"{self.choices['model']} on {self.choices['dataset']}"

@@ -1,0 +1,178 @@
+"""Where the trials of a sweep stand, told through files, so that it works under every launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+DONE = ("done", "diverged", "reused")
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """Where one trial stands.
+
+    Attributes
+    ----------
+    state : str
+        'running', 'done', 'diverged', 'reused', 'failed' or 'interrupted'.
+    overrides : list of str
+        Of its job.
+    started : float
+        Time of the day.
+    value : float, optional
+        Of the objective.
+    seconds : float, optional
+        That it took.
+    error : str
+        Why it failed.
+    """
+
+    state: str
+    overrides: list[str]
+    started: float
+    value: float | None = None
+    seconds: float | None = None
+    error: str = ""
+
+    def ended(self, state: str, **known: Any) -> TrialStatus:
+        """The same trial at its end."""
+        took = time.time() - self.started
+        return replace(self, state=state, **{**known, "seconds": took if state != "reused" else known.get("seconds")})
+
+
+class Board:
+    """The statuses of a sweep's trials in a folder, a file for each.
+
+    Parameters
+    ----------
+    root : Path
+        ``mlruns/``.
+    parent : str
+        Run of the sweep.
+    """
+
+    def __init__(self, root: Path, parent: str) -> None:
+        self.folder = root / "sweeps" / parent
+
+    def clear(self) -> None:
+        """Forget an earlier start of the sweep."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob("*.json"):
+            path.unlink()
+
+    def write(self, job: int, status: TrialStatus) -> None:
+        """Say where a job's trial stands."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{job}.{os.getpid()}"
+        temporary.write_text(json.dumps(asdict(status)))
+        temporary.replace(self.folder / f"{job}.json")
+
+    def read(self) -> dict[int, TrialStatus]:
+        """Status of each job that has begun."""
+        paths = sorted(self.folder.glob("[0-9]*.json"))
+        return {int(path.stem): TrialStatus(**json.loads(path.read_text())) for path in paths}
+
+
+class StatusLine:
+    """One line for the whole sweep on the standard error, kept up to date while the body runs.
+
+    In a terminal the line is rewritten; in a file a new one is added whenever a trial ends.
+
+    Parameters
+    ----------
+    board : Board
+        Where trials report.
+    cells : sequence of sequence of str, optional
+        Overrides of each job, where the sweeper is known to run them all.
+    maximize : bool
+        Whether larger values of the objective are better.
+    """
+
+    INTERVAL = 1.0  # seconds
+
+    def __init__(self, board: Board, cells: Sequence[Sequence[str]] | None, maximize: bool) -> None:
+        self._board, self._cells, self._maximize = board, cells, maximize
+        self._common = set.intersection(*map(set, cells)) if cells else set()
+        self._started = time.time()
+        self._stop = threading.Event()
+        self._said = ""
+        self._thread = threading.Thread(target=self._watch, name="StatusLine", daemon=True)
+
+    def __enter__(self) -> StatusLine:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._say(last=True)
+
+    def text(self, now: float) -> str:
+        """The line."""
+        trials = self._board.read()
+        states = Counter(status.state for status in trials.values())
+        done = sum(states[state] for state in DONE)
+        parts = [f"{done}/{len(self._cells)} trials" if self._cells else f"{done} trials"]
+        parts += [f"{states[state]} {state}" for state in ("running", "reused", "diverged", "failed") if states[state]]
+        finished = [status for status in trials.values() if status.value is not None]
+        if finished:
+            best = (max if self._maximize else min)(finished, key=lambda status: status.value or 0.0)
+            words = " ".join(o for o in best.overrides if o not in self._common)
+            parts.append(f"best {best.value:.4f} ({words})")
+        parts.append(f"elapsed {_clock(now - self._started)}")
+        left = self._time_left(trials, now)
+        if left is not None:
+            parts.append(f"left about {_clock(left)}")
+        return "  |  ".join(parts)
+
+    def _time_left(self, trials: dict[int, TrialStatus], now: float) -> float | None:
+        took = [status for status in trials.values() if status.state == "done" and status.seconds]
+        if not self._cells or not took:
+            return None
+        left = 0.0
+        for job, cell in enumerate(self._cells):
+            status = trials.get(job)
+            if status is None or status.state == "running":
+                spent = now - status.started if status else 0.0
+                left += max(0.0, _expected(cell, took) - spent)
+        running = sum(status.state == "running" for status in trials.values())
+        return left / max(1, running)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self.INTERVAL):
+            self._say()
+
+    def _say(self, last: bool = False) -> None:
+        text = self.text(time.time())
+        if sys.stderr.isatty():
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            sys.stderr.write(f"\r\x1b[K{text[: width - 1]}" + ("\n" if last else ""))
+        elif (counts := text.split("  |  elapsed")[0]) != self._said:
+            self._said = counts
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _expected(cell: Sequence[str], took: Sequence[TrialStatus]) -> float:
+    """Seconds of the trials that share most overrides with a cell, averaged."""
+    shared = [len(set(cell) & set(status.overrides)) for status in took]
+    alike = [status.seconds or 0.0 for status, n in zip(took, shared, strict=True) if n == max(shared)]
+    return sum(alike) / len(alike)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

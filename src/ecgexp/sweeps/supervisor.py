@@ -1,0 +1,191 @@
+"""A job of a sweep: has its trial trained by a worker process, and survives that process's death."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from ecgexp.errors import UserError
+from ecgexp.sweeps.job import Job
+from ecgexp.sweeps.status import Board, TrialStatus
+
+if TYPE_CHECKING:
+    from ecgexp.trial import Outcome
+
+GRACE = 30.0  # seconds that an interrupted worker may take to leave
+
+
+class TrialFailed(UserError):
+    """One trial of a sweep failed; the others go on."""
+
+
+class _Worker:
+    """A worker process, reused for the next trial while it is healthy."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "ecgexp.sweeps.worker", str(theirs.fileno())]
+        self.process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is for the supervisor
+        )
+        theirs.close()
+        self.connection = Connection(ours.detach())
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+_worker: _Worker | None = None
+_gpu: FileLock | None = None
+
+
+def supervise(cfg: DictConfig, job: Job) -> float:
+    """Have one trial of a sweep trained.
+
+    Returns
+    -------
+    float
+        The value of ``cfg.objective``.
+
+    Raises
+    ------
+    TrialFailed
+        Where it raised, or its process died.
+    """
+    assert job.parent is not None
+    root = Path(cfg.tracking.root).resolve() / "mlruns"
+    board = Board(root, job.parent)
+    failed = sum(status.state == "failed" for status in board.read().values())
+    if cfg.sweep.max_failures is not None and failed >= cfg.sweep.max_failures:
+        raise TrialFailed(f"Not started: sweep.max_failures={cfg.sweep.max_failures} is reached.")
+    status = TrialStatus("running", job.overrides, started=time.time())
+    board.write(job.number, status)
+    try:
+        outcome = _train(cfg, job, root)
+    except TrialFailed as error:
+        board.write(job.number, status.ended("failed", error=str(error)))
+        raise
+    except BaseException:
+        board.write(job.number, status.ended("interrupted"))
+        raise
+    state = "reused" if outcome.reused else "diverged" if outcome.diverged else "done"
+    board.write(job.number, status.ended(state, value=outcome.value, seconds=outcome.seconds))
+    return outcome.value
+
+
+def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
+    global _worker
+    if _worker is None or _worker.process.poll() is not None:
+        _worker = _Worker(_gpu_environment(root, cfg.sweep.jobs_per_gpu))
+        atexit.register(_worker.connection.close)
+    worker, run_id = _worker, None
+    previous = _on_terminate()
+    try:
+        worker.connection.send((OmegaConf.to_container(cfg, resolve=True), job))
+        while True:
+            kind, content = worker.connection.recv()
+            if kind == "run":
+                run_id = content
+            elif kind == "done":
+                return content
+            elif kind == "failed":
+                raise TrialFailed(content)
+            else:
+                raise KeyboardInterrupt
+    except (EOFError, ConnectionError, BrokenPipeError):
+        code = worker.process.wait()
+        sentence = _death(code)
+        if run_id is not None:
+            _record_death(cfg, run_id, sentence, Path(job.output_dir) / "trial.log")
+        raise TrialFailed(sentence) from None
+    except (KeyboardInterrupt, SystemExit):
+        worker.stop()
+        raise
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _on_terminate() -> Any:
+    """Turn SIGTERM, which a cluster sends before it takes a node, into an orderly end."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    try:
+        return signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # a launcher that runs jobs in a thread
+        return None
+
+
+def _death(code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"The process of the trial was killed by {name}{hint}."
+    return f"The process of the trial ended by itself with exit status {code}."
+
+
+def _record_death(cfg: DictConfig, run_id: str, sentence: str, log: Path) -> None:
+    from ecgexp.tracking.run import record_failure
+    from ecgexp.tracking.store import open_store
+
+    store = open_store(cfg.tracking)
+    said = log.read_text(errors="replace") if log.exists() else ""
+    record_failure(store, run_id, sentence, f"{sentence}\n\n{said}")
+    store.client.set_terminated(run_id, "FAILED")
+
+
+def _gpu_environment(root: Path, jobs_per_gpu: int) -> dict[str, str]:
+    """Show a worker one of several GPUs: the first that has a place free, held while this job's process lives."""
+    global _gpu
+    gpus = _visible_gpus()
+    if len(gpus) < 2:
+        return {}
+    folder = root / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in range(jobs_per_gpu):
+        for gpu in gpus:
+            lock = FileLock(folder / f"{socket.gethostname()}-gpu{gpu}-{place}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            _gpu = lock
+            return {"CUDA_VISIBLE_DEVICES": gpu}
+    raise TrialFailed(
+        f"All {len(gpus)} GPUs have {jobs_per_gpu} trials already: start fewer jobs, or raise sweep.jobs_per_gpu."
+    )
+
+
+def _visible_gpus() -> list[str]:
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    return [str(index) for index in range(pynvml.nvmlDeviceGetCount())]

@@ -1,0 +1,101 @@
+"""The process that trains the trials of a job, one after another, apart from the job that supervises it."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ecgexp.errors import UserError
+from ecgexp.sweeps.job import Job
+
+GRACE = 20.0  # seconds that an interrupted trial may take to leave
+
+
+class Interrupted(SystemExit):
+    """The trial was told to stop."""
+
+
+def main(descriptor: int) -> None:
+    """Train what the supervisor sends until it is gone.
+
+    Parameters
+    ----------
+    descriptor : int
+        File descriptor of the connection to it.
+    """
+    connection = Connection(descriptor)
+    tasks: queue.Queue[Any] = queue.Queue()
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which passes it on
+    threading.Thread(target=_listen, args=(connection, tasks), daemon=True).start()
+    while (task := tasks.get()) is not None:
+        answer = _train(connection, *task)
+        connection.send(answer)
+        if answer[0] != "done":
+            return  # what failed may have left this process in disorder
+
+
+def _listen(connection: Connection, tasks: queue.Queue[Any]) -> None:
+    try:
+        while True:
+            tasks.put(connection.recv())
+    except (EOFError, OSError):  # the supervisor is gone, perhaps killed: leave what is begun, soon
+        tasks.put(None)
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(GRACE)
+        os._exit(1)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Interrupted(128 + number)
+
+
+def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, Any]:
+    """Train one trial: ('done', Outcome), ('failed', one sentence) or ('interrupted', None)."""
+    from ecgexp.cli import register_resolvers
+    from ecgexp.trial import run_trial
+
+    register_resolvers()
+    os.chdir(job.cwd)
+    if job.cwd not in sys.path:
+        sys.path.insert(0, job.cwd)
+    _write_to(Path(job.output_dir) / "trial.log")
+    try:
+        return "done", run_trial(OmegaConf.create(config), job, lambda run_id: connection.send(("run", run_id)))
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+        return "failed", str(error)
+    except Exception as error:
+        traceback.print_exc()
+        return "failed", f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+    except (SystemExit, KeyboardInterrupt):
+        return "interrupted", None
+
+
+def _write_to(path: Path) -> None:
+    """Send all that this process prints, and its last words if it crashes, to a file of the trial's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

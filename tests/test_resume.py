@@ -1,0 +1,139 @@
+"""A training that was interrupted ends as if it had not been: bit for bit on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from mlflow import MlflowClient
+
+from ecgexp.cli import CONF, register_resolvers
+from ecgexp.lit.callbacks import Checkpoints
+from ecgexp.lit.module import LitClassifier
+from ecgexp.sweeps.job import Job
+from ecgexp.sweeps.worker import Interrupted
+from ecgexp.trial import run_trial
+
+# Small, with dropout, and so hasty that validation gets worse, the plateau fires and patience ends.
+HASTY = (
+    "dataset.records=200",
+    "model.width=4",
+    "model.depth=2",
+    "lr=0.03",
+    "batch_size=16",
+    "early_stopping.patience=3",
+    "max_epochs=40",
+    "trainer.threads=1",
+    "trainer.accelerator=cpu",
+    "tracking.system_metrics=false",
+    "tracking.log_model=none",
+)
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    register_resolvers()
+    monkeypatch.chdir(tmp_path)
+
+    def run(root: str, *overrides: str):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("config", [*HASTY, f"tracking.root={root}", *overrides])
+        job = Job([], {"model": "ribeiro", "dataset": "synthetic"}, str(tmp_path), str(tmp_path), 0, None, False)
+        return run_trial(cfg, job)
+
+    return run
+
+
+def recorded(root: Path, run_id: str):
+    client = MlflowClient(f"sqlite:///{root / 'mlruns' / 'mlflow.db'}")
+    run = client.get_run(run_id)
+    history = {
+        key: [(point.step, point.value) for point in client.get_metric_history(run_id, key)]
+        for key in run.data.metrics
+        if "seconds" not in key
+    }
+    weights = torch.load(client.download_artifacts(run_id, "weights.pt"), weights_only=True)
+    return run, history, weights
+
+
+def assert_equal(one, other):
+    assert one[1] == other[1]
+    assert one[2].keys() == other[2].keys()
+    assert all(torch.equal(one[2][key], other[2][key]) for key in one[2])
+
+
+def interrupt_after_checkpoint(monkeypatch, epoch: int):
+    saved = Checkpoints.on_train_epoch_end
+
+    def save_and_leave(self, trainer, module):
+        saved(self, trainer, module)
+        if trainer.current_epoch == epoch:
+            raise Interrupted(143)
+
+    monkeypatch.setattr(Checkpoints, "on_train_epoch_end", save_and_leave)
+
+
+def interrupt_in_step(monkeypatch, epoch: int, step: int):
+    original = LitClassifier.training_step
+
+    def leave(self, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == (epoch, step):
+            raise Interrupted(143)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(LitClassifier, "training_step", leave)
+
+
+@pytest.mark.slow
+def test_interrupted_after_any_epoch_it_ends_equal(tmp_path, monkeypatch, train):
+    plateau = "scheduler.schedule.patience=1"
+    whole = recorded(tmp_path / "whole", train("whole", plateau).run_id)
+    validation = [value for _, value in whole[1]["val/loss"]]
+    rates = [value for _, value in whole[1]["lr"]]
+    epochs = len(validation)
+    assert 4 < epochs < 40, "early stopping has to trigger"
+    assert len(set(rates)) > 1, "the plateau has to fire"
+    assert max(validation[1:]) > validation[0] or validation.index(min(validation)) < epochs - 1
+    for epoch in range(epochs):
+        root = f"after-{epoch}"
+        with monkeypatch.context() as patch:
+            interrupt_after_checkpoint(patch, epoch)
+            with pytest.raises(Interrupted):
+                train(root, plateau)
+        resumed = recorded(tmp_path / root, train(root, plateau).run_id)
+        assert resumed[0].info.status == "FINISHED"
+        assert resumed[0].data.tags["attempts"] == "2"
+        assert_equal(resumed, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("scheduler=one_cycle", "optimizer=sgd"),
+        ("scheduler=cosine", "optimizer=rmsprop"),
+        ("scheduler=none", "optimizer=adamw", "monitor=val/mlcm_f1_macro"),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_interrupted_again_and_again_it_ends_equal(tmp_path, monkeypatch, train, overrides):
+    overrides = ("max_epochs=6", "early_stopping.patience=null", *overrides)
+    whole = recorded(tmp_path / "whole", train("whole", *overrides).run_id)
+    for epoch, step in [(0, 3), (1, 0), (3, 5), (5, 2)]:
+        with monkeypatch.context() as patch:
+            interrupt_in_step(patch, epoch, step)
+            with pytest.raises(Interrupted):
+                train("broken", *overrides)
+    resumed = recorded(tmp_path / "broken", train("broken", *overrides).run_id)
+    assert resumed[0].data.tags["attempts"] == "5"
+    assert_equal(resumed, whole)
+
+
+@pytest.mark.slow
+def test_a_finished_single_trial_is_trained_again_and_is_equal(tmp_path, train):
+    first = recorded(tmp_path / "same", train("same", "max_epochs=2").run_id)
+    second = recorded(tmp_path / "same", train("same", "max_epochs=2").run_id)
+    assert first[0].info.run_id != second[0].info.run_id
+    assert_equal(first, second)
