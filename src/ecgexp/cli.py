@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -68,6 +69,9 @@ def main() -> None:
         _run(args)
     except UserError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last finished epoch.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _run(args: argparse.Namespace) -> None:

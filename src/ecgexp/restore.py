@@ -1,26 +1,433 @@
-"""A trained net from what its run left behind."""
+"""A trained net from what its run left behind, without running what stands in there.
+
+A run's folder may come from a stranger. Its ``config.yaml`` builds nothing but classes of this package, or of
+packages that the caller names in `trust`; its ``weights.pt`` is read by torch as plain tensors
+(``weights_only=True``), which refuses every pickle that would call something.
+
+An exported graph (``model.pt2``) is another matter: ``torch.export.load`` unpickles parts of the archive, evaluates
+expressions in it as text, and turns the graph into Python code. Torch itself says never to load one from an untrusted
+source. It is loaded only where `trust` contains 'pt2'; and a registered model, whose run is known, is loaded from
+that run's config and weights instead.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import FunctionType
+from typing import Any
+from urllib.parse import unquote, urlparse
 
 import torch
+import yaml  # type: ignore[import-untyped]
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor, nn
 
+from ecgexp.datasets.base import Dataset
+from ecgexp.errors import UserError
 from ecgexp.lit.module import Network
 from ecgexp.tracking.store import Store
 from ecgexp.trial import instantiate_group
 
+CONFIG, WEIGHTS, DATA = "config.yaml", "weights.pt", "data.json"
+EXPORTED = "pt2"
+# Tag of a trial that a sweep took over: the run that has the files.
+REUSED = "reused_from"
+# What a config group may build without being trusted: classes of one kind, defined in one package.
+_OWN: dict[str, tuple[str, type]] = {
+    "model": ("ecgexp.models", nn.Module),
+    "loss": ("ecgexp.losses", nn.Module),
+    "dataset": ("ecgexp.datasets", Dataset),
+}
 
-def load_run(store: Store, run_id: str) -> tuple[DictConfig, Network]:
-    """Configuration and net, with its kept weights, of a finished trial."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [store.client.download_artifacts(run_id, name, folder) for name in ("config.yaml", "weights.pt")]
-        cfg = OmegaConf.load(paths[0])
-        state = torch.load(Path(paths[1]), map_location="cpu", weights_only=True)
-    assert isinstance(cfg, DictConfig)
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained net and what has to be known to use it.
+
+    Attributes
+    ----------
+    name : str
+        Where it comes from, for people.
+    net : nn.Module
+        (batch, leads, samples) in mV to probabilities (batch, classes); in evaluation mode.
+    label_names : tuple of str
+        The classes.
+    lead_names : tuple of str
+        The leads, in order.
+    sampling_rate : float
+        In Hz.
+    samples : int
+        Length of a record.
+    threshold : float
+        A label is predicted where its probability is above this.
+    """
+
+    name: str
+    net: nn.Module
+    label_names: tuple[str, ...]
+    lead_names: tuple[str, ...]
+    sampling_rate: float
+    samples: int
+    threshold: float
+
+
+def load_run(store: Store, run_id: str, trust: Collection[str] = ()) -> tuple[DictConfig, Network]:
+    """Configuration and net, with its kept weights, of a finished trial.
+
+    Parameters
+    ----------
+    store : Store
+        Where the run is kept.
+    run_id : str
+        Its id.
+    trust : collection of str
+        Packages whose classes the run's config may build, beside this project's own.
+
+    Raises
+    ------
+    UserError
+        Where a file is missing or damaged, or names what is not trusted.
+    """
+    with run_folder(store, run_id) as folder:
+        return load_folder(folder, trust)
+
+
+def load_folder(folder: Path, trust: Collection[str] = ()) -> tuple[DictConfig, Network]:
+    """Configuration and net from a folder with ``config.yaml`` and ``weights.pt``; see `load_run`."""
+    cfg = read_config(folder / CONFIG)
+    state = _read_weights(folder / WEIGHTS)
+    check_trusted("model", cfg.get("model"), trust)
     statistics = (state["mean"][:, 0].numpy(), state["std"][:, 0].numpy()) if "mean" in state else None
     network = Network(instantiate_group("model", cfg.model), statistics)
-    network.load_state_dict(state)
-    return cfg, network
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{folder / WEIGHTS} does not fit the net that {CONFIG} beside it names.") from error
+    return cfg, network.eval()
+
+
+def load_trained(source: str, root: str | Path = ".", uri: str | None = None, trust: Collection[str] = ()) -> Trained:
+    """A trained net, wherever it is kept.
+
+    Parameters
+    ----------
+    source : str
+        Id of a run; ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``; or a folder with ``config.yaml``,
+        ``weights.pt`` and ``data.json`` (what a run's artifacts are) or with an MLflow model.
+    root, uri
+        Where runs and registered models are looked for, as ``tracking.root`` and ``tracking.uri``.
+    trust : collection of str
+        Packages whose classes a config may build, beside this project's own; 'pt2': exported graphs, too.
+
+    Raises
+    ------
+    UserError
+        Where there is nothing, or it is damaged or not trusted.
+    """
+    if source.startswith("models:/"):
+        return _load_registered(source, find_store(root, uri), trust)
+    if Path(source).is_dir():
+        return _load_from_folder(Path(source), source, trust)
+    if "/" in source or "." in source:
+        raise UserError(f"run={source} is no folder: give a run's id, a folder, or models:/NAME/VERSION.")
+    store, run = find_run(source, root, uri)
+    with run_folder(store, run.info.run_id) as folder:
+        return _from_config(folder, f"run {source}", trust)
+
+
+def find_store(root: str | Path, uri: str | None) -> Store:
+    """The store that is there; unlike `open_store` this makes none.
+
+    Raises
+    ------
+    UserError
+        Where there is none.
+    """
+    folder = Path(root).expanduser().resolve() / "mlruns"
+    if uri is None and not (folder / "mlflow.db").is_file():
+        moved = Path(root).expanduser().resolve()
+        if not (moved / "mlflow.db").is_file():  # tracking.root may also name mlruns itself
+            raise UserError(f"There is no {folder / 'mlflow.db'}: set tracking.root to the folder that holds mlruns.")
+        folder = moved
+    uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
+    return Store(MlflowClient(uri), uri, "", folder)
+
+
+def find_run(run_id: str, root: str | Path, uri: str | None) -> tuple[Store, MlflowRun]:
+    """A run that has trained weights, and the store that it is in.
+
+    A trial that a sweep took over from another one has its files there: that one is returned.
+
+    Raises
+    ------
+    UserError
+        Where the store cannot be used, or the run is not there, is a sweep, or did not come that far.
+    """
+    store = find_store(root, uri)
+    try:
+        run = store.client.get_run(run_id)
+        run = store.client.get_run(run.data.tags.get(REUSED, run_id))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise UserError(
+                f"There is no run {run_id} in {store.uri}: take an id from results.csv or the UI."
+            ) from error
+        raise UserError(f"The MLflow store {store.uri} cannot be used: {str(error).splitlines()[0]}") from error
+    tags = run.data.tags
+    if tags.get("kind") == "sweep":
+        best = tags.get("best_run_id")
+        advice = f"its best is run={best}" if best else "its results.csv lists them"
+        raise UserError(f"Run {run_id} is a sweep: choose one of its trials ({advice}).")
+    if run.info.status != "FINISHED":
+        raise UserError(f"Run {run_id} is {run.info.status.lower()}, not finished: it has no weights to use.")
+    if tags.get("best_epoch") == "None":
+        raise UserError(f"Run {run_id} kept no weights, since its loss was never finite: choose another.")
+    return Store(store.client, store.uri, run.info.experiment_id, store.root), run
+
+
+@contextmanager
+def run_folder(store: Store, run_id: str) -> Iterator[Path]:
+    """Folder with the config, weights and data description of a run: where they lie, or a copy for the time.
+
+    Raises
+    ------
+    UserError
+        Where the artifacts are not where the store says.
+    """
+    local = artifact_folder(store, run_id)
+    if local is not None:
+        yield local
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            there = {entry.path for entry in store.client.list_artifacts(run_id)}
+            for name in (CONFIG, WEIGHTS, DATA):
+                if name in there:
+                    store.client.download_artifacts(run_id, name, folder)
+        except (MlflowException, OSError) as error:
+            raise UserError(f"The artifacts of run {run_id} cannot be read: {str(error).splitlines()[0]}") from error
+        yield Path(folder)
+
+
+def artifact_folder(store: Store, run_id: str) -> Path | None:
+    """Where the artifacts of a run lie on this machine; None where a server keeps them.
+
+    The store has the path of the machine that trained. Where that does not exist, the folder is looked for in
+    the same place of the ``mlruns/`` that the store was found in, which may have been copied or moved.
+
+    Raises
+    ------
+    UserError
+        Where it is in neither place.
+    """
+    location = urlparse(store.client.get_run(run_id).info.artifact_uri)
+    if location.scheme not in ("", "file"):
+        return None
+    path = Path(unquote(location.path))
+    moved = store.root / "artifacts" / run_id / "artifacts"
+    for folder in (path, moved):
+        if folder.is_dir():
+            return folder
+    raise UserError(
+        f"The artifacts of run {run_id} are neither in {path} nor in {moved}: "
+        "copy mlruns/artifacts as well as mlflow.db."
+    )
+
+
+def read_config(path: Path) -> DictConfig:
+    """A logged configuration; nothing in it is evaluated.
+
+    Raises
+    ------
+    UserError
+        Where it is missing or no configuration of a trial.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no {path}: it is no finished run or not all of it was copied.")
+    try:
+        cfg = OmegaConf.load(path)
+        text = path.read_text()
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+    if not isinstance(cfg, DictConfig) or not isinstance(cfg.get("model"), DictConfig):
+        raise UserError(f"{path} is not the configuration of a trial: it names no model.")
+    if "${" in text:  # a run logs its configuration resolved
+        raise UserError(f"{path} holds an interpolation '${{...}}', which no run writes: it was tampered with.")
+    return cfg
+
+
+def check_trusted(group: str, component: Any, trust: Collection[str] = ()) -> None:
+    """Refuse a component of a config that would build, at any depth, what is neither ours nor trusted.
+
+    Nothing outside of this package and of `trust` is imported.
+
+    Parameters
+    ----------
+    group : {'model', 'loss', 'dataset'}
+        Of the config.
+    component : mapping
+        With its ``_target_``.
+    trust : collection of str
+        Packages that may define what is built, too.
+
+    Raises
+    ------
+    UserError
+        For the first ``_target_`` that is not allowed.
+    """
+    if OmegaConf.is_config(component):
+        component = OmegaConf.to_container(component, resolve=False)
+    targets = list(_targets(component))
+    if not targets:
+        raise UserError(f"The run's config key '{group}' names no class.")
+    for target in targets:
+        if not isinstance(target, str) or not _allowed(group, target, trust):
+            raise UserError(
+                f"The run's config builds its {group} with '{target}', which is no {group} of ecgexp: "
+                "add trust=PACKAGE if you know the package that defines it and trust it."
+            )
+
+
+def named_packages(cfg: DictConfig) -> set[str]:
+    """Packages that a configuration builds from: what to trust where the user has just composed it."""
+    component = OmegaConf.to_container(cfg, resolve=False)
+    return {target.partition(".")[0] for target in _targets(component) if isinstance(target, str)}
+
+
+def _targets(component: Any) -> Iterator[Any]:
+    if isinstance(component, dict):
+        for key, value in component.items():
+            if key == "_target_":
+                yield value
+            else:
+                yield from _targets(value)
+    elif isinstance(component, list):
+        for value in component:
+            yield from _targets(value)
+
+
+def _allowed(group: str, target: str, trust: Collection[str]) -> bool:
+    own, kind = _OWN[group]
+    module, _, name = target.rpartition(".")
+    if not any(_within(module, package) for package in (own, *trust)):
+        return False
+    try:
+        found = getattr(import_module(module), name)
+    except Exception as error:  # whatever importing a user's module may raise
+        raise UserError(f"The run's config names '{target}', which cannot be imported: {error}.") from error
+    # What a module has merely imported, such as os, is not its own.
+    if not isinstance(found, type | FunctionType):
+        return False
+    if _within(found.__module__, own):
+        return isinstance(found, type) and issubclass(found, kind)
+    return any(_within(found.__module__, package) for package in trust)
+
+
+def _within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what the next lines say better
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
+        raise UserError(
+            f"{path} holds something other than weights, or is damaged ({type(error).__name__}): nothing of it was run."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds something other than weights.")
+    return state
+
+
+def _load_registered(uri: str, store: Store, trust: Collection[str]) -> Trained:
+    found = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))", uri)
+    if found is None:
+        raise UserError(f"run={uri} names no registered model: write models:/NAME/VERSION or models:/NAME@ALIAS.")
+    name, version, alias = found.groups()
+    try:
+        if alias:
+            version = store.client.get_model_version_by_alias(name, alias).version
+        run_id = store.client.get_model_version(name, version).run_id
+    except MlflowException as error:
+        raise UserError(f"There is no {uri} in {store.uri}: check name and version in the UI.") from error
+    if not run_id:
+        raise UserError(f"{uri} was registered without the run that trained it: give the model's folder instead.")
+    with run_folder(store, run_id) as folder:
+        return _from_config(folder, uri, trust)
+
+
+def _load_from_folder(folder: Path, name: str, trust: Collection[str]) -> Trained:
+    for place in (folder, folder / "artifacts"):
+        if (place / CONFIG).is_file():
+            return _from_config(place, name, trust)
+        if (place / "MLmodel").is_file():
+            return _from_exported(place, name, trust)
+    raise UserError(f"The folder {folder} holds neither {CONFIG} and {WEIGHTS} nor an MLflow model.")
+
+
+def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
+    cfg, network = load_folder(folder, trust)
+    net = nn.Sequential(network, nn.Sigmoid()).eval()
+    return Trained(name, net, **_description(_read_json(folder / DATA), folder / DATA), threshold=float(cfg.threshold))
+
+
+def _description(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What the records were that the net was trained on."""
+    try:
+        return {
+            "label_names": tuple(map(str, data["labels"])),
+            "lead_names": tuple(map(str, data["leads"])),
+            "sampling_rate": float(data["sampling_rate"]),
+            "samples": int(data["samples"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not say which labels, leads, sampling_rate and samples the net has.") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is damaged: it holds no object.")
+    return data
+
+
+def _from_exported(folder: Path, name: str, trust: Collection[str]) -> Trained:
+    path = folder / "data" / "model.pt2"
+    if not path.is_file():
+        raise UserError(f"The MLflow model in {folder} has no data/model.pt2: only models logged as pt2 can be used.")
+    if EXPORTED not in trust:
+        raise UserError(
+            f"{path} is an exported graph, which can run code when it is loaded: "
+            f"name the run itself, or add trust={EXPORTED} if you know where the file comes from."
+        )
+    try:
+        described = yaml.safe_load((folder / "MLmodel").read_text())["metadata"]["ecgexp"]
+        threshold = float(described["threshold"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'MLmodel'} does not say which labels and leads the net has.") from error
+    try:
+        net = torch.export.load(path).module()
+    except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
+        raise UserError(f"{path} is damaged ({type(error).__name__}).") from error
+    return Trained(name, net, **_description(described, folder / "MLmodel"), threshold=threshold)

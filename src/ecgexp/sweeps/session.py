@@ -30,6 +30,7 @@ from ecgexp.reports.sweep import (
 from ecgexp.restore import load_run
 from ecgexp.sweeps.job import PARENT_VARIABLE
 from ecgexp.sweeps.status import Board, StatusLine
+from ecgexp.sweeps.supervisor import TrialFailed
 from ecgexp.tracking import provenance
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.run import Run, end_orphans
@@ -81,6 +82,9 @@ def sweep_session(
             try:
                 with StatusLine(board, cells, maximizes(cfg.objective)):
                     yield [f"+hydra.job.env_set.{PARENT_VARIABLE}={run.id}", *_QUIET]
+            except TrialFailed:
+                run.status = "FAILED"
+                raise UserError("The sweep is not complete: the trials listed above failed.") from None
             except BaseException as error:
                 run.status = "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED"
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -159,8 +160,8 @@ class StatusLine:
         if sys.stderr.isatty():
             width = os.get_terminal_size(sys.stderr.fileno()).columns
             sys.stderr.write(f"\r\x1b[K{text[: width - 1]}" + ("\n" if last else ""))
-        elif (counts := text.split("  |  elapsed")[0]) != self._said:
-            self._said = counts
+        elif (ended := re.sub(r"\d+ running|elapsed.*", "", text)) != self._said:
+            self._said = ended
             sys.stderr.write(text + "\n")
         sys.stderr.flush()
 

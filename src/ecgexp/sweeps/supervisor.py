@@ -110,6 +110,7 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
             elif kind == "done":
                 return content
             elif kind == "failed":
+                worker.process.wait()  # it leaves by itself, and the next trial gets a new one
                 raise TrialFailed(content)
             else:
                 raise KeyboardInterrupt

@@ -81,7 +81,7 @@ def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, A
     except Exception as error:
         traceback.print_exc()
         return "failed", f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-    except (SystemExit, KeyboardInterrupt):
+    except (SystemExit, KeyboardInterrupt):  # Lightning turns the latter into the former
         return "interrupted", None
 
 
