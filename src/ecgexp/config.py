@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
@@ -85,8 +85,11 @@ def check(cfg: DictConfig) -> None:
     """
     try:
         values = plain(cfg)
+    except MissingMandatoryValue as error:
+        raise UserError(f"Config key '{error.full_key}' has no default: set it, {error.full_key}=VALUE.") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}.") from error
+        message = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"Config key '{error.full_key}' cannot be resolved: {message}.") from error
     try:
         _Trial.model_validate(values)
     except ValidationError as error:

@@ -258,13 +258,15 @@ def read_config(path: Path) -> DictConfig:
         raise UserError(f"There is no {path}: it is no finished run or not all of it was copied.")
     try:
         cfg = OmegaConf.load(path)
-        text = path.read_text()
+        text = OmegaConf.to_yaml(cfg, resolve=False)  # as loaded: YAML has other ways to write the same
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
-    if not isinstance(cfg, DictConfig) or not isinstance(cfg.get("model"), DictConfig):
-        raise UserError(f"{path} is not the configuration of a trial: it names no model.")
     if "${" in text:  # a run logs its configuration resolved
         raise UserError(f"{path} holds an interpolation '${{...}}', which no run writes: it was tampered with.")
+    if not isinstance(cfg, DictConfig) or not isinstance(cfg.get("model"), DictConfig):
+        raise UserError(f"{path} is not the configuration of a trial: it names no model.")
+    if not isinstance(cfg.get("threshold"), float | int):
+        raise UserError(f"{path} is not the configuration of a trial: it has no threshold.")
     return cfg
 
 

@@ -94,7 +94,7 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
     """
     check(cfg)
     if _rank() != 0:  # a cluster's launcher runs the command once per rank; rank 0 records
-        _fit_rank(cfg, None)
+        _fit_rank(plain(cfg), None, lambda: None)
         return Outcome("", float("nan"), False, False, 0.0)
     store = open_store(cfg.tracking)
     threads = _set_threads(cfg, job)
@@ -107,6 +107,7 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
     except Exception:
         with Run(store, job.name, tags, job.parent) as run:
             announce(run.id)
+            _record_inputs(run, cfg, job.overrides)
             raise
     with exclusive(store, tags["identity"], wait=job.parent is not None):
         earlier = find_earlier(store, tags, job.parent, cfg.sweep.max_retries) if cfg.resume else None
@@ -120,8 +121,8 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
             _record_inputs(run, cfg, job.overrides)
             checkpoint = run.scratch / LAST if (run.scratch / LAST).exists() else None
             processes = cfg.trainer.devices if cfg.trainer.strategy == "ddp" else 1
-            with EpochLog(run) as log, other_ranks(processes, _fit_rank, cfg, checkpoint):
-                fitted = fit(cfg, parts, checkpoint, run, log, quiet=job.parent is not None)
+            with EpochLog(run) as log, other_ranks(processes, _fit_rank, plain(cfg), checkpoint):
+                fitted = fit(cfg, parts, load(cfg, parts), checkpoint, run, log, quiet=job.parent is not None)
             _record_results(run, cfg, fitted)
             if cfg.tracking.log_model == "all" or (cfg.tracking.log_model == "best" and job.parent is None):
                 log_model(store, run.id, fitted.network, example(fitted.data.splits["val"]))
@@ -207,9 +208,27 @@ def build_dataset(cfg: DictConfig) -> Dataset:
     return instantiate_group("dataset", kept)
 
 
+def load(cfg: DictConfig, parts: Parts) -> ECGDataModule:
+    """Read the training and validation splits, and fit what depends on their labels alone.
+
+    Raises
+    ------
+    UserError
+        Where the data are not as the configuration says.
+    """
+    data = ECGDataModule(parts.dataset, cfg.batch_size, cfg.seed, cfg.memory_budget)
+    _check_data(cfg, parts.dataset, data.splits["train"])
+    fitting: list[Any] = [parts.net, parts.loss]
+    for part in fitting:
+        if hasattr(part, "fit_labels"):
+            part.fit_labels(torch.from_numpy(data.splits["train"].targets))
+    return data
+
+
 def fit(
     cfg: DictConfig,
     parts: Parts,
+    data: ECGDataModule,
     checkpoint: Path | None = None,
     run: Run | None = None,
     log: Callable[[list[dict[str, float]]], None] = lambda epochs: None,
@@ -223,6 +242,8 @@ def fit(
         The configuration.
     parts : Parts
         Built from it.
+    data : ECGDataModule
+        Loaded by `load`.
     checkpoint : Path, optional
         Of an interrupted training to go on with.
     run : Run, optional
@@ -232,12 +253,6 @@ def fit(
     quiet : bool
         Show no progress.
     """
-    data = ECGDataModule(parts.dataset, cfg.batch_size, cfg.seed, cfg.memory_budget)
-    _check_data(cfg, parts.dataset, data.splits["train"])
-    fitting: list[Any] = [parts.net, parts.loss]
-    for part in fitting:
-        if hasattr(part, "fit_labels"):
-            part.fit_labels(torch.from_numpy(data.splits["train"].targets))
     module = LitClassifier(
         Network(parts.net, parts.dataset.normalization()),
         parts.loss,
@@ -307,8 +322,12 @@ def _rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
 
 
-def _fit_rank(cfg: DictConfig, checkpoint: Path | None) -> None:
-    fit(cfg, build(cfg), checkpoint)
+def _fit_rank(config: dict[str, Any], checkpoint: Path | None, ready: Callable[[], None]) -> None:
+    cfg = OmegaConf.create(config)
+    parts = build(cfg)
+    data = load(cfg, parts)
+    ready()
+    fit(cfg, parts, data, checkpoint)
 
 
 def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:

@@ -6,10 +6,13 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SplitName = Literal["train", "val", "test"]
 Normalization = Literal["none", "scalar", "per_lead"]
@@ -83,6 +86,19 @@ class Dataset(ABC):
 
     def prepare(self) -> None:  # noqa: B027 - optional, not abstract
         """Do the slow work that trials share (reading, caching), once, before the first of them."""
+
+    def metadata(self, split: SplitName) -> pd.DataFrame | None:
+        """What else is known of the records of a split; None where nothing is.
+
+        An evaluation reports on the groups that the columns ``age`` (years), ``sex``, ``site`` and ``device``
+        make, of which any may be missing.
+
+        Returns
+        -------
+        DataFrame or None
+            One row per record, in the order of `load`.
+        """
+        return None
 
     def summary(self) -> dict[str, Any]:
         """What a run should record of its data: JSON-able counts and findings, without the test labels."""

@@ -6,16 +6,19 @@ import logging
 import math
 from collections import defaultdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ecgexp.datasets.base import Normalization
-from ecgexp.datasets.recordset import Labels, RecordDataset, Records, plain_id, read_table
+from ecgexp.datasets.base import Normalization, SplitName
+from ecgexp.datasets.recordset import Labels, RecordDataset, Records, plain_id, read_metadata, read_table
 from ecgexp.datasets.splits import stratified_split
 from ecgexp.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +148,10 @@ class WFDBFolder(RecordDataset):
                     f"{str(records.splits[other][0])!r}: write train, val or test into column "
                     f"{self.split_column!r}"
                 )
+
+    def metadata(self, split: SplitName) -> pd.DataFrame | None:
+        """Columns ``age``, ``sex``, ``site`` and ``device`` of the table of labels, those that it has."""
+        return read_metadata(self.table, self.record_column, self.load(split).ids, _record_name)
 
     def _split(self, records: Records) -> Records:
         if not self.patient_column:

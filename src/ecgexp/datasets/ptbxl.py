@@ -6,19 +6,24 @@ import ast
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from ecgexp.datasets.base import Normalization
-from ecgexp.datasets.recordset import Labels, RecordDataset, Records, plain_id, read_table
+from ecgexp.datasets.base import Normalization, SplitName
+from ecgexp.datasets.recordset import Labels, RecordDataset, Records, plain_id, read_metadata, read_table
 from ecgexp.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DATABASE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SUPERCLASSES = ("NORM", "STTC", "CD", "MI", "HYP")
 """In the order of Leandro et al. 2023."""
+
+SEXES = {"0": "male", "1": "female"}
 
 PTBXL_CLASSES = {"superclass": 5, "subclass": 23, "diagnostic": 44, "form": 19, "rhythm": 12, "all": 71}
 """Number of labels of each task."""
@@ -104,6 +109,18 @@ class PTBXL(RecordDataset):
                 f"PTB-XL has {PTBXL_CLASSES[self.task]}: restore the file of the release"
             )
         return SUPERCLASSES if self.task == "superclass" else tuple(sorted(labels))
+
+    def metadata(self, split: SplitName) -> pd.DataFrame | None:
+        """Age, sex, site and device of the records of a split, from ``ptbxl_database.csv``.
+
+        An age above 89 years is 300 there, and stays so.
+        """
+        table = read_metadata(self.root / DATABASE, "ecg_id", self.load(split).ids, plain_id)
+        if table is not None and "sex" in table:
+            table["sex"] = table["sex"].map(lambda text: SEXES.get(plain_id(text), text))
+        if table is not None and "site" in table:
+            table["site"] = table["site"].map(plain_id)
+        return table
 
     @cached_property
     def _statements(self) -> dict[str, _Statement]:

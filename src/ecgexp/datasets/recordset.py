@@ -6,7 +6,7 @@ import hashlib
 import logging
 from abc import abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
+
+METADATA = ("age", "sex", "site", "device")
+"""Columns by which an evaluation groups records, where a table has them."""
 
 
 @dataclass(frozen=True)
@@ -364,6 +367,29 @@ def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     if table.empty:
         raise UserError(f"{path} has no rows: restore it")
     return table
+
+
+def read_metadata(path: Path, id_column: str, ids: NDArray[np.str_], name: Callable[[str], str]) -> pd.DataFrame | None:
+    """Columns of `METADATA` that a CSV has, as text, for records by their ids; None where it has none.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    id_column : str
+        Column that names the records.
+    ids : str array, (records,)
+        The wanted ones, in order.
+    name : callable
+        Text in `id_column` to an id.
+    """
+    import pandas as pd
+
+    there = [column for column in METADATA if column in pd.read_csv(path, nrows=0).columns]
+    if not there:
+        return None
+    table = read_table(path, [id_column, *there])
+    return table.set_index(table[id_column].map(name))[there].loc[ids.tolist()]
 
 
 def plain_id(text: str) -> str:

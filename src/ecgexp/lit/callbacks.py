@@ -30,23 +30,23 @@ class History(Callback):
         self.epochs: list[dict[str, float]] = []
         self._log = log
         self._started = 0.0
+        self._rate: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand on what the interruption may have kept from being logged."""
         self._log(self.epochs)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, and note the learning rate before the schedule steps."""
         self._started = time.perf_counter()
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        self._rate = {"lr": float(groups[0]["lr"])} if groups else {}  # none where the net has nothing to train
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collect, and log all metrics of the epoch at once."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        metrics["epoch_seconds"] = time.perf_counter() - self._started
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups[:1]:  # none where the net has nothing to train
-                metrics["lr"] = float(group["lr"])
-        self.epochs.append(metrics)
+        seconds = time.perf_counter() - self._started
+        self.epochs.append({**metrics, **self._rate, "epoch_seconds": seconds})
         self._log(self.epochs)
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -18,7 +19,15 @@ _VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "LOCAL_RANK")
 
 @contextmanager
 def other_ranks(processes: int, function: Callable[..., Any], *args: Any) -> Iterator[None]:
-    """Run ``function(*args)`` in ``processes - 1`` further processes; the body is rank 0.
+    """Run a function in ``processes - 1`` further processes; the body is rank 0.
+
+    Parameters
+    ----------
+    processes : int
+        Of all ranks.
+    function : callable
+        Called with `args` and one more callable, which it calls when it is about to join the others: rank 0
+        would wait half an hour for one that fails before.
 
     Raises
     ------
@@ -34,19 +43,24 @@ def other_ranks(processes: int, function: Callable[..., Any], *args: Any) -> Ite
         "WORLD_SIZE": str(processes),
     }
     context = torch.multiprocessing.get_context("spawn")
-    children = [
-        context.Process(target=_run_rank, args=({**shared, "LOCAL_RANK": str(rank)}, function, args), daemon=True)
-        for rank in range(1, processes)
-    ]
-    for child in children:
+    children, signals = [], []
+    for rank in range(1, processes):
+        signal, theirs = context.Pipe(duplex=False)
+        rest = ({**shared, "LOCAL_RANK": str(rank)}, theirs, function, args)
+        child = context.Process(target=_run_rank, args=rest, daemon=True)
         child.start()
+        theirs.close()
+        children.append(child)
+        signals.append(signal)
     os.environ.update(shared, LOCAL_RANK="0")
     try:
+        for rank, signal in enumerate(signals, 1):
+            _wait(signal, rank)
         yield
-        for child in children:
+        for rank, child in enumerate(children, 1):
             child.join()
-        if failed := [rank for rank, child in enumerate(children, 1) if child.exitcode]:
-            raise RuntimeError(f"Training process {failed[0]} of {processes} failed; its error is shown above.")
+            if child.exitcode:
+                raise RuntimeError(f"Training process {rank} failed; its error is shown above.")
     finally:
         for child in children:
             child.terminate()
@@ -56,6 +70,15 @@ def other_ranks(processes: int, function: Callable[..., Any], *args: Any) -> Ite
             distributed.destroy_process_group()
 
 
-def _run_rank(environment: dict[str, str], function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _wait(signal: Connection, rank: int) -> None:
+    try:
+        signal.recv()
+    except EOFError:  # the process that held the other end is gone
+        raise RuntimeError(f"Training process {rank} failed; its error is shown above.") from None
+
+
+def _run_rank(
+    environment: dict[str, str], signal: Connection, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
     os.environ.update(environment)
-    function(*args)
+    function(*args, lambda: signal.send(None))

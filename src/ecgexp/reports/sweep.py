@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,11 +18,18 @@ DPI = 110
 SUPERSEDED = "superseded"
 TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "auroc_macro", "loss")
 # Columns of the results that are no swept key.
-FIXED = ("trial", "run_id", "status", "diverged", "error", "reused", "source_run_id")
+FIXED = (
+    "trial", "run_id", "status", "diverged", "error", "reused", "reused_from_commit", "source_run_id", "device",
+)  # fmt: skip
 
 
 def sweep_results(store: Store, parent: str) -> pd.DataFrame:
-    """One row per trial of a sweep, in the order of its jobs.
+    """One row per trial of a sweep, in the order of its jobs: `results_table` of `sweep_runs`."""
+    return results_table(sweep_runs(store, parent))
+
+
+def sweep_runs(store: Store, parent: str) -> list[MlflowRun]:
+    """Trials of a sweep in the order of its jobs.
 
     Parameters
     ----------
@@ -29,30 +37,45 @@ def sweep_results(store: Store, parent: str) -> pd.DataFrame:
         Where the runs are kept.
     parent : str
         Id of the sweep's run.
+    """
+    runs = [run for run in store.search(f"tags.`mlflow.parentRunId` = '{parent}'") if SUPERSEDED not in run.data.tags]
+    return sorted(runs, key=lambda run: int(run.data.tags.get("job", "0")))
+
+
+def results_table(runs: Sequence[MlflowRun]) -> pd.DataFrame:
+    """One row per trial.
+
+    Parameters
+    ----------
+    runs : sequence of MlflowRun
+        The trials.
 
     Returns
     -------
     DataFrame
-        Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``error``, ``reused``, ``source_run_id`` (the
-        run that holds the files: the reused one's), then each overridden key (also listed
-        in ``attrs["overridden"]``), then all metrics.
+        Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``error``, ``reused``, ``reused_from_commit``
+        (where it is not the sweep's own), ``source_run_id`` (the run that holds the files: the reused one's),
+        ``device``, then each overridden key (also listed in ``attrs["overridden"]``; of a trial that does not
+        override it, the value it was trained with), then all metrics.
     """
-    runs = [run for run in store.search(f"tags.`mlflow.parentRunId` = '{parent}'") if SUPERSEDED not in run.data.tags]
-    runs.sort(key=lambda run: int(run.data.tags.get("job", "0")))
     rows: list[dict[str, object]] = []
     overridden = dict.fromkeys(key for run in runs for key in overrides_of(run))
     for number, run in enumerate(runs):
+        tags = run.data.tags
         metrics = {key: value for key, value in run.data.metrics.items() if not key.startswith("system/")}
+        own = overrides_of(run)
         rows.append(
             {
                 "trial": number,
                 "run_id": run.info.run_id,
                 "status": run.info.status,
-                "diverged": run.data.tags.get("diverged", "false") == "true",
-                "error": run.data.tags.get("error", "") if run.info.status == "FAILED" else "",
-                "reused": "reused_from" in run.data.tags,
-                "source_run_id": run.data.tags.get("reused_from", run.info.run_id),
-                **overrides_of(run),
+                "diverged": tags.get("diverged", "false") == "true",
+                "error": tags.get("error", "") if run.info.status == "FAILED" else "",
+                "reused": "reused_from" in tags,
+                "reused_from_commit": tags.get("reused_from_commit", ""),
+                "source_run_id": tags.get("reused_from", run.info.run_id),
+                "device": tags.get("device", ""),
+                **{key: own.get(key, setting(run, key)) for key in overridden},
                 # An override is also a metric where it changes in training, as `lr` does.
                 **{key: value for key, value in sorted(metrics.items()) if key not in overridden},
             }
@@ -60,6 +83,11 @@ def sweep_results(store: Store, parent: str) -> pd.DataFrame:
     results = pd.DataFrame(rows, columns=None if rows else list(FIXED))
     results.attrs["overridden"] = list(overridden)
     return results
+
+
+def setting(run: MlflowRun, key: str) -> str | None:
+    """What a key, or a configuration group, was in a trial; None where it did not come to saying so."""
+    return run.data.params.get(key, run.data.tags.get(key))
 
 
 def overrides_of(run: MlflowRun) -> dict[str, str]:

@@ -41,7 +41,8 @@ class Job:
     @classmethod
     def of(cls, hydra: Any) -> Job:
         """The job that Hydra's own configuration describes."""
-        choices = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "/" not in group}
+        named = {group: choice for group, choice in hydra.runtime.choices.items() if "/" not in group}
+        choices = {group: str(choice) for group, choice in named.items() if choice is not None}
         return cls(
             overrides=[o for o in hydra.overrides.task if not o.lstrip("+~").startswith(("sweep.", "resume="))],
             choices=choices,

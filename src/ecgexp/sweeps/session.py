@@ -27,7 +27,7 @@ from ecgexp.reports.sweep import (
     swept_keys,
     write_sweep_report,
 )
-from ecgexp.restore import load_run
+from ecgexp.restore import load_run, named_packages
 from ecgexp.sweeps.job import PARENT_VARIABLE
 from ecgexp.sweeps.status import Board, StatusLine
 from ecgexp.sweeps.supervisor import TrialFailed
@@ -147,5 +147,5 @@ def _log_best(run: Run, run_id: str, cfg: DictConfig, words: str) -> None:
     best = run.store.client.get_run(run_id)
     run.set_tags({"best_run_id": run_id, "best_trial": words})
     if cfg.tracking.log_model == "best" and not (best.outputs and best.outputs.model_outputs):
-        trained, network = load_run(run.store, run_id)
+        trained, network = load_run(run.store, run_id, trust=named_packages(cfg))
         log_model(run.store, run_id, network, example(build_dataset(trained).load("val")))

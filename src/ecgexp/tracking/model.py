@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 
 import mlflow
@@ -14,10 +15,12 @@ from torch import nn
 
 from ecgexp.tracking.store import Store
 
+logger = logging.getLogger(__name__)
+
 REQUIREMENTS = ("mlflow", "numpy", "torch")
 
 
-def log_model(store: Store, run_id: str, network: nn.Module, example: NDArray[np.float32]) -> str:
+def log_model(store: Store, run_id: str, network: nn.Module, example: NDArray[np.float32]) -> str | None:
     """Log a net that maps signals to probabilities, as an exported graph (pt2).
 
     Parameters
@@ -33,8 +36,9 @@ def log_model(store: Store, run_id: str, network: nn.Module, example: NDArray[np
 
     Returns
     -------
-    str
-        URI of the logged model.
+    str or None
+        URI of the logged model; None, with a warning, where torch cannot export the net. Its weights are an
+        artifact of the run all the same.
     """
     probabilities = nn.Sequential(network, nn.Sigmoid()).cpu().eval()
     with torch.no_grad():
@@ -45,15 +49,20 @@ def log_model(store: Store, run_id: str, network: nn.Module, example: NDArray[np
     )
     mlflow.set_tracking_uri(store.uri)
     mlflow.set_experiment(experiment_id=store.experiment_id)  # else the model is put among those of 'Default'
-    model = Model.log(
-        artifact_path=None,
-        name="model",
-        flavor=mlflow.pytorch,
-        run_id=run_id,
-        pytorch_model=probabilities,
-        signature=signature,
-        input_example=example,
-        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
-        serialization_format="pt2",
-    )
+    try:
+        model = Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=mlflow.pytorch,
+            run_id=run_id,
+            pytorch_model=probabilities,
+            signature=signature,
+            input_example=example,
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
+            serialization_format="pt2",
+        )
+    except Exception as error:  # torch.export raises many kinds for a net that it cannot trace
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        logger.warning("The net cannot be exported, so no model is logged; its weights are: %s", first)
+        return None
     return model.model_uri
