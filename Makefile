@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format data sweep ui clean
+.PHONY: help setup demo test test-fast lint format data sweep paper ui clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -45,6 +45,10 @@ data: setup ## Download PTB-XL into data/ptbxl (RATE=500 for 500 Hz)
 
 sweep: setup ## Run a sweep: make sweep ARGS="dataset=ptbxl lr=0.001,0.01"
 	python -m ecgexp -m $(ARGS)
+
+paper: setup ## Run the study of Leandro et al. 2023 on PTB-XL, and report it (days on a CPU; resumes)
+	python -m ecgexp -m experiment=leandro2023 sweep.name=leandro2023
+	python -m ecgexp.report sweep=leandro2023
 
 ui: setup ## Open the MLflow UI on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --host 127.0.0.1

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,9 +18,3 @@ def ptbxl_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real PTB-XL records in {folder}")
     return folder
-
-
-def run_ecgexp(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user would, in `folder`."""
-    command = [sys.executable, "-m", "ecgexp", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, **options)

@@ -125,7 +125,8 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
                 fitted = fit(cfg, parts, load(cfg, parts), checkpoint, run, log, quiet=job.parent is not None)
             _record_results(run, cfg, fitted)
             if cfg.tracking.log_model == "all" or (cfg.tracking.log_model == "best" and job.parent is None):
-                log_model(store, run.id, fitted.network, example(fitted.data.splits["val"]))
+                signals = example(fitted.data.splits["val"])
+                log_model(store, run.id, fitted.network, signals, describe(cfg, fitted.dataset))
         shutil.rmtree(run.scratch, ignore_errors=True)
     return _outcome(store.client.get_run(run.id), cfg.objective, reused=False)
 
@@ -317,6 +318,17 @@ def instantiate_group(group: str, component: Any) -> Any:
         raise UserError(f"Config group '{group}' cannot be built: {kind}: {message}.") from error
 
 
+def describe(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
+    """What one has to know to use a trained net on other records."""
+    return {
+        "labels": list(dataset.label_names),
+        "leads": list(dataset.lead_names),
+        "sampling_rate": dataset.sampling_rate,
+        "samples": cfg.dataset.samples,
+        "threshold": cfg.threshold,
+    }
+
+
 def _rank() -> int:
     """Of this process among those that a cluster's own launcher started; 0 where there is but one."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
@@ -447,16 +459,11 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
     )
     logits, targets = outputs["val"]
     names, probabilities = fitted.dataset.label_names, logits.sigmoid()
-    description = {
-        "labels": names,
-        "leads": fitted.dataset.lead_names,
-        "sampling_rate": fitted.dataset.sampling_rate,
-        "samples": cfg.dataset.samples,
-        "counts": fitted.dataset.summary(),
-    }
+    description = {**describe(cfg, fitted.dataset), "counts": fitted.dataset.summary()}
     with run.artifacts() as folder:
-        ids = fitted.data.splits["val"].ids
-        write_predictions(folder / "predictions_val.parquet", ids, probabilities, targets, names)
+        records = fitted.data.splits["val"]
+        path = folder / "predictions_val.parquet"
+        write_predictions(path, records.ids, probabilities, targets, names, patients=records.patients)
         write_confusion(folder, "val", probabilities, targets, names, cfg.threshold)
         write_curves(folder / "learning_curves.png", fitted.history, _shown(cfg), fitted.best_epoch)
         (folder / "data.json").write_text(json.dumps(description, indent=1))

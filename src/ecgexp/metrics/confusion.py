@@ -82,6 +82,44 @@ def mlcm(
     return _update(*_format(preds, target, threshold), rule)
 
 
+def mlcm_marginals(
+    preds: Tensor, target: Tensor, num_labels: int, threshold: float = 0.5, rule: Rule = "published"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What each record adds to the diagonal, the row sums and the column sums of its `mlcm`.
+
+    Precision, recall and F1 depend on the matrix through these alone, so sums of them, weighted by record,
+    give the scores of any resample of the records without its matrix.
+
+    Parameters
+    ----------
+    preds, target, num_labels, threshold, rule
+        As for `mlcm`.
+
+    Returns
+    -------
+    hits, true, predicted : int64 tensor, (records, labels + 1)
+
+    Raises
+    ------
+    UserError
+        As for `mlcm`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> hits, true, predicted = mlcm_marginals(torch.tensor([[0.9, 0.2]]), torch.tensor([[1, 1]]), num_labels=2)
+    >>> hits, true, predicted
+    (tensor([[1, 0, 0]]), tensor([[1, 1, 0]]), tensor([[1, 0, 1]]))
+    """
+    _validate_arguments(num_labels, threshold, rule)
+    _validate_tensors(preds, target, num_labels)
+    hit, pairs = _assign(*_format(preds, target, threshold), rule)
+    hits = hit.long()
+    true = hits + sum(rows * columns.sum(dim=0) for rows, columns in pairs)
+    predicted = hits + sum(columns * rows.sum(dim=0) for rows, columns in pairs)
+    return hits.T, true.T, predicted.T
+
+
 class MLCM(Metric):
     """Multi-label confusion matrix accumulated over batches and processes; see `mlcm`.
 

@@ -17,10 +17,17 @@ DPI = 110
 
 
 def write_predictions(
-    path: Path, ids: NDArray[np.str_], probabilities: Tensor, targets: Tensor, label_names: Sequence[str]
+    path: Path,
+    ids: NDArray[np.str_],
+    probabilities: Tensor,
+    targets: Tensor,
+    label_names: Sequence[str],
+    patients: NDArray[np.str_] | None = None,
 ) -> None:
-    """Write a parquet table: `id`, then `true/<label>` and `probability/<label>` for each label."""
+    """Write a parquet table: `id`, `patient` where known, `true/<label>` and `probability/<label>` for each label."""
     table = {"id": ids.astype(str)}
+    if patients is not None:
+        table["patient"] = patients.astype(str)
     table |= {f"true/{name}": targets[:, i].numpy().astype(np.uint8) for i, name in enumerate(label_names)}
     table |= {f"probability/{name}": probabilities[:, i].numpy() for i, name in enumerate(label_names)}
     pd.DataFrame(table).to_parquet(path, index=False)

@@ -35,7 +35,7 @@ from ecgexp.tracking import provenance
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, open_store
-from ecgexp.trial import build_dataset, example
+from ecgexp.trial import build_dataset, describe, example
 
 # Overrides that say how a sweep is run, not what it sweeps.
 _MANNER = ("hydra", "sweep.", "resume=", "tracking")
@@ -140,7 +140,7 @@ def _report(run: Run, cfg: DictConfig) -> None:
         print(f"\nBest: {described(best, keys)}  {cfg.objective} = {best[cfg.objective]:.4f}")
         run.log_metrics({cfg.objective: best[cfg.objective]})
         _log_best(run, best["source_run_id"], cfg, described(best, keys))
-    print(f"Look at it: {run.store.ui_command()}")
+    print(f"Report: python -m ecgexp.report sweep={run.id}\nLook at it: {run.store.ui_command()}")
 
 
 def _log_best(run: Run, run_id: str, cfg: DictConfig, words: str) -> None:
@@ -148,4 +148,5 @@ def _log_best(run: Run, run_id: str, cfg: DictConfig, words: str) -> None:
     run.set_tags({"best_run_id": run_id, "best_trial": words})
     if cfg.tracking.log_model == "best" and not (best.outputs and best.outputs.model_outputs):
         trained, network = load_run(run.store, run_id, trust=named_packages(cfg))
-        log_model(run.store, run_id, network, example(build_dataset(trained).load("val")))
+        dataset = build_dataset(trained)
+        log_model(run.store, run_id, network, example(dataset.load("val")), describe(trained, dataset))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -158,7 +159,7 @@ class StatusLine:
     def _say(self, last: bool = False) -> None:
         text = self.text(time.time())
         if sys.stderr.isatty():
-            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            width = shutil.get_terminal_size().columns
             sys.stderr.write(f"\r\x1b[K{text[: width - 1]}" + ("\n" if last else ""))
         elif (ended := re.sub(r"\d+ running|elapsed.*", "", text)) != self._said:
             self._said = ended

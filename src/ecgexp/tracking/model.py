@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -20,7 +22,9 @@ logger = logging.getLogger(__name__)
 REQUIREMENTS = ("mlflow", "numpy", "torch")
 
 
-def log_model(store: Store, run_id: str, network: nn.Module, example: NDArray[np.float32]) -> str | None:
+def log_model(
+    store: Store, run_id: str, network: nn.Module, example: NDArray[np.float32], description: Mapping[str, Any]
+) -> str | None:
     """Log a net that maps signals to probabilities, as an exported graph (pt2).
 
     Parameters
@@ -33,6 +37,8 @@ def log_model(store: Store, run_id: str, network: nn.Module, example: NDArray[np
         (batch, leads, samples) in mV to logits (batch, classes).
     example : float32 array, (2 or more, leads, samples), mV
         Input that the graph is traced with, and kept beside it.
+    description : mapping
+        What one has to know to use it: labels, leads, sampling rate, samples, threshold.
 
     Returns
     -------
@@ -60,6 +66,7 @@ def log_model(store: Store, run_id: str, network: nn.Module, example: NDArray[np
             input_example=example,
             pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
             serialization_format="pt2",
+            metadata={"ecgexp": dict(description)},
         )
     except Exception as error:  # torch.export raises many kinds for a net that it cannot trace
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

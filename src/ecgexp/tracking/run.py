@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import logging
 import os
@@ -20,7 +21,13 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+    MLFLOW_USER,
+)
 
 from ecgexp.errors import UserError
 from ecgexp.tracking import provenance
@@ -250,7 +257,14 @@ def end_orphans(store: Store) -> None:
 
 def _process_tags() -> dict[str, Any]:
     started = psutil.Process().create_time()
-    return {"host": provenance.host(), "pid": os.getpid(), "process_started": started}
+    return {
+        "host": provenance.host(),
+        "pid": os.getpid(),
+        "process_started": started,
+        MLFLOW_USER: getpass.getuser(),
+        MLFLOW_SOURCE_NAME: "ecgexp",
+        MLFLOW_SOURCE_TYPE: "LOCAL",
+    }
 
 
 def _first_line(error: BaseException | None) -> str:

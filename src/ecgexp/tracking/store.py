@@ -97,7 +97,9 @@ def open_store(tracking: Any) -> Store:
 
 def _create_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     try:
-        return client.create_experiment(name, artifact_location=artifacts)
+        # The UI then opens on training runs rather than on chats.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return client.create_experiment(name, artifact_location=artifacts, tags=kind)
     except MlflowException:  # another machine was faster
         experiment = client.get_experiment_by_name(name)
         if experiment is None:

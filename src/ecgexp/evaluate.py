@@ -1,0 +1,395 @@
+"""``python -m ecgexp.evaluate``: the kept weights of a run on a split, with all that can be said of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecgexp.errors import UserError
+from ecgexp.words import asks_for_help, one_of, read_words
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from mlflow.entities import Run as MlflowRun
+    from numpy.typing import NDArray
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from ecgexp.datasets.base import Dataset, Split, SplitName
+    from ecgexp.lit.module import Network
+    from ecgexp.reports.uncertainty import Uncertainty
+    from ecgexp.tracking.store import Store
+
+USAGE = """\
+Evaluates the kept weights of a run on a split.
+
+  python -m ecgexp.evaluate run=ID split=test [key=value ...]
+
+  run=ID                 a trial of the store (see results.csv or the MLflow UI)
+  split=test|val         val rehearses: nothing is noted, and no metric is logged
+  thresholds=fixed|tuned tuned: also report with a threshold per label that gives the best F1 in validation
+  dataset.root=FOLDER    where the data lie, if not where the run had them; so also dataset.cache_dir,
+                         dataset.labels_csv, dataset.on_bad_record and dataset.workers
+  trust=PACKAGE,...      let the run's config build classes of these packages, too
+  tracking.root=FOLDER   the folder that holds mlruns, copied from another machine or not; default: this one
+  tracking.uri=URI       of an MLflow server instead
+
+Logs metrics test/... and files in evaluation/test/ to the run, and notes on the run and on its sweep that the test
+fold was looked at, when, by whom and with which commit. A further look is allowed, and counted.
+"""
+# Keys of a dataset that say where data lie and how they are read, not which ones they are.
+PLACES = ("root", "cache_dir", "labels_csv", "on_bad_record", "workers")
+KEYS = ("run", "split", "thresholds", "trust", "tracking.root", "tracking.uri", *(f"dataset.{key}" for key in PLACES))
+SHOWN = (
+    "loss", "mlcm_f1_macro", "mlcm_f1_micro", "mlcm_precision_macro", "mlcm_recall_macro", "auroc_macro", "ap_macro",
+    "subset_accuracy", "binary_accuracy", "brier",
+)  # fmt: skip
+LEVEL, RESAMPLES = 0.95, 1000
+DPI = 110
+
+
+def main() -> None:
+    """Entry point of ``python -m ecgexp.evaluate``."""
+    words = sys.argv[1:]
+    if asks_for_help(words):
+        print(USAGE, end="")
+        return
+    try:
+        _run(read_words(words, KEYS, "ecgexp.evaluate"))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a net says of a split.
+
+    Attributes
+    ----------
+    name : {'test', 'val', 'train'}
+        Of the split.
+    split : Split
+        The records.
+    logits, targets : Tensor, (records, classes)
+        On the CPU.
+    label_names : tuple of str
+        The classes.
+    threshold : float
+        The run's.
+    """
+
+    name: SplitName
+    split: Split
+    logits: Tensor
+    targets: Tensor
+    label_names: tuple[str, ...]
+    threshold: float
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probabilities, (records, classes)."""
+        return self.logits.sigmoid()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an evaluation found.
+
+    Attributes
+    ----------
+    metrics : dict of str to float
+        By name, without the split; those with tuned thresholds begin with ``tuned/``.
+    left_out : dict of str to tuple of str
+        Labels that could not enter a macro average.
+    labels, tuned_labels, bins, subgroups : DataFrame or None
+        See `ecgexp.reports.evaluation`; None where not asked or not known.
+    uncertainty : Uncertainty or str
+        Of the macro scores; a sentence where there is none.
+    """
+
+    metrics: dict[str, float]
+    left_out: dict[str, tuple[str, ...]]
+    labels: pd.DataFrame
+    tuned_labels: pd.DataFrame | None
+    bins: pd.DataFrame
+    subgroups: pd.DataFrame | None
+    uncertainty: Uncertainty | str
+
+
+def evaluate(
+    predictions: Predictions,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    metadata: pd.DataFrame | None = None,
+    validation: Predictions | None = None,
+) -> Findings:
+    """Measure predictions of a split.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        Of that split.
+    loss : callable
+        ``(logits, targets)`` to a scalar mean.
+    metadata : DataFrame, optional
+        See `Dataset.metadata`.
+    validation : Predictions, optional
+        Of the validation split, to tune a threshold per label on; None: the run's threshold alone.
+    """
+    import numpy as np
+
+    from ecgexp.lit.module import measure
+    from ecgexp.reports import evaluation
+
+    names, threshold = predictions.label_names, predictions.threshold
+    probabilities, targets = predictions.probabilities, predictions.targets
+    metrics, left_out = measure(predictions.logits, targets, loss, names, threshold)
+    labels = evaluation.label_table(probabilities, targets, names, np.full(len(names), threshold))
+    metrics |= {"brier": float(labels["brier"].mean())} | _per_label("brier", labels["brier"])
+    metrics |= _per_label("auroc", labels["auroc"].dropna())
+    uncertainty = _uncertainty(predictions, probabilities, threshold)
+    metrics |= _limits(uncertainty)
+    tuned_labels = None
+    if validation is not None:
+        known = validation.probabilities.numpy(), validation.targets.numpy()
+        thresholds = evaluation.tuned_thresholds(*known, threshold)
+        tuned_labels = evaluation.label_table(probabilities, targets, names, thresholds)
+        predicted = (probabilities.double() > _tensor(thresholds)).float()
+        tuned = evaluation.threshold_metrics(predicted, targets, names)
+        limits = _limits(_uncertainty(predictions, predicted, 0.5))
+        tuned |= {name: value for name, value in limits.items() if not name.startswith("auroc")}
+        metrics |= {f"tuned/{name}": value for name, value in tuned.items()}
+    subgroups = None
+    if metadata is not None:
+        patients = predictions.split.patients
+        subgroups = evaluation.subgroup_table(probabilities, targets, patients, metadata, names, threshold)
+    bins = evaluation.calibration_bins(probabilities, targets, names)
+    return Findings(metrics, left_out, labels, tuned_labels, bins, subgroups, uncertainty)
+
+
+def _run(values: dict[str, list[str]]) -> None:
+    if "run" not in values:
+        raise UserError("The key 'run' is missing: write run=ID of a trial.")
+    split: SplitName = "test" if one_of(values, "split", ("test", "val")) == "test" else "val"
+    tune = one_of(values, "thresholds", ("fixed", "tuned"), "fixed") == "tuned"
+
+    from ecgexp.restore import check_trusted, find_run, load_run
+    from ecgexp.trial import build_dataset
+
+    trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
+    root, uri = values.get("tracking.root", ["."])[0], values.get("tracking.uri", [None])[0]
+    store, run = find_run(values["run"][0], root, uri)
+    cfg, network = load_run(store, run.info.run_id, trusted)
+    for group in ("dataset", "loss"):
+        check_trusted(group, cfg.get(group), trusted)
+    cfg = _placed(cfg, values)
+    dataset = build_dataset(cfg)
+    same_data = _check_data(cfg, dataset, run)
+    dataset.load(split)  # what is wrong with the data is said before a look is noted
+    number, what = 0, ""
+    if split == "test":
+        from ecgexp.tracking.looks import note_look
+
+        number, what = note_look(store, run, {"thresholds": "tuned" if tune else "fixed", "same_data": same_data})
+    predictions = predict_split(network, dataset, split, cfg)
+    validation = predict_split(network, dataset, "val", cfg) if tune else None
+    findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
+    folder = _record(store, run, predictions, findings, number)
+    print(_summary(run, predictions, findings))
+    if not same_data:
+        print("\nThe data are not those that the run was trained on: their fingerprint differs.")
+    if number:
+        print(f"\nThis is look number {number} at the test fold of this {what}.")
+    print(f"Files: {folder}")
+
+
+def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: DictConfig) -> Predictions:
+    """Logits of a split in full precision, on a GPU where there is one."""
+    import torch
+
+    from ecgexp.lit.data import EVALUATION_BATCH, GIGABYTE, Batches, Records
+    from ecgexp.lit.module import predict
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = dataset.load(split)
+    records = Records(loaded, float(cfg.memory_budget) * GIGABYTE, device)
+    logits, targets = predict(network.to(device), Batches(records, EVALUATION_BATCH), device)
+    return Predictions(split, loaded, logits.cpu(), targets.cpu(), dataset.label_names, float(cfg.threshold))
+
+
+def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
+    """The configuration with the data where the command line says."""
+    from omegaconf import DictConfig, OmegaConf
+
+    changes = [f"{key}={value[0]}" for key, value in values.items() if key.startswith("dataset.")]
+    for change in changes:
+        key = change.partition("=")[0].removeprefix("dataset.")
+        if key not in cfg.dataset:
+            raise UserError(f"The dataset of this run has no key 'dataset.{key}': leave it out.")
+    placed = OmegaConf.merge(cfg, OmegaConf.from_dotlist(changes))
+    assert isinstance(placed, DictConfig)
+    return placed
+
+
+def _check_data(cfg: DictConfig, dataset: Dataset, run: MlflowRun) -> bool:
+    """Whether the data are those that the run was trained on; refuse such that do not fit the net."""
+    samples, leads = dataset.load("val").signals.shape[1:]
+    for name, found in (("leads", leads), ("samples", samples), ("classes", len(dataset.label_names))):
+        if cfg.dataset[name] != found:
+            raise UserError(f"The net of this run takes dataset.{name}={cfg.dataset[name]}, but the data have {found}.")
+    return dataset.fingerprint() == run.data.tags.get("dataset_fingerprint")
+
+
+def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
+    import torch
+
+    from ecgexp.trial import instantiate_group
+
+    loss = instantiate_group("loss", cfg.loss)
+    if hasattr(loss, "fit_labels"):
+        loss.fit_labels(torch.from_numpy(dataset.load("train").targets))
+    return loss
+
+
+def _tensor(values: NDArray[np.float64]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(values)
+
+
+def _uncertainty(predictions: Predictions, probabilities: Tensor, threshold: float) -> Uncertainty | str:
+    from ecgexp.reports.uncertainty import bootstrap
+
+    targets, patients, names = predictions.targets.numpy(), predictions.split.patients, predictions.label_names
+    try:
+        return bootstrap([probabilities.numpy()], targets, patients, names, threshold, RESAMPLES, level=LEVEL)
+    except UserError as error:  # too few records or patients
+        return str(error)
+
+
+def _limits(uncertainty: Uncertainty | str) -> dict[str, float]:
+    if isinstance(uncertainty, str):
+        return {}
+    limits: dict[str, float] = {}
+    for name, score in uncertainty.scores.items():
+        limits |= {f"{name}_low": float(score.low[0]), f"{name}_high": float(score.high[0])}
+    return limits
+
+
+def _per_label(metric: str, values: pd.Series) -> dict[str, float]:
+    from ecgexp.metrics import escape_label
+
+    return {f"{metric}/{escape_label(str(label))}": float(value) for label, value in values.items()}
+
+
+def _record(store: Store, run: MlflowRun, predictions: Predictions, findings: Findings, number: int) -> str:
+    """Log to the run; returns where the files are."""
+    from mlflow.entities import Metric
+
+    from ecgexp.restore import artifact_folder
+
+    run_id, split = run.info.run_id, predictions.name
+    if number:
+        now = int(time.time() * 1000)
+        entries = [Metric(f"{split}/{name}", value, now, number) for name, value in findings.metrics.items()]
+        left_out = {f"labels_left_out/{split}/{name}": ", ".join(labels) for name, labels in findings.left_out.items()}
+        store.client.log_batch(run_id, metrics=entries)
+        for key, value in left_out.items():
+            store.client.set_tag(run_id, key, value)
+    local = artifact_folder(store, run_id)
+    place = f"evaluation/{split}"
+    with tempfile.TemporaryDirectory() as temporary:
+        _write(Path(temporary), predictions, findings, number)
+        if local is None:
+            store.client.log_artifacts(run_id, temporary, place)
+            return f"{place} among the artifacts of run {run_id}"
+        # MLflow would write to where the folder was before it was copied here.
+        shutil.copytree(temporary, local / place, dirs_exist_ok=True)
+        return str(local / place)
+
+
+def _write(folder: Path, predictions: Predictions, findings: Findings, number: int) -> None:
+    from ecgexp.reports.evaluation import reliability_figure
+    from ecgexp.reports.trial import write_confusion, write_predictions
+
+    split, probabilities, targets = predictions.name, predictions.probabilities, predictions.targets
+    names = predictions.label_names
+    path = folder / f"predictions_{split}.parquet"
+    records = predictions.split
+    write_predictions(path, records.ids, probabilities, targets, names, patients=records.patients)
+    write_confusion(folder, split, probabilities, targets, names, predictions.threshold)
+    findings.labels.to_csv(folder / "labels.csv")
+    findings.bins.to_csv(folder / "calibration.csv", index=False)
+    title = f"Reliability, {split} split, {len(predictions.split)} records"
+    reliability_figure(findings.bins, findings.metrics["brier"], title).savefig(folder / "reliability.png", dpi=DPI)
+    if findings.tuned_labels is not None:
+        findings.tuned_labels.to_csv(folder / "labels_tuned.csv")
+    if findings.subgroups is not None:
+        findings.subgroups.to_csv(folder / "subgroups.csv", index=False)
+    whole = {
+        "look": number or None,
+        "records": len(predictions.split),
+        "metrics": findings.metrics,
+        "labels_left_out": findings.left_out,
+        "interval": findings.uncertainty
+        if isinstance(findings.uncertainty, str)
+        else f"{LEVEL:.0%}, {findings.uncertainty.resamples} resamples of {findings.uncertainty.patients} patients, "
+        f"{findings.uncertainty.redraws} redrawn; covers records, not seeds",
+    }
+    (folder / "metrics.json").write_text(json.dumps(whole, indent=1))
+
+
+def _summary(run: MlflowRun, predictions: Predictions, findings: Findings) -> str:
+    """What the terminal shows."""
+    import numpy as np
+    import pandas as pd
+
+    patients = len(np.unique(predictions.split.patients))
+    blocks = [
+        f"Run {run.info.run_id} ({run.info.run_name})\n"
+        f"{predictions.name} split: {len(predictions.split)} records of {patients} patients, "
+        f"threshold {predictions.threshold:g}"
+    ]
+    rows = []
+    for name in (name for name in SHOWN if name in findings.metrics):
+        row = {"metric": name, "value": _number(findings.metrics[name]), "95 % interval": ""}
+        row["95 % interval"] = _interval(findings.metrics, name)
+        if findings.tuned_labels is not None:
+            row["tuned"] = _number(findings.metrics.get(f"tuned/{name}", np.nan))
+            row["95 % interval "] = _interval(findings.metrics, f"tuned/{name}")
+        rows.append(row)
+    blocks.append(pd.DataFrame(rows).to_string(index=False))
+    if isinstance(findings.uncertainty, str):
+        blocks.append(f"No intervals: {findings.uncertainty}")
+    else:
+        blocks.append("The intervals cover the choice of records (patients), not of seeds.")
+    for name, absent in findings.left_out.items():
+        blocks.append(f"{name} is without {', '.join(absent)}, of which all records or none have the label.")
+    labels = findings.labels.drop(columns=["mean_probability", "prevalence"])
+    if findings.tuned_labels is not None:
+        tuned = findings.tuned_labels[["threshold", "precision", "recall", "f1", "mlcm_f1"]]
+        labels = labels.join(tuned.add_suffix(" tuned"))
+    blocks.append(labels.to_string(float_format=_number, na_rep="-"))
+    if findings.subgroups is not None:
+        blocks.append(findings.subgroups.to_string(index=False, float_format=_number, na_rep="-"))
+    return "\n\n".join(blocks)
+
+
+def _interval(metrics: dict[str, float], name: str) -> str:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    main()

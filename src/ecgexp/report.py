@@ -1,0 +1,262 @@
+"""``python -m ecgexp.report``: what a sweep found, as tables, pictures, and one page to read and to print."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecgexp.errors import UserError
+from ecgexp.words import read_words
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow.entities import Run as MlflowRun
+    from numpy.typing import NDArray
+
+    from ecgexp.reports.significance import Predictions
+    from ecgexp.reports.study import Study
+    from ecgexp.tracking.store import Store
+
+USAGE = """\
+Reports a sweep: finished, unfinished or still running.
+
+  python -m ecgexp.report [key=value ...]
+
+  sweep=NAME,...         name of a sweep, or id of its run; several make one table; default: the latest sweep
+  out=FOLDER             where the files are put; default: reports/NAME
+  tracking.root=FOLDER   the folder that holds mlruns, copied from another machine or not; default: this one
+  tracking.uri=URI       of an MLflow server instead
+
+Writes report.html, results.csv, tables, pictures, and experiment/best.yaml, with which
+  python -m ecgexp --config-dir FOLDER experiment=best
+trains the best trial again. The same files are put into the run of the sweep, under reports/.
+"""
+KEYS = ("sweep", "out", "tracking.root", "tracking.uri")
+PREDICTIONS, DATA = "predictions_val.parquet", "data.json"
+
+
+def main() -> None:
+    """Entry point of ``python -m ecgexp.report``."""
+    words = sys.argv[1:]
+    if any(word in ("-h", "--help") for word in words):
+        print(USAGE, end="")
+        return
+    try:
+        _run(read_words(words, KEYS, "ecgexp.report"))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def _run(values: dict[str, list[str]]) -> None:
+    from ecgexp.reports.page import write_report
+    from ecgexp.restore import find_store
+
+    store = find_store(values.get("tracking.root", ["."])[0], values.get("tracking.uri", [None])[0])
+    asked = [name.strip() for name in values.get("sweep", [""])[0].split(",") if name.strip()]
+    parents = find_sweeps(store, asked)
+    study = read_study(store, parents)
+    out = Path(values.get("out", [str(Path("reports") / study.name)])[0]).expanduser()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The folder {out} cannot be made: {error.strerror}. Choose another one with out=FOLDER."
+        ) from None
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / study.name
+        folder.mkdir()
+        findings = write_report(folder, study)
+        shutil.copytree(folder, out, dirs_exist_ok=True)
+        for parent in parents:
+            _keep(store, parent, folder)
+    print("\n".join(findings))
+    print(f"\nReport: {(out / 'report.html').resolve()}")
+
+
+def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
+    """Runs of sweeps by their names or ids; without any, of the one that something last happened in.
+
+    Raises
+    ------
+    UserError
+        Where there is none.
+    """
+    from mlflow.exceptions import MlflowException
+
+    sweeps: list[MlflowRun] = []
+    token = None
+    try:
+        experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
+        while token is None or token:
+            page = store.client.search_runs(experiments, "tags.kind = 'sweep'", page_token=token)
+            sweeps.extend(page)
+            token = page.token or ""
+    except MlflowException as error:
+        raise UserError(f"The MLflow store {store.uri} cannot be used: {str(error).splitlines()[0]}") from error
+    sweeps.sort(key=lambda run: (run.info.end_time or float("inf"), run.info.start_time))
+    if not sweeps:
+        raise UserError(f"There is no sweep in {store.uri}: python -m ecgexp -m KEY=VALUE,VALUE makes one.")
+    if not asked:
+        return sweeps[-1:]
+    found = []
+    for name in asked:
+        same = [run for run in sweeps if name in (run.data.tags.get("sweep"), run.info.run_id)]
+        if not same:
+            known = ", ".join(dict.fromkeys(run.data.tags.get("sweep", "") for run in reversed(sweeps)))
+            raise UserError(f"There is no sweep {name} in {store.uri}, only {known}.")
+        found.append(same[-1])
+    return list({run.info.run_id: run for run in found}.values())
+
+
+def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
+    """Everything that a report of sweeps is made of.
+
+    Raises
+    ------
+    UserError
+        Where they have no trial.
+    """
+    from ecgexp.reports.significance import compare_trials
+    from ecgexp.reports.study import Study, merge
+    from ecgexp.reports.sweep import setting, sweep_runs
+    from ecgexp.tracking.store import Store
+
+    stores = [Store(store.client, store.uri, parent.info.experiment_id, store.root) for parent in parents]
+    by_sweep = {
+        parent.data.tags["sweep"]: sweep_runs(own, parent.info.run_id)
+        for own, parent in zip(stores, parents, strict=True)
+    }
+    runs, results = merge(by_sweep)
+    if not runs:
+        raise UserError(f"The sweep {', '.join(by_sweep)} has no trial yet: start it, or name another one.")
+    predictions: dict[str, Predictions] = {}
+    data: dict[str, dict[str, Any]] = {}
+    missing = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for run, row in zip(runs, results.to_dict("records"), strict=True):
+            source = row["source_run_id"]
+            if row["status"] != "FINISHED" or source in predictions:
+                continue
+            threshold = float(setting(run, "threshold") or 0.5)
+            found = _read_predictions(store, source, threshold, Path(temporary))
+            if found is None:
+                missing.append(row["trial"])
+            else:
+                predictions[source] = found
+            fingerprint = run.data.tags.get("dataset_fingerprint", "")
+            if fingerprint not in data:
+                data[fingerprint] = _read_data(store, source, Path(temporary))
+        groups = compare_trials(predictions, lambda run, ids: _patients(store, run, ids, Path(temporary)))
+    entries = _all_looks(store, parents)
+    looked_at = {entry["run"]: store.client.get_run(entry["run"]) for entry in entries}
+    study = Study(
+        parents=list(parents),
+        runs=runs,
+        results=results,
+        groups=groups,
+        predictions=predictions,
+        missing=missing,
+        data=[found for found in data.values() if found],
+        looks=[{**entry, "metrics": looked_at[entry["run"]].data.metrics} for entry in entries],
+        histories={},
+    )
+    for extreme in study.extremes():
+        study.histories[extreme["run_id"]] = _history(store, str(extreme["source_run_id"]), study.metric)
+    return study
+
+
+def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any]]:
+    """Looks at the test fold, the earliest first; one that is noted on several sweeps is one."""
+    from ecgexp.tracking.looks import looks
+
+    noted: Counter[str] = Counter()
+    for parent in parents:
+        noted |= Counter(json.dumps(entry) for entry in looks(store, parent.info.run_id))
+    return sorted((json.loads(text) for text in noted.elements()), key=lambda entry: str(entry["when"]))
+
+
+def _artifact(store: Store, run_id: str, name: str, scratch: Path) -> Path | None:
+    """A file of a run: where it lies, or a copy; None where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    from ecgexp.restore import artifact_folder
+
+    try:
+        local = artifact_folder(store, run_id)
+        if local is not None:
+            return local / name if (local / name).is_file() else None
+        (scratch / run_id).mkdir(exist_ok=True)
+        return Path(store.client.download_artifacts(run_id, name, str(scratch / run_id)))
+    except (MlflowException, OSError, UserError):
+        return None
+
+
+def _read_predictions(store: Store, run_id: str, threshold: float, scratch: Path) -> Predictions | None:
+    from ecgexp.reports.significance import read_predictions
+
+    path = _artifact(store, run_id, PREDICTIONS, scratch)
+    return None if path is None else read_predictions(path, threshold)
+
+
+def _read_data(store: Store, run_id: str, scratch: Path) -> dict[str, Any]:
+    path = _artifact(store, run_id, DATA, scratch)
+    return {} if path is None else dict(json.loads(path.read_text()))
+
+
+def _patients(store: Store, run_id: str, ids: NDArray[np.str_], scratch: Path) -> NDArray[np.str_] | None:
+    """Whose records they are, from the data themselves; None where those are not here."""
+    import numpy as np
+
+    from ecgexp.restore import CONFIG, check_trusted, read_config
+    from ecgexp.trial import build_dataset
+
+    path = _artifact(store, run_id, CONFIG, scratch)
+    if path is None:
+        return None
+    try:
+        cfg = read_config(path)
+        check_trusted("dataset", cfg.get("dataset"))
+        split = build_dataset(cfg).load("val")
+    except UserError:
+        return None
+    known = dict(zip(split.ids.tolist(), split.patients.tolist(), strict=True))
+    return np.array([known[one] for one in ids]) if all(one in known for one in ids) else None
+
+
+def _history(store: Store, run_id: str, metric: str) -> list[dict[str, float]]:
+    """Loss and one more metric of each epoch."""
+    epochs: dict[int, dict[str, float]] = {}
+    for name in dict.fromkeys(f"{split}/{what}" for what in ("loss", metric) for split in ("train", "val")):
+        for point in store.client.get_metric_history(run_id, name):
+            epochs.setdefault(point.step, {})[name] = point.value
+    return [epochs[step] for step in sorted(epochs)]
+
+
+def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
+    """Put the files into the run of the sweep."""
+    from mlflow.exceptions import MlflowException
+
+    from ecgexp.restore import artifact_folder
+
+    run_id, place = parent.info.run_id, f"reports/{folder.name}"
+    try:
+        local = artifact_folder(store, run_id)
+    except UserError:  # nothing was put into this run before
+        local = None
+    try:
+        if local is not None:  # MLflow would write to where the folder was before it was copied here
+            shutil.copytree(folder, local / place, dirs_exist_ok=True)
+        else:
+            store.client.log_artifacts(run_id, str(folder), place)
+    except (MlflowException, OSError) as error:
+        print(f"The report could not be put into run {run_id}: {str(error).splitlines()[0]}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

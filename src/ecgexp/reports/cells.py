@@ -1,0 +1,244 @@
+"""The trials of a sweep as a table of cells: repetitions averaged, rows and columns as in a paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+
+from ecgexp.reports import paper
+from ecgexp.reports.sweep import maximizes, swept_keys
+
+# Keys whose values repeat a cell.
+REPETITIONS = ("seed", "dataset.val_fold")
+_ROWS_FIRST = ("model", "dataset")
+
+Values = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the repetitions of a cell come to.
+
+    Attributes
+    ----------
+    values : dict of str to str
+        Of its keys.
+    scores : tuple of float
+        Of its finished repetitions.
+    trials : int
+        All repetitions, finished or not.
+    diverged : int
+        How many of the finished ones diverged.
+    paper : float or None
+        What the paper has there.
+    best : bool
+        No other cell has a better mean.
+    """
+
+    values: dict[str, str]
+    scores: tuple[float, ...]
+    trials: int
+    diverged: int
+    paper: float | None = None
+    best: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Mean of the scores; NaN where there is none."""
+        return float(np.mean(self.scores)) if self.scores else float("nan")
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation, with scores - 1 as divisor; None of fewer than two."""
+        return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """From the paper's value."""
+        return None if self.paper is None or not self.scores else self.mean - self.paper
+
+    def text(self) -> str:
+        """Mean, standard deviation, and marks: * best, † diverged, ‡ not all repetitions finished."""
+        if not self.scores:
+            return "-"
+        spread = f" ± {self.sd:.3f}" if self.sd is not None else ""
+        return f"{self.mean:.3f}{spread}{self.marks()}"
+
+    def marks(self) -> str:
+        """The marks of `text`."""
+        return "*" * self.best + "†" * bool(self.diverged) + "‡" * (0 < len(self.scores) < self.trials)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells in rows and columns.
+
+    Attributes
+    ----------
+    row_keys, column_keys : list of str
+        What is told apart by rows, and by columns.
+    rows, columns : list of tuple of str
+        Their values.
+    cells : dict
+        By row and column; not all have one.
+    """
+
+    row_keys: list[str]
+    column_keys: list[str]
+    rows: list[Values]
+    columns: list[Values]
+    cells: dict[tuple[Values, Values], Cell]
+
+    def heading(self) -> list[list[tuple[str, int]]]:
+        """A line for each column key: texts and how many columns each spans."""
+        return [_spans(self.columns, level) for level in range(len(self.column_keys))]
+
+    def lines(self) -> list[tuple[list[tuple[str, int]], list[Cell | None]]]:
+        """For each row the headings that begin there, each with the rows it spans, and its cells."""
+        begins: list[list[tuple[str, int]]] = [[] for _ in self.rows]
+        for level in range(len(self.row_keys)):
+            at = 0
+            for text, span in _spans(self.rows, level):
+                begins[at].append((text, span))
+                at += span
+        found = ([self.cells.get((row, column)) for column in self.columns] for row in self.rows)
+        return list(zip(begins, found, strict=True))
+
+    def flat(self) -> list[list[str]]:
+        """The table as texts, the first line being the names of its columns; the best cells are marked *."""
+        names = [" ".join(column) for column in self.columns] if self.column_keys else [""]
+        lines = [[*self.row_keys, *names]]
+        for row in self.rows:
+            cells = [self.cells.get((row, column)) for column in self.columns]
+            lines.append([*row, *("" if cell is None else cell.text() for cell in cells)])
+        return lines
+
+    def means(self) -> pd.DataFrame:
+        """Means over rows and columns, NaN where there is none."""
+        index, columns = (_index(*axis) for axis in ((self.rows, self.row_keys), (self.columns, self.column_keys)))
+        cells = [[self.cells.get((row, column)) for column in self.columns] for row in self.rows]
+        values = [[np.nan if cell is None else cell.mean for cell in line] for line in cells]
+        return pd.DataFrame(values, index=index, columns=columns)
+
+
+def cell_keys(results: pd.DataFrame) -> list[str]:
+    """Swept keys that make cells; the net where nothing but repetitions was swept."""
+    return [key for key in swept_keys(results) if key not in REPETITIONS] or ["model"]
+
+
+def repetition_keys(results: pd.DataFrame) -> list[str]:
+    """Swept keys that repeat cells."""
+    return [key for key in swept_keys(results) if key in REPETITIONS]
+
+
+def collect_cells(results: pd.DataFrame, keys: Sequence[str], metric: str, against_paper: bool = False) -> list[Cell]:
+    """Cells in the order of the command line.
+
+    Parameters
+    ----------
+    results : DataFrame
+        A row per trial.
+    keys : sequence of str
+        That make a cell.
+    metric : str
+        Column to average.
+    against_paper : bool
+        Look each cell up in the paper.
+    """
+    cells = []
+    for values, trials in results.fillna(dict.fromkeys(keys, "-")).groupby(list(keys), sort=False):
+        finished = trials[trials["status"] == "FINISHED"]
+        scores = finished[metric].dropna() if metric in trials else pd.Series(dtype=float)
+        known = dict(zip(keys, map(str, values), strict=True))
+        settings = {key: trials.iloc[0].get(key) for key in paper.KEYS} | known
+        cells.append(
+            Cell(
+                known,
+                tuple(scores),
+                len(trials),
+                int(finished["diverged"].sum()),
+                paper.published_value(settings) if against_paper else None,
+            )
+        )
+    measured = [cell.mean for cell in cells if cell.scores]
+    if not measured:
+        return cells
+    best = max(measured) if maximizes(metric) else min(measured)
+    return [Cell(**{**vars(cell), "best": cell.mean == best}) for cell in cells]
+
+
+def arrange(cells: Sequence[Cell]) -> Table:
+    """Cells as a table like the paper's: nets and batch sizes below each other, the rest beside each other."""
+    keys = list(cells[0].values)
+    if set(keys) <= set(paper.KEYS):
+        keys = [key for key in paper.KEYS if key in keys]
+    else:
+        keys.sort(key=lambda key: key.partition(".")[0] not in _ROWS_FIRST)
+    split = max(1, len(keys) // 2)
+    if set(keys) <= set(paper.KEYS) and 0 < (named := len({"model", "batch_size"} & set(keys))) < len(keys):
+        split = named
+    row_keys, column_keys = keys[:split], keys[split:]
+    place = {key: {value: i for i, value in enumerate(dict.fromkeys(c.values[key] for c in cells))} for key in keys}
+
+    def ordered(part: list[str]) -> list[Values]:
+        found = {tuple(cell.values[key] for key in part) for cell in cells}
+        return sorted(found, key=lambda values: [place[key][value] for key, value in zip(part, values, strict=True)])
+
+    by_place = {
+        (tuple(cell.values[key] for key in row_keys), tuple(cell.values[key] for key in column_keys)): cell
+        for cell in cells
+    }
+    return Table(row_keys, column_keys, ordered(row_keys), ordered(column_keys), by_place)
+
+
+def to_markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table as GitHub writes it; the first line is the heading."""
+    escaped = [[text.replace("|", "\\|") for text in line] for line in lines]
+    ruled = [escaped[0], ["---"] * len(escaped[0]), *escaped[1:]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in ruled)
+
+
+def to_csv(lines: Sequence[Sequence[str]]) -> str:
+    """A table as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def cells_frame(cells: Sequence[Cell]) -> pd.DataFrame:
+    """A row per cell: its keys, its trials, what they come to, and beside the paper its value and the difference."""
+    rows = [
+        {
+            **cell.values,
+            "trials": cell.trials,
+            "finished": len(cell.scores),
+            "diverged": cell.diverged,
+            "mean": cell.mean,
+            "sd": cell.sd,
+            "min": min(cell.scores, default=None),
+            "max": max(cell.scores, default=None),
+            **({"paper": cell.paper, "difference": cell.difference} if any(c.paper is not None for c in cells) else {}),
+        }
+        for cell in cells
+    ]
+    return pd.DataFrame(rows)
+
+
+def _spans(values: Sequence[Values], level: int) -> list[tuple[str, int]]:
+    """Neighbours that are equal up to a level, as one."""
+    first: Callable[[Values], Values] = lambda value: value[: level + 1]  # noqa: E731
+    return [(prefix[-1], len(list(group))) for prefix, group in groupby(values, first)]
+
+
+def _index(values: Sequence[Values], keys: Sequence[str]) -> pd.Index:
+    if not keys:
+        return pd.Index([""])
+    if len(keys) > 1:
+        return pd.MultiIndex.from_tuples(values, names=list(keys))
+    return pd.Index([value for (value,) in values], name=keys[0])

@@ -1,0 +1,168 @@
+"""An ECG as it is printed: 25 mm/s, 10 mm/mV, on millimetre paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+MM_PER_SECOND, MM_PER_MILLIVOLT = 25.0, 10.0
+INCH = 25.4  # mm
+
+# The usual print of 10 s: four columns of 2.5 s, and one lead over the whole time below.
+GRID = (("I", "AVR", "V1", "V4"), ("II", "AVL", "V2", "V5"), ("III", "AVF", "V3", "V6"))
+RHYTHM = "II"
+GRID_SECONDS = (8.0, 12.0)
+LONGEST_SECONDS = 30.0
+
+PAPER, FINE, COARSE, INK, SOFT = "#fffdfb", "#f8d8d4", "#eda9a1", "#111111", "#8a5a55"
+MARGIN, START, HEAD, FOOT = 6.0, 15.0, 4.0, 8.0  # mm; traces begin at START, right of the pulse
+LINE_OF_TITLE = 5.0
+ABOVE, BELOW = (15.0, 35.0), (10.0, 35.0)  # least and most mm above and below a row's zero
+NAME = 10.0  # mm from a row's zero up to the name of a lead
+
+
+@dataclass(frozen=True)
+class _Trace:
+    lead: str
+    values: NDArray[np.float64]  # mV
+    start: int  # sample within the record
+
+
+def ecg_figure(
+    signal: ArrayLike,
+    sampling_rate: float,
+    lead_names: Sequence[str],
+    title: str = "",
+    footnote: str = "",
+) -> Figure:
+    """Draw a record on paper grid, true to scale where it is printed at its own size.
+
+    The 12 standard leads of 8 to 12 s are laid out in three rows of four columns, with lead II over the whole time
+    as a rhythm strip; anything else has one row per lead. Each lead is drawn about its median, since a printed
+    ECG has no zero but the isoelectric line. Of more than 30 s the first 30 are drawn, which the picture says.
+
+    Parameters
+    ----------
+    signal : array, (samples, leads), mV
+        Samples that are NaN leave a gap.
+    sampling_rate : float
+        In Hz.
+    lead_names : sequence of str, (leads,)
+        The case makes no difference.
+    title : str
+        Above the paper; its first line is set in bold.
+    footnote : str
+        Below the paper, beside the scales.
+
+    Returns
+    -------
+    Figure
+        Its size in inches is the size of the paper.
+
+    Raises
+    ------
+    ValueError
+        Where the shape of `signal` is not (1 or more samples, as many leads as names).
+    """
+    values = np.asarray(signal, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != len(lead_names) or not values.size:
+        raise ValueError(f"signal has the shape (samples, {len(lead_names)}), not {values.shape}")
+    shown = min(len(values), round(LONGEST_SECONDS * sampling_rate))
+    if shown < len(values):
+        cut = f"first {LONGEST_SECONDS:g} s of {len(values) / sampling_rate:g} s"
+        footnote = f"{cut} · {footnote}" if footnote else cut
+    values = values[:shown]
+    with np.errstate(all="ignore"):
+        centred = values - np.nan_to_num(np.nanmedian(values, axis=0))
+    rows = _rows(centred, sampling_rate, lead_names)
+
+    tops, bottoms = zip(*(_extent(row) for row in rows), strict=True)
+    seconds = len(values) / sampling_rate
+    width, height = _up(START + seconds * MM_PER_SECOND + 2), sum(tops) + sum(bottoms)
+    lines = title.splitlines()
+    head = MARGIN + (HEAD + LINE_OF_TITLE * (len(lines) - 1) if lines else 0.0)
+    size = (width + 2 * MARGIN, height + head + FOOT)
+    figure = Figure(figsize=(size[0] / INCH, size[1] / INCH), facecolor="white")
+    axes = figure.add_axes((MARGIN / size[0], FOOT / size[1], width / size[0], height / size[1]))
+    _paper(axes, width, height)
+    y = height
+    for row, top, bottom in zip(rows, tops, bottoms, strict=True):
+        y -= top
+        _draw_row(axes, row, y, sampling_rate)
+        y -= bottom
+    for i, line in enumerate(lines):
+        figure.text(
+            MARGIN / size[0], 1 - (5 + LINE_OF_TITLE * i) / size[1], line,
+            fontsize=11 if i == 0 else 9, fontweight="bold" if i == 0 else "normal", va="center",
+        )  # fmt: skip
+    scales = f"{MM_PER_SECOND:g} mm/s    {MM_PER_MILLIVOLT:g} mm/mV    {sampling_rate:g} Hz"
+    figure.text(MARGIN / size[0], 4 / size[1], scales, fontsize=7.5, color=SOFT, va="center")
+    figure.text(1 - MARGIN / size[0], 4 / size[1], footnote, fontsize=7.5, color=SOFT, va="center", ha="right")
+    return figure
+
+
+def _rows(signal: NDArray[np.float64], rate: float, lead_names: Sequence[str]) -> list[list[_Trace]]:
+    """What stands beside each other in each row."""
+    column = {name.upper(): i for i, name in enumerate(lead_names)}
+    standard = {name for row in GRID for name in row}
+    seconds = len(signal) / rate
+    if set(column) != standard or not GRID_SECONDS[0] <= seconds <= GRID_SECONDS[1]:
+        return [[_Trace(name, signal[:, i], 0)] for i, name in enumerate(lead_names)]
+    edges = np.linspace(0, len(signal), 5).round().astype(int).tolist()
+    rows = [
+        [_Trace(lead, signal[edges[i] : edges[i + 1], column[lead]], edges[i]) for i, lead in enumerate(row)]
+        for row in GRID
+    ]
+    return [*rows, [_Trace(RHYTHM, signal[:, column[RHYTHM]], 0)]]
+
+
+def _extent(row: list[_Trace]) -> tuple[float, float]:
+    """Room above and below the zero of a row in mm, whole squares so that each zero lies on a line."""
+    values = np.concatenate([trace.values for trace in row])
+    values = values[np.isfinite(values)] * MM_PER_MILLIVOLT
+    high, low = (values.max(), values.min()) if values.size else (0.0, 0.0)
+    return float(np.clip(_up(high + 2), *ABOVE)), float(np.clip(_up(2 - low), *BELOW))
+
+
+def _up(millimetres: float) -> float:
+    """To whole squares of 5 mm."""
+    return float(5 * np.ceil(millimetres / 5))
+
+
+def _paper(axes: Axes, width: float, height: float) -> None:
+    axes.set(xlim=(0, width), ylim=(0, height), facecolor=PAPER)
+    axes.set_axis_on()
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color=COARSE, linewidth=0.8)
+    for step, color, weight in ((1, FINE, 0.35), (5, COARSE, 0.6)):
+        upright = [[(x, 0), (x, height)] for x in np.arange(0, width + 0.5, step)]
+        level = [[(0, y), (width, y)] for y in np.arange(0, height + 0.5, step)]
+        axes.add_collection(LineCollection(upright + level, colors=color, linewidths=weight, zorder=step / 10))
+
+
+def _draw_row(axes: Axes, row: list[_Trace], zero: float, rate: float) -> None:
+    pulse = np.array([0, 0, 1, 1, 0, 0]) * MM_PER_MILLIVOLT  # 1 mV for 0.2 s
+    axes.plot([3, 5, 5, 10, 10, 12], zero + pulse, color=INK, linewidth=0.8, solid_joinstyle="miter")
+    for trace in row:
+        x = START + (trace.start + np.arange(len(trace.values))) / rate * MM_PER_SECOND
+        y = zero + trace.values * MM_PER_MILLIVOLT
+        axes.plot(x, y, color=INK, linewidth=0.75, solid_joinstyle="round", antialiased=True)
+        if trace.start:
+            axes.plot([x[0], x[0]], [zero - 3, zero + 3], color=INK, linewidth=0.75)
+        axes.text(
+            x[0] + 1, zero + NAME, _printed(trace.lead), fontsize=9, fontweight="bold", color=INK, va="bottom",
+            bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.6}, zorder=1.5,
+        )  # fmt: skip
+
+
+def _printed(lead: str) -> str:
+    """A lead's name as it is printed: aVR, not AVR."""
+    return f"a{lead.upper()[1:]}" if lead.upper() in ("AVR", "AVL", "AVF") else lead

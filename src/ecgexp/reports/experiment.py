@@ -1,0 +1,60 @@
+"""A trial as a file of Hydra's ``experiment`` group."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+from mlflow.entities import Run as MlflowRun
+from omegaconf import OmegaConf
+
+
+def experiment_file(run: MlflowRun, title: str) -> str:
+    """The overrides of a trial as YAML: ``python -m ecgexp experiment=NAME`` composes what it was trained with.
+
+    Parameters
+    ----------
+    run : MlflowRun
+        A finished trial.
+    title : str
+        For the comment on top.
+    """
+    defaults: list[Any] = []
+    settings = OmegaConf.create()
+    removed = []
+    for override in OverridesParser.create().parse_overrides(json.loads(run.data.tags.get("overrides", "[]"))):
+        key, value = override.key_or_group, _plain(override.value())
+        if override.is_delete():
+            removed.append(override.input_line)
+        elif key == "experiment":
+            defaults.insert(0, value)
+        elif _is_group(run, override):
+            place = f"/{key}" if override.package is None else f"/{key}@{override.package}"
+            defaults.append({place if override.is_add() else f"override {place}": value})
+        else:
+            OmegaConf.update(settings, key, value, force_add=True)
+    content = {**({"defaults": defaults} if defaults else {})}
+    comments = [f"# {' '.join(title.split())}", *(f"# Cannot be said in a file, add it: {line}" for line in removed)]
+    body = OmegaConf.to_yaml(OmegaConf.create(content)) if content else ""
+    body += OmegaConf.to_yaml(settings) if settings else ""
+    return "\n".join(["# @package _global_", *comments, body])
+
+
+def _is_group(run: MlflowRun, override: Override) -> bool:
+    """Whether an override chooses a configuration rather than sets a value: a choice has parameters below it."""
+    key = override.key_or_group
+    if "/" in key or override.package is not None:
+        return True
+    return "." not in key and any(name.startswith(f"{key}.") for name in run.data.params)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,277 @@
+"""A study as files: tables, pictures, and one page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from ecgexp.metrics import mlcm
+from ecgexp.reports import paper
+from ecgexp.reports.cells import arrange, cell_keys, cells_frame, collect_cells, to_csv, to_markdown
+from ecgexp.reports.experiment import experiment_file
+from ecgexp.reports.figures import heat_map, learning_curves, mlcm_figure
+from ecgexp.reports.study import Study
+from ecgexp.reports.sweep import described
+
+DPI = 130
+AUROC = "best/val/auroc_macro"
+# A metric that MLflow could not store as infinite.
+_INFINITE = 1e300
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the page.
+
+    Attributes
+    ----------
+    file : str
+        Its name in the folder.
+    caption : str
+    data : str
+        The PNG as a data URI.
+    """
+
+    file: str
+    caption: str
+    data: str
+
+
+def write_report(folder: Path, study: Study) -> list[str]:
+    """Write ``report.html`` and everything in it as files of their own.
+
+    Parameters
+    ----------
+    folder : Path
+        Where; it is there.
+    study : Study
+        What is reported.
+
+    Returns
+    -------
+    list of str
+        The findings, in sentences.
+    """
+    study.full.to_csv(folder / "results.csv", index=False)
+    cells_frame(study.cells).to_csv(folder / "cells.csv", index=False)
+    lines = study.table.flat()
+    (folder / "table.csv").write_text(to_csv(lines))
+    (folder / "table.md").write_text(to_markdown(lines))
+    if study.best is not None:
+        (folder / "experiment").mkdir()
+        title = f"Best of sweep {study.name}: {study.objective} = {study.best[study.objective]:.4f}"
+        (folder / "experiment" / "best.yaml").write_text(experiment_file(study.run(study.best["run_id"]), title))
+    environment = Environment(
+        loader=PackageLoader("ecgexp", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": _number, "clock": _clock, "day": _day}
+    findings = study.findings()
+    page = environment.get_template("report.html.j2").render(
+        study=study,
+        findings=findings,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=version("ecgexp"),
+        paper_source=paper.SOURCE,
+        tiles=_tiles(study),
+        trials=_trials(study),
+        unfinished=_unfinished(study),
+        cost=_cost(study),
+        commits=_commits(study),
+        heat_maps=list(_heat_maps(folder, study)),
+        curves=list(_curves(folder, study)),
+        matrices=list(_matrices(folder, study)),
+        described=described,
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    return findings
+
+
+def _save(folder: Path, name: str, figure: Figure, caption: str) -> Picture:
+    path = folder / name
+    figure.savefig(path, dpi=DPI)
+    return Picture(name, caption, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
+
+
+def _heat_maps(folder: Path, study: Study) -> Iterator[Picture]:
+    keys = cell_keys(study.results)
+    for metric in dict.fromkeys((study.objective, AUROC)):
+        if metric not in study.finished or len(study.cells) < 2:
+            continue
+        grid = arrange(collect_cells(study.results, keys, metric)).means()
+        if grid.notna().to_numpy().any():
+            name = metric.removeprefix("best/")
+            averaged = ", repetitions averaged" if study.repetitions else ""
+            yield _save(folder, f"heat_map_{_file(name)}.png", heat_map(grid, name), f"{name}{averaged}")
+
+
+def _curves(folder: Path, study: Study) -> Iterator[Picture]:
+    for row, word in zip(study.extremes(), ("best", "worst"), strict=False):
+        history = [
+            {name: value if abs(value) < _INFINITE else math.nan for name, value in epoch.items()}
+            for epoch in study.histories.get(row["run_id"], [])
+        ]
+        if history:
+            kept = study.run(row["run_id"]).data.tags.get("best_epoch", "None")
+            figure = learning_curves(history, study.metric, None if kept == "None" else int(kept))
+            ended = ", diverged" if row["diverged"] else ""
+            caption = f"The {word}: {described(row, study.keys)}{ended}"
+            yield _save(folder, f"learning_curves_{word}.png", figure, caption)
+
+
+def _matrices(folder: Path, study: Study) -> Iterator[Picture]:
+    for number, (_, row) in enumerate(study.ranked.drop_duplicates("model").iterrows()):
+        found = study.predictions.get(row["source_run_id"])
+        if found is None:
+            continue
+        probabilities, targets = torch.tensor(found.probabilities), torch.tensor(found.targets).int()
+        matrix = mlcm(probabilities, targets, len(found.label_names), found.threshold).numpy()
+        whose = "The best" if number == 0 else f"The best of {row['model']}"
+        name = "mlcm_best.png" if number == 0 else f"mlcm_best_{_file(str(row['model']))}.png"
+        figure = mlcm_figure(matrix, found.label_names, f"MLCM, validation, {len(targets)} records")
+        yield _save(folder, name, figure, f"{whose}: {described(row, study.keys)}")
+
+
+def _tiles(study: Study) -> list[tuple[str, str]]:
+    """What is worth knowing at once: a figure and what it is."""
+    results = study.results
+    tiles = [(f"{len(study.finished)} of {len(results)}", "trials finished")]
+    for words, count in (
+        ("diverged", int(results["diverged"].sum())),
+        ("failed", int((results["status"] == "FAILED").sum())),
+        ("taken over from other sweeps", int(results["reused"].sum())),
+    ):
+        tiles += [(str(count), words)] * bool(count)
+    if study.best is not None:
+        tiles.insert(0, (_number(study.best[study.objective]), f"best {study.objective.split('/', 2)[2]}"))
+    trained = results[~results["reused"]]
+    if "train_seconds" in trained:
+        tiles.append((_clock(trained["train_seconds"].sum()), "of training"))
+    return tiles
+
+
+def _trials(study: Study) -> list[dict[str, Any]]:
+    """A line per finished trial from the best on, with its interval as a bar in per cent of the width."""
+    column = f"best/val/{study.score}"
+    ranked = study.ranked
+    low, high = (ranked.get(f"{column}_{end}", pd.Series(dtype=float)).astype(float) for end in ("low", "high"))
+    start, end = low.min(), high.max()
+
+    def place(value: float) -> float:
+        return 100 * (value - start) / (end - start) if end > start else 50.0
+
+    lines = []
+    for _, row in ranked.iterrows():
+        known = f"{column}_low" in row and not pd.isna(row[f"{column}_low"])
+        marks = ["diverged"] * bool(row["diverged"]) + ["reused"] * bool(row["reused"])
+        marks += [f"trained by commit {row['reused_from_commit'][:9]}"] * bool(row["reused_from_commit"])
+        lines.append(
+            {
+                "row": row,
+                "values": [row[key] for key in study.keys],
+                "marks": marks,
+                "best": study.best is not None and row["run_id"] == study.best["run_id"],
+                "score": row.get(column),
+                "objective": row[study.objective],
+                "known": known,
+                "low": row.get(f"{column}_low"),
+                "high": row.get(f"{column}_high"),
+                "bar": [place(row[f"{column}_low"]), place(row[f"{column}_high"]), place(row[column])]
+                if known
+                else None,
+                "behind": row.get(f"{column}_behind"),
+                "behind_low": row.get(f"{column}_behind_low"),
+                "behind_high": row.get(f"{column}_behind_high"),
+                "maybe_best": known and bool(row[f"{column}_maybe_best"]),
+                "auroc": row.get(AUROC),
+                "auroc_known": not pd.isna(row.get(f"{AUROC}_low", math.nan)),
+                "auroc_low": row.get(f"{AUROC}_low"),
+                "auroc_high": row.get(f"{AUROC}_high"),
+                "epochs": row.get("epochs"),
+                "seconds": row.get("train_seconds"),
+                "device": row["device"],
+                "set": row.get("validation_set"),
+            }
+        )
+    return lines
+
+
+def _unfinished(study: Study) -> list[tuple[str, str, str]]:
+    """Trial, status and error of those without a result."""
+    rows = study.results[~study.results["run_id"].isin(study.finished["run_id"])]
+    return [(described(row, study.keys), row["status"].lower(), row["error"]) for _, row in rows.iterrows()]
+
+
+def _cost(study: Study) -> list[dict[str, Any]]:
+    """What trials of each net took on each device, and all together."""
+    results = study.results
+    if "train_seconds" not in results:
+        return []
+    measured = results[results["train_seconds"].notna()]
+    lines = []
+    for (model, device), trials in measured.groupby(["model", "device"], sort=False):
+        lines.append({"what": f"{model} on {device or 'an unknown device'}", **_took(trials)})
+    if len(lines) > 1:
+        lines.append({"what": "all", **_took(measured)})
+    return lines
+
+
+def _took(trials: pd.DataFrame) -> dict[str, Any]:
+    spent = trials.loc[~trials["reused"], "train_seconds"]
+    return {
+        "trials": len(trials),
+        "median": trials["train_seconds"].median(),
+        "longest": trials["train_seconds"].max(),
+        "epoch": (trials["train_seconds"] / trials["epochs"].where(trials["epochs"] > 0)).median(),
+        "spent": spent.sum(),
+        "saved": trials.loc[trials["reused"], "train_seconds"].sum(),
+    }
+
+
+def _commits(study: Study) -> list[str]:
+    """Commits that trials were trained with."""
+    found: dict[str, int] = {}
+    for run in study.runs:
+        commit = run.data.tags.get("git_commit")
+        if commit:
+            changed = " with uncommitted changes" if run.data.tags.get("git_dirty") == "true" else ""
+            found[commit[:12] + changed] = found.get(commit[:12] + changed, 0) + 1
+    return [f"{commit} ({count} trials)" if len(found) > 1 else commit for commit, count in found.items()]
+
+
+def _number(value: Any, digits: int = 3, sign: bool = False) -> str:
+    if value is None or pd.isna(value):
+        return "–"
+    text = f"{float(value):{'+' if sign else ''}.{digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _clock(seconds: Any) -> str:
+    if seconds is None or pd.isna(seconds):
+        return "–"
+    if seconds < 100:
+        return f"{float(seconds):.1f} s"
+    minutes, rest = divmod(round(float(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"
+
+
+def _day(milliseconds: int | None) -> str:
+    if not milliseconds:
+        return "–"
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _file(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)

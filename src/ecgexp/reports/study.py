@@ -1,0 +1,296 @@
+"""What a report is made of, and what there is to say about it in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+from mlflow.entities import Run as MlflowRun
+
+from ecgexp.reports import paper
+from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, repetition_keys
+from ecgexp.reports.significance import Group, Predictions, score_name, uncertainty_columns
+from ecgexp.reports.sweep import best_trial, described, maximizes, results_table, setting, swept_keys
+from ecgexp.reports.variance import VarianceComponents, variance_components
+
+COVERAGE = (
+    "Intervals are 95 % bootstrap intervals over the patients of the validation records, for the nets as they were "
+    "trained. They cover which records happened to be there, not which seed: another seed trains another net."
+)
+
+
+def merge(by_sweep: Mapping[str, Sequence[MlflowRun]]) -> tuple[list[MlflowRun], pd.DataFrame]:
+    """Trials of several sweeps in one table, one that is in more than one of them once.
+
+    Parameters
+    ----------
+    by_sweep : mapping of str to sequence of MlflowRun
+        Trials by the name of their sweep.
+
+    Returns
+    -------
+    runs : list of MlflowRun
+    results : DataFrame
+        As of `results_table`, in the same order; with column ``sweep`` where there are several, and always with
+        ``model``.
+    """
+    names = {run.info.run_id: name for name, runs in by_sweep.items() for run in runs}
+    runs = [run for group in by_sweep.values() for run in group]
+    if len(by_sweep) > 1:
+        chosen: dict[str, MlflowRun] = {}
+        for run in sorted(runs, key=lambda run: run.info.status != "FINISHED"):
+            chosen.setdefault(run.data.tags.get("identity", run.info.run_id), run)
+        kept = {run.info.run_id for run in chosen.values()}
+        runs = [run for run in runs if run.info.run_id in kept]
+    results = results_table(runs)
+    if len(by_sweep) > 1:
+        results.insert(1, "sweep", [names[run.info.run_id] for run in runs])
+    if "model" not in results:
+        results.insert(list(results.columns).index("device") + 1, "model", [setting(run, "model") for run in runs])
+    return runs, results
+
+
+@dataclass
+class Study:
+    """One sweep, or several in one table.
+
+    Attributes
+    ----------
+    parents, runs : list of MlflowRun
+        The sweeps and their trials.
+    results : DataFrame
+        See `merge`; a row per run.
+    groups : list of Group
+        Trials that can be compared.
+    predictions : dict of str to Predictions
+        By the run that trained.
+    missing : list of int
+        Finished trials whose predictions are not there.
+    data : list of dict
+        What the runs say of each data set.
+    looks : list of dict
+        At the test fold, each with the run's ``metrics``.
+    histories : dict of str to list of dict
+        Epochs of the best and the worst trial, by run.
+    """
+
+    parents: list[MlflowRun]
+    runs: list[MlflowRun]
+    results: pd.DataFrame
+    groups: list[Group]
+    predictions: dict[str, Predictions]
+    missing: list[int]
+    data: list[dict[str, Any]]
+    looks: list[dict[str, Any]]
+    histories: dict[str, list[dict[str, float]]]
+
+    @cached_property
+    def name(self) -> str:
+        """Of the sweep, or of all of them."""
+        return "+".join(parent.data.tags["sweep"] for parent in self.parents)[:120]
+
+    @cached_property
+    def objective(self) -> str:
+        """What the (first) sweep was about."""
+        return str(self.parents[0].data.tags.get("objective", paper.METRIC))
+
+    @cached_property
+    def metric(self) -> str:
+        """The objective without split, or macro F1 where it is the loss, which is shown anyway."""
+        name = self.objective.split("/", 2)[2]
+        return "mlcm_f1_macro" if name == "loss" else name
+
+    @cached_property
+    def score(self) -> str:
+        """The score whose intervals are shown first."""
+        return score_name(self.objective)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Swept keys."""
+        return swept_keys(self.results)
+
+    @cached_property
+    def repetitions(self) -> list[str]:
+        """Swept keys that repeat cells."""
+        return repetition_keys(self.results)
+
+    @cached_property
+    def finished(self) -> pd.DataFrame:
+        """Trials that have a result."""
+        measured = self.results[self.objective].notna() if self.objective in self.results else False
+        return self.results[(self.results["status"] == "FINISHED") & measured]
+
+    @cached_property
+    def ranked(self) -> pd.DataFrame:
+        """Finished trials from the best on, with what the bootstrap says of them."""
+        frame = self.full[self.full["run_id"].isin(self.finished["run_id"])]
+        if frame.empty:
+            return frame
+        return frame.sort_values(self.objective, ascending=not maximizes(self.objective), kind="stable")
+
+    @cached_property
+    def full(self) -> pd.DataFrame:
+        """All trials with what the bootstrap says of them: ``results.csv``."""
+        columns = uncertainty_columns(self.groups)
+        full = self.results.join(columns, on="source_run_id")
+        full.attrs = dict(self.results.attrs)
+        return full
+
+    @cached_property
+    def best(self) -> pd.Series | None:
+        """Row of the best trial."""
+        return best_trial(self.full, self.objective)
+
+    def extremes(self) -> list[pd.Series]:
+        """Rows of the best and the worst finished trial."""
+        if self.best is None:
+            return []
+        worst = self.ranked.iloc[-1]
+        return [self.best] if worst["run_id"] == self.best["run_id"] else [self.best, worst]
+
+    def run(self, run_id: str) -> MlflowRun:
+        """A trial by its id."""
+        return next(run for run in self.runs if run.info.run_id == run_id)
+
+    @cached_property
+    def is_the_papers(self) -> bool:
+        """Whether the cells are those of Leandro et al. 2023."""
+        return paper.is_the_papers_grid(self.results, cell_keys(self.results))
+
+    @cached_property
+    def departures(self) -> list[str]:
+        """What was done otherwise than in the paper."""
+        records = [
+            int(found["counts"]["train"]["records"]) for found in self.data if "train" in found.get("counts", {})
+        ]
+        return paper.departures(self.runs, records) if self.is_the_papers else []
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """Cells by the objective; for the paper's grid by its metric, beside the paper's values."""
+        metric = paper.METRIC if self.is_the_papers else self.objective
+        return collect_cells(self.results, cell_keys(self.results), metric, self.is_the_papers)
+
+    @cached_property
+    def table(self) -> Table:
+        """The cells like the paper's table."""
+        return arrange(self.cells)
+
+    @cached_property
+    def seeds(self) -> VarianceComponents | None:
+        """How much of the spread is repetitions; None where there are none."""
+        values = {" ".join(cell.values.values()): cell.scores for cell in self.cells if cell.scores}
+        return variance_components(values) if self.repetitions and values else None
+
+    def group_of(self, row: pd.Series) -> Group | None:
+        """Trials that a trial is compared with."""
+        return next((group for group in self.groups if row["source_run_id"] in group.runs), None)
+
+    # --- in words
+
+    def findings(self) -> list[str]:
+        """What the sweep says, a sentence or two each, the most important first."""
+        if self.best is None:
+            return ["No trial has finished, so there is nothing to compare."]
+        said = [self._said_of_the_best(), *self._said_of_the_others(), *self._said_of_cells(), *self._said_of_seeds()]
+        if any(not isinstance(group.uncertainty, str) for group in self.groups):
+            said.append(COVERAGE)
+        return [*said, *self._said_of_data(), self._said_of_looks()]
+
+    def _said_of_the_best(self) -> str:
+        assert self.best is not None
+        name, value = self.objective.split("/", 2)[2], self.best[self.objective]
+        words = f"The best trial is {described(self.best, self.keys)}: {name} {value:.3f} in validation"
+        low, high = (self.best.get(f"{self.objective}_{end}") for end in ("low", "high"))
+        if low is not None and not pd.isna(low):
+            words += f" (95 % interval {low:.3f} to {high:.3f})"
+        return f"{words}."
+
+    def _said_of_the_others(self) -> list[str]:
+        said = []
+        for number, group in enumerate(self.groups, start=1):
+            where = f" on validation set {number}" if len(self.groups) > 1 else ""
+            if isinstance(group.uncertainty, str):
+                said.append(f"There are no intervals{where}: {group.uncertainty}")
+                continue
+            score = group.uncertainty.scores.get(self.score)
+            if score is None or len(group.runs) < 2:
+                continue
+            alike = int(score.comparison.indistinguishable.sum()) - 1
+            total = len(group.runs) - 1
+            winner = self.full[self.full["source_run_id"] == group.runs[score.comparison.winner]].iloc[0]
+            by = f"by these {group.uncertainty.records} records of {group.uncertainty.patients} patients"
+            if where or (self.best is not None and winner["trial"] != self.best["trial"]):
+                by += f" (the winner by {self.score}{where} is trial {winner['trial']})"
+            sure = "with 95 % confidence for all of this together"
+            if alike == total:
+                said.append(f"No other trial can be told from the winner {by}.")
+            elif alike == 0:
+                said.append(f"Every other trial is worse, {sure}, {by}.")
+            else:
+                said.append(
+                    f"Of the {total} other trials {alike} cannot be told from the winner {by}; "
+                    f"{total - alike} are worse, {sure}."
+                )
+            if score.optimism is not None and score.optimism > 0:
+                said.append(
+                    f"The winner was chosen for being the highest of {len(group.runs)}: its {self.score}{where} of "
+                    f"{score.values.max():.3f} is probably about {score.optimism:.3f} too high for that reason alone."
+                )
+        if len(self.groups) > 1:
+            said.append(
+                f"The trials were validated on {len(self.groups)} different sets of records (or thresholds); they are "
+                "compared only within each."
+            )
+        return said
+
+    def _said_of_cells(self) -> list[str]:
+        if not self.repetitions:
+            return []
+        best = [cell for cell in self.cells if cell.best]
+        if not best or len(best) == len(self.cells):
+            return []
+        words = " ".join(f"{key}={value}" for key, value in best[0].values.items())
+        return [f"Over its repetitions the best cell is {words}: {best[0].text().rstrip('*')} (mean ± sd)."]
+
+    def _said_of_seeds(self) -> list[str]:
+        if self.seeds is None:
+            return []
+        found, what = self.seeds, " and ".join(self.repetitions)
+        if found.within_share is None or found.within_share_interval is None or found.within_sd is None:
+            return [found.remark]
+        low, high = found.within_share_interval
+        said = (
+            f"Of the variance between single trials, {found.within_share:.0%} is {what} rather than the cell "
+            f"(95 % interval {low:.0%} to {high:.0%}); the repetitions of a cell have a standard deviation of "
+            f"{found.within_sd:.3f}"
+        )
+        if found.within_sd_interval is not None:
+            said += f" ({found.within_sd_interval[0]:.3f} to {found.within_sd_interval[1]:.3f})"
+        said += ", taken as equal in all cells."
+        if "dataset.val_fold" in self.repetitions:
+            said += " What makes a fold easy for all cells counts as repetition here."
+        return [said, *([found.remark] if found.remark else [])]
+
+    def _said_of_data(self) -> list[str]:
+        said = []
+        if any(not group.patients_known for group in self.groups):
+            said.append(
+                "Whose records they are is not known here, since the data are not where the runs had them: each "
+                "record was taken for a patient of its own, and intervals are too narrow where patients have several."
+            )
+        if self.missing:
+            numbers = ", ".join(map(str, self.missing))
+            said.append(f"The predictions of trial {numbers} are not there, so they have no interval.")
+        return said
+
+    def _said_of_looks(self) -> str:
+        if not self.looks:
+            return "The test fold has not been looked at with any of these trials."
+        times = "once" if len(self.looks) == 1 else f"{len(self.looks)} times"
+        last = self.looks[-1]["when"]
+        return f"The test fold was looked at {times}, last at {last}. Whoever chooses a trial after that has used it."

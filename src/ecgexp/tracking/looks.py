@@ -1,0 +1,93 @@
+"""The ledger of looks at the test fold: tags on the run and on each sweep that it is a trial of.
+
+Whoever chooses between trials after a look at the test fold has trained on it. So a look is allowed, but noted
+before its result is known, and can be counted by every report after.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Run as MlflowRun
+from mlflow.entities import RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from ecgexp.tracking import provenance
+from ecgexp.tracking.store import Store
+
+_ENTRY, _COUNT = "look/test/", "looks/test"
+
+
+def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple[int, str]:
+    """Note that the test fold is looked at with a run.
+
+    A trial that other sweeps took over is theirs as well, so each of them is told.
+
+    Parameters
+    ----------
+    store : Store
+        Where the run is kept.
+    run : MlflowRun
+        The run that has the weights.
+    details : mapping
+        What else to note, JSON-able.
+
+    Returns
+    -------
+    number : int
+        Of this look, from 1: at the test fold of the sweep, of several the one that looked most often.
+    what : {'sweep', 'run'}
+        What has been counted: the run where it is no trial of a sweep.
+    """
+    now = datetime.now(UTC)
+    entry = {
+        "when": now.isoformat(timespec="seconds"),
+        "by": f"{_user()}@{provenance.host()}",
+        **provenance.git_state(Path.cwd()),
+        "run": run.info.run_id,
+        **details,
+    }
+    copies = store.search(f"tags.reused_from = '{run.info.run_id}'")
+    trials = {run.info.run_id, *(copy.info.run_id for copy in copies)}
+    sweeps = {parent for trial in (run, *copies) if (parent := trial.data.tags.get(MLFLOW_PARENT_RUN_ID))}
+    counts = {}
+    for one in (*trials, *sweeps):
+        # Each look has a tag of its own, so that two at a time are both counted.
+        store.client.set_tag(one, f"{_ENTRY}{now:%Y%m%dT%H%M%S.%f}", json.dumps(entry))
+        counts[one] = len(looks(store, one))
+        store.client.log_batch(one, tags=[RunTag(_COUNT, str(counts[one]))])
+    if sweeps:
+        return max(counts[sweep] for sweep in sweeps), "sweep"
+    return counts[run.info.run_id], "run"
+
+
+def looks(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """Looks at the test fold with a run, or with any trial of a sweep, the earliest first.
+
+    Parameters
+    ----------
+    store : Store
+        Where it is kept.
+    run_id : str
+        Of a trial or of a sweep.
+
+    Returns
+    -------
+    list of dict
+        ``when`` (ISO 8601, UTC), ``by`` (user@host), ``run`` (the trial's id), ``git_commit`` and ``git_dirty``
+        where known, and what `note_look` was told.
+    """
+    tags = store.client.get_run(run_id).data.tags
+    return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(_ENTRY)]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

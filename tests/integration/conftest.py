@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from commands import SENTENCE, SMALL, Done, ecgexp, once
+
+GENERATED = "mlruns/\noutputs/\nmultirun/\ndata/\n"
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory) -> Path:
+    """The same folder in every process of a test session."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def sentence(session_folder) -> Done:
+    """The sentence of the project with a small net on few records, in a git checkout."""
+
+    def run(folder: Path) -> Done:
+        folder.mkdir()
+        (folder / ".gitignore").write_text(GENERATED)
+        git = ["git", "-C", str(folder), "-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+        for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+            subprocess.run([*git, *command], check=True, capture_output=True)
+        net = ("model=ribeiro", "model.width=4", "model.depth=2")
+        return ecgexp(folder, *SENTENCE, *SMALL, *net)
+
+    return once(session_folder, "sentence", run).expect()

@@ -1,0 +1,30 @@
+"""Nets as a user would write them: nothing here knows of ecgexp."""
+
+import torch
+from torch import nn
+
+
+class Deviations(nn.Module):
+    """Logistic regression on the standard deviation of each lead, without any statistics of batches."""
+
+    def __init__(self, leads: int, samples: int, classes: int) -> None:
+        super().__init__()
+        self.samples = samples
+        self.head = nn.Linear(leads, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[2] == self.samples
+        return self.head(10 * x.std(dim=-1))
+
+
+class Breaks(Deviations):
+    """The same, but for an error where it is told to raise one."""
+
+    def __init__(self, leads: int, samples: int, classes: int, breaks: bool = False) -> None:
+        super().__init__(leads, samples, classes)
+        self.breaks = breaks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.breaks:
+            raise ArithmeticError("the net of the user broke")
+        return super().forward(x)

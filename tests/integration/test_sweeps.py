@@ -1,0 +1,179 @@
+"""A sweep survives what happens to its trials and to itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from commands import (
+    SMALL,
+    artifact,
+    artifact_names,
+    config,
+    ecgexp,
+    finish,
+    only,
+    own_folder,
+    parents,
+    start,
+    trials,
+    until,
+)
+
+TINY = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2", "tracking.log_model=none")
+OWN = ("--config-dir", "conf", "-m", "model=trouble", *SMALL)
+LAUNCHERS = {
+    "basic": (),
+    "joblib": ("hydra.launcher.n_jobs=2",),
+    "submitit_local": ("hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=10"),
+    "ray": ("+hydra.launcher.ray.init.num_cpus=2",),
+}
+PLUGINS = {"submitit_local": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
+
+
+def results(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(artifact(folder, only(parents(folder)), "results.csv"))
+
+
+def comparable(table: pd.DataFrame) -> pd.DataFrame:
+    timed = [name for name in table if "seconds" in name or name in ("run_id", "source_run_id")]
+    return table.drop(columns=timed)
+
+
+def needs(launcher: str) -> None:
+    plugin = PLUGINS.get(launcher)
+    if plugin and importlib.util.find_spec(f"hydra_plugins.{plugin}") is None:
+        pytest.skip(f"{plugin} is not installed (an extra)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_one_trial_in_trouble_stops_no_other(tmp_path, launcher):
+    needs(launcher)
+    folder = own_folder(tmp_path / "study")
+    manners = ["raises", "none", "killed", "diverges"]
+    words = (f"hydra/launcher={launcher}", *LAUNCHERS[launcher], f"model.manner={','.join(manners)}")
+    done = ecgexp(folder, *OWN, *words).expect(1)
+    by_manner = {config(folder, run).model.manner: run for run in trials(folder)}
+    assert sorted(by_manner) == sorted(manners)
+    statuses = {manner: run.info.status for manner, run in by_manner.items()}
+    assert statuses == {"raises": "FAILED", "none": "FINISHED", "killed": "FAILED", "diverges": "FINISHED"}
+    assert "this net raises" in by_manner["raises"].data.tags["error"]
+    assert "SIGKILL" in by_manner["killed"].data.tags["error"]
+    for manner in ("raises", "killed"):
+        assert "traceback.txt" in artifact_names(folder, by_manner[manner])
+        assert f"model.manner={manner}" in done.stderr
+    assert by_manner["diverges"].data.tags["diverged"] == "true"
+    assert by_manner["diverges"].data.metrics["best/val/mlcm_f1_macro"] == 0
+    assert only(parents(folder)).info.status == "FAILED"
+    assert "Traceback" not in done.stderr
+    assert len(results(folder)) == 4
+
+
+@pytest.mark.slow
+def test_a_process_that_crashes_leaves_or_has_no_memory_is_told_apart(tmp_path):
+    folder = own_folder(tmp_path / "study")
+    ecgexp(folder, *OWN, "model.manner=crashes,leaves,allocates,none").expect(1)
+    errors = {config(folder, run).model.manner: run.data.tags.get("error", "") for run in trials(folder)}
+    assert "SIGSEGV" in errors["crashes"]
+    assert "exit status 3" in errors["leaves"]
+    assert "allocate" in errors["allocates"]
+    assert errors["none"] == ""
+
+
+@pytest.mark.slow
+def test_divergence_alone_does_not_change_the_exit_status(tmp_path):
+    folder = own_folder(tmp_path / "study")
+    done = ecgexp(folder, *OWN, "model.manner=diverges,none").expect(0)
+    assert "diverged" in done.stdout
+    again = ecgexp(folder, *OWN, "model.manner=diverges,none").expect(0)
+    assert "2 reused" in again.stderr, "a diverged trial is a result, and not tried again"
+
+
+@pytest.mark.slow
+def test_failures_are_retried_so_often_and_many_end_the_sweep(tmp_path):
+    folder = own_folder(tmp_path / "study")
+    words = (*OWN, "model.manner=raises", "lr=0.1,0.2,0.3", "sweep.max_failures=2", "sweep.max_retries=1")
+    ecgexp(folder, *words).expect(1)
+    assert [run.data.tags["attempts"] for run in trials(folder)] == ["1", "1"]
+    ecgexp(folder, *words).expect(1)
+    assert [run.data.tags["attempts"] for run in trials(folder)] == ["2", "2"]
+    ecgexp(folder, *words).expect(1)
+    assert [run.data.tags["attempts"] for run in trials(folder)] == ["2", "2"]
+
+
+@pytest.mark.slow
+def test_a_second_start_is_refused_and_other_sweeps_reuse_what_is_trained(tmp_path):
+    length = ("max_epochs=120", "early_stopping.patience=null")
+    words = ("-m", *TINY, *length, "lr=0.01")
+    first = start(tmp_path, *words)
+    until((tmp_path / "mlruns" / "checkpoints").exists, first)
+    second = ecgexp(tmp_path, *words).expect(1)
+    assert "running already" in second.stderr
+    assert len(second.stderr.strip().splitlines()) == 1
+    finish(first, tmp_path).expect(0)
+
+    more = ecgexp(tmp_path, "-m", *TINY, *length, "lr=0.01,0.02").expect(0)
+    assert "1 reused" in more.stderr
+    reused = [run for run in trials(tmp_path) if "reused_from" in run.data.tags]
+    original = next(run for run in trials(tmp_path) if run.info.run_id == only(reused).data.tags["reused_from"])
+    assert only(reused).data.metrics["best/val/loss"] == original.data.metrics["best/val/loss"]
+
+    afresh = ecgexp(tmp_path, "-m", *TINY, "max_epochs=1", "lr=0.01", "resume=false").expect(0)
+    again = ecgexp(tmp_path, "-m", *TINY, "max_epochs=1", "lr=0.01", "resume=false").expect(0)
+    assert "reused" not in afresh.stderr + again.stderr
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path):
+    words = ("-m", *TINY, "max_epochs=12", "lr=0.01,0.02,0.03", "sweep.max_retries=20")
+    whole = tmp_path / "whole"
+    ecgexp(whole, *words).expect(0)
+    broken, chance = tmp_path / "broken", random.Random(0)
+    for _ in range(5):
+        process = start(broken, *words, start_new_session=True)
+        _kill_something_at(process, broken, chance)
+    ecgexp(broken, *words).expect(0)
+    pd.testing.assert_frame_equal(comparable(results(broken)), comparable(results(whole)))
+    assert {run.info.status for run in (*trials(broken), *parents(broken))} == {"FINISHED"}
+    assert len(trials(broken)) == 3, "no trial was begun twice"
+
+
+def _kill_something_at(process: subprocess.Popen[str], folder: Path, chance: random.Random) -> None:
+    """Wait for the worker, then a random while, then kill the sweep, its worker, or both."""
+    children = psutil.Process(process.pid).children
+    end = time.monotonic() + chance.uniform(4, 14)
+    while time.monotonic() < end and process.poll() is None:
+        psutil.wait_procs(children(), timeout=0.1)
+    victims = chance.choice(["sweep", "worker", "both"])
+    workers = children(recursive=True) if process.poll() is None else []
+    for worker in workers if victims != "sweep" else []:
+        worker.send_signal(signal.SIGKILL)
+    if victims != "worker" and process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    psutil.wait_procs(workers, timeout=60)
+
+
+@pytest.mark.slow
+def test_folds_of_a_cross_validation_validate_on_different_records(tmp_path):
+    ecgexp(tmp_path, "-m", *SMALL, "model=linear", "dataset.val_fold=7,8,9").expect(0)
+    assert len({run.data.tags["dataset_fingerprint"] for run in trials(tmp_path)}) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [name for name in LAUNCHERS if name != "basic"])
+def test_every_launcher_gives_the_same_table(tmp_path, launcher):
+    needs(launcher)
+    words = ("-m", *TINY, "lr=0.01,0.02", "batch_size=16,32")
+    ecgexp(tmp_path / "basic", *words).expect(0)
+    ecgexp(tmp_path / launcher, *words, f"hydra/launcher={launcher}", *LAUNCHERS[launcher]).expect(0)
+    pd.testing.assert_frame_equal(comparable(results(tmp_path / launcher)), comparable(results(tmp_path / "basic")))

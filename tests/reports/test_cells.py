@@ -1,0 +1,230 @@
+"""Cells, the paper's figures, and the best trial as an experiment."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import statistics
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from ecgexp.cli import CONF, register_resolvers
+from ecgexp.config import plain
+from ecgexp.errors import UserError
+from ecgexp.reports import paper
+from ecgexp.reports.cells import arrange, cell_keys, collect_cells, repetition_keys, to_csv, to_markdown
+from ecgexp.reports.experiment import experiment_file
+from ecgexp.reports.significance import read_predictions
+from ecgexp.reports.trial import write_predictions
+from ecgexp.tracking.provenance import flatten
+
+F1 = "best/val/mlcm_f1_macro"
+REFERENCE = Path(__file__).resolve().parents[2] / "../shared/REFERENCE.md"
+
+
+def table_of(*trials):
+    """Results of trials, each a dict of keys with its score as 'f1'."""
+    rows = [
+        {
+            "status": "FINISHED",
+            "diverged": False,
+            "model": "ribeiro",
+            **{F1 if k == "f1" else k: v for k, v in t.items()},
+        }
+        for t in trials
+    ]
+    results = pd.DataFrame(rows)
+    results.attrs["overridden"] = [key for key in dict.fromkeys(k for t in trials for k in t) if key not in NOT_KEYS]
+    return results
+
+
+NOT_KEYS = ("f1", "status", "diverged")
+
+
+def grid(values):
+    return [{"optimizer": o, "lr": lr, "f1": f1} for (o, lr), f1 in values.items()]
+
+
+# --- cells
+
+
+def test_repetitions_are_averaged_and_spread():
+    scores = [0.5, 0.6, 0.85]
+    results = table_of(
+        *({"lr": "0.1", "seed": str(i), "f1": f1} for i, f1 in enumerate(scores)),
+        *({"lr": "0.2", "seed": str(i), "f1": 0.1} for i in range(3)),
+    )
+    assert cell_keys(results) == ["lr"] and repetition_keys(results) == ["seed"]
+    first, second = collect_cells(results, ["lr"], F1)
+    assert first.mean == pytest.approx(statistics.mean(scores)) and first.sd == pytest.approx(statistics.stdev(scores))
+    assert first.text() == f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}*"
+    assert first.best and not second.best
+
+
+def test_folds_repeat_as_seeds_do_and_a_sweep_of_seeds_alone_is_one_cell():
+    folds = table_of(*({"lr": lr, "dataset.val_fold": f, "f1": 0.5} for lr in ("1", "2") for f in ("1", "2")))
+    assert cell_keys(folds) == ["lr"] and repetition_keys(folds) == ["dataset.val_fold"]
+    seeds = table_of(*({"seed": s, "f1": 0.5} for s in "012"))
+    assert cell_keys(seeds) == ["model"]
+    (cell,) = collect_cells(seeds, ["model"], F1)
+    assert len(cell.scores) == 3
+
+
+def test_what_is_missing_or_diverged_is_marked():
+    results = table_of(
+        {"lr": "1", "seed": "0", "f1": 0.5},
+        {"lr": "1", "seed": "1", "f1": float("nan"), "status": "FAILED"},
+        {"lr": "2", "seed": "0", "f1": 0.0, "diverged": True},
+        {"lr": "3", "seed": "0", "f1": float("nan"), "status": "FAILED"},
+        {"lr": "2", "seed": "1", "f1": 0.0, "diverged": True},
+    )
+    assert [cell.text() for cell in collect_cells(results, ["lr"], F1)] == ["0.500*‡", "0.000 ± 0.000†", "-"]
+
+
+def test_the_lowest_loss_is_the_best():
+    results = table_of({"lr": "1", "best/val/loss": 0.3}, {"lr": "2", "best/val/loss": 0.2})
+    assert [cell.best for cell in collect_cells(results, ["lr"], "best/val/loss")] == [False, True]
+
+
+def test_the_papers_keys_stand_where_the_paper_has_them_whatever_the_order():
+    trials = [
+        {"lr": lr, "optimizer": o, "batch_size": b, "model": m, "f1": 0.1}
+        for lr in ("0.001", "0.01") for o in ("adam", "sgd") for b in ("16", "32") for m in ("rajpurkar", "ribeiro")
+    ]  # fmt: skip
+    table = arrange(collect_cells(table_of(*trials), ["lr", "optimizer", "batch_size", "model"], F1))
+    assert table.row_keys == ["model", "batch_size"] and table.column_keys == ["optimizer", "lr"]
+    assert table.heading() == [[("adam", 2), ("sgd", 2)], [("0.001", 1), ("0.01", 1)] * 2]
+    assert [begins for begins, _ in table.lines()] == [
+        [("rajpurkar", 2), ("16", 1)], [("32", 1)], [("ribeiro", 2), ("16", 1)], [("32", 1)],
+    ]  # fmt: skip
+
+
+def test_nets_are_rows_and_each_cell_is_found_in_its_place():
+    trials = [
+        {"loss.x": x, "model": m, "f1": f1}
+        for (x, m), f1 in {("a", "linear"): 0.1, ("b", "linear"): 0.2, ("b", "constant"): 0.4}.items()
+    ]
+    table = arrange(collect_cells(table_of(*trials), ["loss.x", "model"], F1))
+    assert table.flat() == [["model", "a", "b"], ["linear", "0.100", "0.200"], ["constant", "", "0.400*"]]
+    assert table.means().loc["linear", "b"] == 0.2
+    assert table.means().isna().to_numpy().tolist() == [[False, False], [True, False]]
+
+
+def test_one_key_makes_a_column_and_files_hold_the_table():
+    lines = arrange(collect_cells(table_of({"a|b": "x,y", "f1": 0.1}, {"a|b": "z", "f1": 0.2}), ["a|b"], F1)).flat()
+    assert lines == [["a|b", ""], ["x,y", "0.100"], ["z", "0.200*"]]
+    assert list(csv.reader(to_csv(lines).splitlines())) == lines
+    assert to_markdown(lines).splitlines() == ["| a\\|b |  |", "| --- | --- |", "| x,y | 0.100 |", "| z | 0.200* |"]
+
+
+# --- the paper
+
+
+def test_the_papers_figures_are_those_of_its_table():
+    if not REFERENCE.is_file():
+        pytest.skip("needs the paper's table")
+    expected, net = {}, ""
+    for line in REFERENCE.read_text().splitlines():
+        fields = [field.strip() for field in line.strip("|").split("|")]
+        if len(fields) == 11 and re.fullmatch(r"\d+", fields[1]):
+            net = fields[0].lower() or net
+            for i, value in enumerate(fields[2:]):
+                optimizer, lr = ("adam", "rmsprop", "sgd")[i // 3], (0.001, 0.01, 0.1)[i % 3]
+                expected[net, int(fields[1]), optimizer, lr] = float(value)
+    assert len(expected) == 90 and paper.published() == expected
+
+
+def test_what_the_papers_text_says_of_its_figures():
+    best = {net: max((f1, cell) for cell, f1 in paper.published().items() if cell[0] == net) for net in NETS}
+    assert best["rajpurkar"] == (0.71, ("rajpurkar", 128, "adam", 0.01))
+    assert best["ribeiro"] == (0.70, ("ribeiro", 64, "rmsprop", 0.01))
+    assert len(paper.published()) == 90
+
+
+NETS = ("rajpurkar", "ribeiro")
+
+
+def test_a_value_is_found_however_its_numbers_are_written():
+    cell = {"model": "ribeiro", "batch_size": "64", "optimizer": "sgd", "lr": "1e-3"}
+    assert paper.published_value(cell) == 0.59
+    assert paper.published_value({**cell, "lr": "0.005"}) is None
+    assert paper.published_value({**cell, "batch_size": None}) is None
+
+
+def test_a_reduced_grid_is_recognised_and_another_study_is_not():
+    reduced = table_of(
+        *({"model": m, "batch_size": "64", "optimizer": "adam", "lr": "0.001", "seed": "0", "f1": 0.5} for m in NETS)
+    )
+    assert paper.is_the_papers_grid(reduced, cell_keys(reduced))
+    baseline = table_of(
+        *({"model": m, "batch_size": "64", "optimizer": "adam", "lr": "0.01", "f1": 0.5} for m in ("linear", "ribeiro"))
+    )
+    assert not paper.is_the_papers_grid(baseline, cell_keys(baseline))
+    demo = table_of(*grid({("adam", "0.001"): 0.1, ("sgd", "0.001"): 0.2}))
+    assert not paper.is_the_papers_grid(demo, cell_keys(demo))
+
+
+# --- predictions
+
+
+@pytest.mark.parametrize("patients", [np.array(["a", "a", "b"]), None])
+def test_predictions_are_read_as_they_were_written(patients, tmp_path):
+    path, ids = tmp_path / "predictions.parquet", np.array(["3", "1", "2"])
+    targets, probabilities = torch.tensor([[1, 0], [0, 0], [1, 1]]), torch.rand(3, 2)
+    write_predictions(path, ids, probabilities, targets, ("A", "true/B"), patients)
+    found = read_predictions(path, 0.4)
+    assert found.ids.tolist() == ids.tolist() and found.label_names == ("A", "true/B") and found.threshold == 0.4
+    assert (found.targets == targets.numpy()).all() and (found.probabilities == probabilities.numpy()).all()
+    assert patients is None if found.patients is None else found.patients.tolist() == patients.tolist()
+
+
+def test_a_damaged_file_of_predictions_is_refused(tmp_path):
+    (tmp_path / "predictions.parquet").write_text("nothing")
+    with pytest.raises(UserError, match="is damaged or holds no predictions"):
+        read_predictions(tmp_path / "predictions.parquet", 0.5)
+
+
+# --- the best trial as an experiment
+
+
+def composed(overrides, *search):
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return plain(compose("config", [*search, *overrides]))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=linear", "lr=0.01", "seed=2"],
+        ["model=ribeiro", "model.width=4", "model.depth=2", "optimizer=sgd", "optimizer.momentum=0.9", "lr=1e-3"],
+        ["experiment=leandro2023", "dataset=synthetic", "max_epochs=2", "model=rajpurkar", "batch_size=16", "lr=0.1"],
+        ["experiment=leandro2023", "model=ribeiro", "batch_size=16", "optimizer=rmsprop", "lr=0.1"],
+        ["scheduler=none", "early_stopping.patience=null", "tracking.system_metrics=false", "trainer.threads=1"],
+        ["dataset.train_folds=[1,2]", "dataset.val_fold=3", "dataset.root='a b: c'", "+trainer.fast_dev_run=true"],
+        [],
+    ],
+)
+def test_best_yaml_composes_to_what_the_trial_was_trained_with(overrides, tmp_path):
+    wanted = composed(overrides)
+    params = {key: str(value) for key, value in flatten(wanted)}
+    run = SimpleNamespace(data=SimpleNamespace(tags={"overrides": json.dumps(overrides)}, params=params))
+    (tmp_path / "experiment").mkdir()
+    text = experiment_file(run, "Best of\nsweep: 0.5")
+    (tmp_path / "experiment" / "best.yaml").write_text(text)
+    assert text.startswith("# @package _global_\n# Best of sweep: 0.5\n")
+    assert composed(["experiment=best"], f"hydra.searchpath=[file://{tmp_path}]") == wanted
+
+
+def test_what_a_file_cannot_say_is_said_in_it():
+    run = SimpleNamespace(
+        data=SimpleNamespace(tags={"overrides": '["~trainer.devices", "lr=0.1"]'}, params={"lr": "0.1"})
+    )
+    assert "# Cannot be said in a file, add it: ~trainer.devices" in experiment_file(run, "x")

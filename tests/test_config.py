@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import pytest
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf, open_dict
+from pydantic import Field
+
+from ecgexp.cli import CONF, register_resolvers
+from ecgexp.composition import plan
+from ecgexp.config import accepts, check, locate, plain
+from ecgexp.errors import UserError
+
+
+class Net:
+    """A class of a user's own, which says what its arguments are."""
+
+    def __init__(
+        self,
+        classes: int,
+        leads: int = 12,
+        samples: int = 1000,
+        width: Annotated[int, Field(ge=1)] = 8,
+        pooling: Literal["mean", "max"] = "mean",
+        sizes: list[int] | None = None,
+        anything=None,
+    ) -> None:
+        pass
+
+
+class Vague:
+    def __init__(self, classes: NoSuchType, **others) -> None:  # noqa: F821
+        pass
+
+
+class Shapeless:
+    """A dataset that takes neither leads nor samples nor classes."""
+
+    def __init__(self, size: int = 1) -> None:
+        pass
+
+
+@pytest.fixture
+def cfg():
+    register_resolvers()
+    (composed,) = plan(CONF, get_args_parser().parse_args([])).configurations
+    return composed
+
+
+def with_model(cfg, target=Net, **arguments):
+    with open_dict(cfg):
+        cfg.model = {"_target_": f"{target.__module__}.{target.__qualname__}", "classes": 5, **arguments}
+    return cfg
+
+
+def refusal(cfg):
+    with pytest.raises(UserError) as refused:
+        check(cfg)
+    sentence = str(refused.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"width": 1}, {"pooling": "max"}, {"sizes": [1, 2]}, {"sizes": None}, {"anything": {"a": [1]}}],
+)
+def test_arguments_that_a_class_of_ones_own_takes_pass(cfg, arguments):
+    check(with_model(cfg, **arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"height": 3}, ("model.height", "width", "pooling")),
+        ({"width": 0}, ("model.width",)),
+        ({"width": "wide"}, ("model.width", "wide")),
+        ({"pooling": "min"}, ("model.pooling", "mean", "max")),
+        ({"sizes": [1, "b"]}, ("model.sizes",)),
+    ],
+)
+def test_what_a_class_of_ones_own_does_not_take_is_named(cfg, arguments, words):
+    sentence = refusal(with_model(cfg, **arguments))
+    assert all(word in sentence for word in words)
+
+
+def test_annotations_that_cannot_be_read_are_left_to_the_class(cfg):
+    check(with_model(cfg, Vague, whatever="x"))
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (None, "_target_"),
+        ("nowhere.at.All", "nowhere.at.All"),
+        ("collections.NoSuchThing", "collections.NoSuchThing"),
+        ("no dots or sense", "no dots or sense"),
+    ],
+)
+def test_a_target_that_cannot_be_imported_is_named(cfg, target, words):
+    with open_dict(cfg):
+        cfg.model = {"_target_": target} if target else {}
+    assert words in refusal(cfg)
+
+
+def test_a_module_that_breaks_when_it_is_imported_is_named_with_what_it_says(cfg, tmp_path, monkeypatch):
+    (tmp_path / "broken_on_import.py").write_text("raise ValueError('no licence today')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with open_dict(cfg):
+        cfg.model = {"_target_": "broken_on_import.Net"}
+    sentence = refusal(cfg)
+    assert "broken_on_import.Net" in sentence
+    assert "no licence today" in sentence
+    assert "broken_on_import" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["leads", "samples", "classes"])
+@pytest.mark.parametrize("value", [0, "many", None, 1.5])
+def test_a_dataset_says_its_shape_in_positive_whole_numbers(cfg, name, value):
+    with open_dict(cfg):
+        cfg.dataset = {"_target_": f"{__name__}.Shapeless", "leads": 2, "samples": 10, "classes": 5, name: value}
+    assert f"dataset.{name}" in refusal(with_model(cfg))
+
+
+def test_a_dataset_need_not_take_its_shape_as_arguments(cfg):
+    with open_dict(cfg):
+        cfg.dataset = {"_target_": f"{__name__}.Shapeless", "leads": 2, "samples": 10, "classes": 5}
+    check(with_model(cfg))
+
+
+def test_the_first_of_several_mistakes_is_said(cfg):
+    cfg.lr, cfg.batch_size = -1.0, 0
+    assert "lr" in refusal(cfg)
+
+
+@pytest.mark.parametrize("key", ["lr", "dataset", "scheduler", "early_stopping", "tracking"])
+def test_a_missing_key_is_named(cfg, key):
+    with open_dict(cfg):
+        del cfg[key]
+    assert key in refusal(cfg)
+
+
+@pytest.mark.parametrize("value", ["???", "${no.such.key}"])
+def test_what_cannot_be_resolved_is_named(cfg, value):
+    with open_dict(cfg):
+        cfg.model.width = value
+    sentence = refusal(cfg)
+    assert "model.width" in sentence
+
+
+@pytest.mark.parametrize("key", ["lr", "threshold", "memory_budget"])
+@pytest.mark.parametrize("value", [True, "1", None, float("inf"), float("nan")])
+def test_a_number_has_to_be_a_number(cfg, key, value):
+    with open_dict(cfg):
+        cfg[key] = value
+    if (key, value) == ("memory_budget", float("inf")):
+        check(cfg)
+    else:
+        assert key in refusal(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("lr", 1), ("threshold", 0), ("threshold", 1), ("memory_budget", 0), ("seed", 2**32 - 1)]
+)
+def test_the_ends_of_the_ranges_are_allowed(cfg, key, value):
+    cfg[key] = value
+    check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("monitor", "val/mlcm_f1/NORM"), ("monitor", "train/loss"), ("objective", "best/train/f1/PRC-S-")],
+)
+def test_every_metric_may_be_watched_or_aimed_at(cfg, key, name):
+    cfg[key] = name
+    check(cfg)
+
+
+def test_locate_finds_what_a_target_names():
+    assert locate("model", {"_target_": "collections.OrderedDict"}).__name__ == "OrderedDict"
+    assert locate("model", {"_target_": f"{__name__}.Net"}) is Net
+
+
+def test_accepts_knows_named_and_other_keywords():
+    assert accepts(Net, "width")
+    assert not accepts(Net, "height")
+    assert accepts(Vague, "height")
+
+
+def test_plain_resolves_to_dictionaries_and_lists():
+    nested = OmegaConf.create({"a": 1, "b": {"c": "${a}", "d": [1, "${a}"]}})
+    values = plain(nested)
+    assert values == {"a": 1, "b": {"c": 1, "d": [1, 1]}}
+    assert type(values["b"]) is dict
+    assert type(values["b"]["d"]) is list

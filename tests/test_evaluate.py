@@ -1,0 +1,378 @@
+"""A look at the test fold: what it measures, and that it is noted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn import metrics as oracle
+
+from ecgexp.datasets import PTBXL, WFDBFolder
+from ecgexp.reports.evaluation import (
+    SMALLEST_GROUP,
+    calibration_bins,
+    label_table,
+    reliability_figure,
+    subgroup_table,
+    tuned_thresholds,
+)
+from ecgexp.restore import find_run
+from ecgexp.tracking.looks import looks
+from trained import Trained, call, is_one_sentence, shell, trained_once
+
+LABELS = ("NORM", "STTC", "CD", "MI", "HYP")
+PARENT = "mlflow.parentRunId"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Trained:
+    return trained_once(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def moved(trained, tmp_path) -> Trained:
+    """A copy of the run that a test may write to; the data stay where they are."""
+    return trained.moved_to(tmp_path / "copy")
+
+
+def places(trained: Trained) -> list[str]:
+    return [f"dataset.root={trained.folder}/data/synthetic", f"dataset.cache_dir={trained.folder}/data/cache"]
+
+
+def database(trained: Trained) -> pd.DataFrame:
+    return pd.read_csv(trained.records.parents[1] / "ptbxl_database.csv", index_col="ecg_id")
+
+
+def arrays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(table[[f"{what}/{label}" for label in LABELS]].to_numpy() for what in ("true", "probability"))
+
+
+# --- the whole, from the command line
+
+
+@pytest.mark.slow
+def test_everything_is_measured_logged_and_told(trained, moved):
+    words = (f"run={trained.run_id}", "split=test", "thresholds=tuned", *places(trained))
+    done = shell("evaluate", moved.folder, *words)
+    assert done.returncode == 0, done.stderr
+    folder = moved.artifacts / "evaluation" / "test"
+    assert {path.name for path in folder.iterdir()} == {
+        "predictions_test.parquet", "mlcm_test.csv", "mlcm_test.png", "labels.csv", "labels_tuned.csv",
+        "calibration.csv", "reliability.png", "subgroups.csv", "metrics.json",
+    }  # fmt: skip
+    predictions = pd.read_parquet(folder / "predictions_test.parquet")
+    known = database(trained)
+    assert set(known.loc[predictions["id"].astype(int), "strat_fold"]) == {10}
+    true, probability = arrays(predictions)
+    logged = {key.removeprefix("test/"): v for key, v in moved.client.get_run(trained.run_id).data.metrics.items()}
+
+    assert logged["auroc_macro"] == pytest.approx(oracle.roc_auc_score(true, probability), abs=1e-6)
+    assert logged["ap_macro"] == pytest.approx(oracle.average_precision_score(true, probability), abs=1e-6)
+    brier = [oracle.brier_score_loss(true[:, i], probability[:, i]) for i in range(5)]
+    assert [logged[f"brier/{label}"] for label in LABELS] == pytest.approx(brier, abs=1e-6)
+    assert logged["brier"] == pytest.approx(np.mean(brier), abs=1e-6)
+    assert logged["loss"] == pytest.approx(oracle.log_loss(true.ravel(), probability.ravel()), abs=1e-5)
+    assert logged["mlcm_f1_macro_low"] <= logged["mlcm_f1_macro"] <= logged["mlcm_f1_macro_high"]
+    assert logged["auroc_macro_low"] < logged["auroc_macro"] < logged["auroc_macro_high"]
+
+    table, tuned = (pd.read_csv(folder / name, index_col=0) for name in ("labels.csv", "labels_tuned.csv"))
+    for part in (table, tuned):
+        predicted = probability > part["threshold"].to_numpy()
+        scores = oracle.precision_recall_fscore_support(true, predicted, average=None, zero_division=0)
+        np.testing.assert_allclose(part[["precision", "recall", "f1"]].to_numpy().T, scores[:3], atol=1e-6)
+        assert part["positives"].tolist() == scores[3].tolist()
+    assert (table["threshold"] == 0.5).all()
+    validation_true, validation = arrays(trained.validation())
+    at_tuned = oracle.f1_score(validation_true, validation > tuned["threshold"].to_numpy(), average=None)
+    at_half = oracle.f1_score(validation_true, validation > 0.5, average=None, zero_division=0)
+    assert (at_tuned >= at_half).all()
+    assert (at_tuned > at_half).any()
+    assert logged["tuned/f1/NORM"] == pytest.approx(tuned.loc["NORM", "f1"], abs=1e-6)
+
+    groups = pd.read_csv(folder / "subgroups.csv")
+    ages = known.loc[predictions["id"].astype(int), "age"]
+    assert groups.query("by == 'age' and group == '60 to 79'")["records"].item() == ages.between(60, 79).sum()
+    sexes = known.loc[predictions["id"].astype(int), "sex"]
+    larger = int(sexes.mean() > 0.5)
+    row = groups.query(f"by == 'sex' and group == '{('male', 'female')[larger]}'").iloc[0]
+    here = (sexes == larger).to_numpy()
+    assert row["records"] == here.sum() >= SMALLEST_GROUP
+    assert row["brier"] == pytest.approx(np.mean((true - probability)[here] ** 2), abs=1e-6)
+    assert groups.groupby("by")["records"].sum().to_dict() == dict.fromkeys(
+        ("age", "device", "sex", "site"), len(predictions)
+    )
+
+    for words in ("mlcm_f1_macro", "95 % interval", "NORM", "female", "tuned", "not of seeds", "number 1"):
+        assert words in done.stdout
+    assert f"{logged['auroc_macro']:.3f}" in done.stdout
+    assert "fingerprint" not in done.stdout
+
+
+def test_each_look_is_counted_for_the_run_and_for_its_sweeps(trained, moved, monkeypatch, capsys):
+    client = moved.client
+    experiment = client.get_run(trained.run_id).info.experiment_id
+    sweep, other = (client.create_run(experiment, tags={"kind": "sweep"}).info.run_id for _ in range(2))
+    client.set_tag(trained.run_id, PARENT, sweep)
+    took_over = client.create_run(experiment, tags={PARENT: other, "reused_from": trained.run_id}).info.run_id
+    sibling = client.create_run(experiment, tags={PARENT: sweep}).info.run_id
+    said = []
+    for run in (trained.run_id, took_over):
+        assert call(monkeypatch, "evaluate", moved.folder, f"run={run}", "split=test", *places(trained)) == 0
+        said += [line for line in capsys.readouterr().out.splitlines() if "look number" in line]
+    assert said == [f"This is look number {number} at the test fold of this sweep." for number in (1, 2)]
+    store, _ = find_run(trained.run_id, moved.folder, None)
+    for run in (trained.run_id, took_over, sweep, other):
+        found = looks(store, run)
+        assert [look["run"] for look in found] == [trained.run_id] * 2
+        assert client.get_run(run).data.tags["looks/test"] == "2"
+    assert looks(store, sibling) == []
+    assert found[0]["by"].count("@") == 1
+    assert found[0]["when"] <= found[1]["when"]
+    assert found[0]["same_data"] is True
+    steps = [metric.step for metric in client.get_metric_history(trained.run_id, "test/mlcm_f1_macro")]
+    assert steps == [1, 2]
+
+
+def test_the_commit_is_noted(trained, moved, monkeypatch, capsys):
+    from ecgexp.tracking import provenance
+
+    monkeypatch.setattr(provenance, "git_state", lambda folder: {"git_commit": "abc", "git_dirty": "true"})
+    assert call(monkeypatch, "evaluate", moved.folder, f"run={trained.run_id}", "split=test", *places(trained)) == 0
+    assert "look number 1 at the test fold of this run" in capsys.readouterr().out
+    store, _ = find_run(trained.run_id, moved.folder, None)
+    assert looks(store, trained.run_id)[0]["git_commit"] == "abc"
+
+
+def test_a_look_that_fails_afterwards_is_noted_and_one_that_could_not_begin_is_not(trained, moved, monkeypatch):
+    import ecgexp.evaluate
+
+    store, _ = find_run(trained.run_id, moved.folder, None)
+    words = (f"run={trained.run_id}", "split=test")
+    empty = moved.folder / "file"
+    empty.touch()
+    said = call(monkeypatch, "evaluate", moved.folder, *words, f"dataset.root={empty}")
+    assert is_one_sentence(said), said
+    assert looks(store, trained.run_id) == []
+
+    def broken(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(ecgexp.evaluate, "predict_split", broken)
+    with pytest.raises(MemoryError):
+        call(monkeypatch, "evaluate", moved.folder, *words, *places(trained))
+    assert len(looks(store, trained.run_id)) == 1
+
+
+def test_the_validation_split_rehearses_without_a_look(trained, moved, monkeypatch, capsys):
+    before = moved.client.get_run(trained.run_id).data
+    assert call(monkeypatch, "evaluate", moved.folder, f"run={trained.run_id}", "split=val", *places(trained)) == 0
+    assert "look" not in capsys.readouterr().out
+    after = moved.client.get_run(trained.run_id).data
+    assert after.metrics == before.metrics
+    assert after.tags == before.tags
+    again = pd.read_parquet(moved.artifacts / "evaluation" / "val" / "predictions_val.parquet")
+    pd.testing.assert_frame_equal(again, trained.validation(), atol=1e-6)
+    whole = json.loads((moved.artifacts / "evaluation" / "val" / "metrics.json").read_text())
+    shared = {name: value for name, value in whole["metrics"].items() if f"best/val/{name}" in before.metrics}
+    assert len(shared) > 15
+    assert shared == pytest.approx({name: before.metrics[f"best/val/{name}"] for name in shared}, abs=1e-5)
+
+
+def test_other_data_than_those_of_the_training_are_pointed_out(trained, moved, monkeypatch, capsys):
+    data = shutil.copytree(trained.folder / "data" / "synthetic", moved.folder / "other")
+    name = f"{int(trained.validation()['id'][0]):05d}_lr.dat"
+    (file,) = data.rglob(name)
+    file.write_bytes(file.read_bytes()[24:] + file.read_bytes()[:24])  # one sample later
+    words = (f"run={trained.run_id}", "split=val", f"dataset.root={data}", "dataset.cache_dir=cache")
+    assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
+    assert "fingerprint differs" in capsys.readouterr().out
+
+
+# --- sentences
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["split=test"], "run"),
+        (["run=x"], "split=test"),
+        (["run=x", "split=train"], "split=test or split=val"),
+        (["run=x", "split=test", "thresholds=best"], "thresholds=tuned"),
+        (["run=x", "split=test", "dataset.val_fold=10"], "dataset.val_fold"),
+        (["run=x", "split=test", "model=ribeiro"], "model"),
+        (["run=x", "split=test", "quickly"], "quickly"),
+        (["run=x", "split=test"], "mlflow.db"),
+        (["run={run}", "split=test", "tracking.root={trained}", "dataset.labels_csv=a.csv"], "labels_csv"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(trained, tmp_path, monkeypatch, words, named):
+    words = [word.format(trained=trained.folder, run=trained.run_id) for word in words]
+    said = call(monkeypatch, "evaluate", tmp_path, *words)
+    assert is_one_sentence(said), said
+    assert named in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("group", ["model", "dataset", "loss"])
+def test_a_config_that_names_a_foreign_class_is_refused(trained, moved, monkeypatch, group):
+    path = moved.artifacts / "config.yaml"
+    lines = path.read_text().splitlines()
+    at = lines.index(f"{group}:") + 1
+    lines[at] = "  _target_: os.system"
+    path.write_text("\n".join([*lines[: at + 1], "  command: touch marker", *lines[at + 1 :]]))
+    said = call(monkeypatch, "evaluate", moved.folder, f"run={trained.run_id}", "split=test", *places(trained))
+    assert is_one_sentence(said), said
+    assert "os.system" in said
+    assert not (moved.folder / "marker").exists()
+
+
+# --- the parts
+
+
+def example(records: int = 400, classes: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    random = np.random.default_rng(seed)
+    targets = random.random((records, classes)) < [0.5, 0.2, 0.05][:classes]
+    values = np.clip(random.normal(0.3 + 0.3 * targets, 0.2), 0.001, 0.999).astype(np.float32)
+    return torch.from_numpy(values), torch.from_numpy(targets.astype(np.float32))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tuned_thresholds_are_the_best_of_all(seed):
+    values, targets = (part.numpy() for part in example(60, 2, seed))
+    values = values.round(2)  # with ties
+    tuned = tuned_thresholds(values, targets, 0.5)
+    for label in range(2):
+        everywhere = [oracle.f1_score(targets[:, label], values[:, label] > t) for t in np.arange(-0.005, 1, 0.01)]
+        reached = oracle.f1_score(targets[:, label], values[:, label] > tuned[label])
+        assert reached == pytest.approx(max(everywhere))
+
+
+def test_a_threshold_that_cannot_be_tuned_or_bettered_stays():
+    values = np.array([[0.9, 0.2], [0.1, 0.4], [0.8, 0.3]])
+    targets = np.array([[1, 0], [0, 0], [1, 0]])
+    assert tuned_thresholds(values, targets, 0.5).tolist() == [0.5, 0.5]
+    assert tuned_thresholds(values, 1 - 0 * targets, 0.5)[0] < 0.1
+
+
+def test_the_label_table_is_that_of_scikit_learn():
+    values, targets = example()
+    targets[:, 2] = 0
+    table = label_table(values, targets, ("a", "b", "never"), (0.5, 0.4, 0.5))
+    assert table.loc["a", "auroc"] == pytest.approx(oracle.roc_auc_score(targets[:, 0], values[:, 0]))
+    assert table.loc["b", "ap"] == pytest.approx(oracle.average_precision_score(targets[:, 1], values[:, 1]))
+    assert table.loc["b", "f1"] == pytest.approx(oracle.f1_score(targets[:, 1], values[:, 1] > 0.4))
+    assert table.loc["a", "brier"] == pytest.approx(oracle.brier_score_loss(targets[:, 0], values[:, 0]))
+    assert np.isnan(table.loc["never", ["auroc", "ap"]].to_numpy(dtype=float)).all()
+    assert table.loc["never", "positives"] == 0
+
+
+def test_calibration_bins_are_those_of_scikit_learn():
+    from sklearn.calibration import calibration_curve
+
+    values, targets = example()
+    bins = calibration_bins(values, targets, ("a", "b", "c"))
+    for name, p, y in [
+        ("all", values.flatten(), targets.flatten()), *zip("abc", values.T, targets.T, strict=True),
+    ]:  # fmt: skip
+        observed, mean = calibration_curve(y, p, n_bins=10)
+        here = bins[bins["label"] == name]
+        np.testing.assert_allclose(here["observed"], observed, atol=1e-6)
+        np.testing.assert_allclose(here["mean_probability"], mean, atol=1e-6)
+        assert here["records"].sum() == len(p)
+    certain = calibration_bins([[0.0], [1.0]], [[0], [1]], ("a",))
+    assert certain[["low", "observed"]].drop_duplicates().to_numpy().tolist() == [[0.0, 0.0], [0.9, 1.0]]
+
+
+@pytest.mark.parametrize("classes", [3, 12])
+def test_the_reliability_plot_shows_labels_while_they_can_be_told_apart(classes):
+    values, targets = (part.repeat(1, classes // 3) for part in example())
+    names = [f"label {i}" for i in range(classes)]
+    figure = reliability_figure(calibration_bins(values, targets, names), 0.1234, "title")
+    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert ("label 0" in shown) == (classes == 3)
+    assert "all labels" in shown
+    assert "0.1234" in figure.axes[0].get_title()
+
+
+def test_subgroups_are_counted_scored_and_honest_about_what_they_lack():
+    values, targets = example(60)
+    targets[:20, 2] = 0
+    targets[20:, 2] = (torch.arange(40) % 2).float()
+    metadata = pd.DataFrame(
+        {
+            "age": ["39", "40"] * 10 + ["79.0", "80", "300", ""] * 10,
+            "sex": ["male"] * 20 + ["female"] * 40,
+            "device": ["A  1", "A 1 "] * 10 + ["B"] * 35 + [None] * 5,
+        }
+    )
+    patients = np.repeat(np.arange(30), 2)
+    table = subgroup_table(values, targets, patients, metadata, ("a", "b", "c"), 0.5).set_index(["by", "group"])
+    assert table["records"].to_dict() == {
+        ("age", "under 40"): 10, ("age", "40 to 59"): 10, ("age", "60 to 79"): 10, ("age", "80 and over"): 20,
+        ("age", "unknown"): 10, ("sex", "female"): 40, ("sex", "male"): 20,
+        ("device", "A 1"): 20, ("device", "B"): 35, ("device", "unknown"): 5,
+    }  # fmt: skip
+    assert table.loc[("sex", "male"), "patients"] == 10
+    women = table.loc[("sex", "female")]
+    assert women["auroc_macro"] == pytest.approx(oracle.roc_auc_score(targets[20:], values[20:]))
+    assert women["absent"] == ""
+    assert np.isfinite(women["mlcm_f1_macro"])
+    men = table.loc[("sex", "male")]
+    assert men["absent"] == "c"
+    assert np.isnan(men["mlcm_f1_macro"])
+    assert np.isfinite(men["mlcm_f1_micro"])
+    assert men["auroc_macro"] == pytest.approx(oracle.roc_auc_score(targets[:20, :2], values[:20, :2]))
+    few = table.loc[("device", "unknown")]
+    assert few["records"] < SMALLEST_GROUP
+    assert few[["mlcm_f1_micro", "auroc_macro", "brier"]].isna().all()
+
+
+def test_rare_devices_are_taken_together():
+    values, targets = example(60)
+    metadata = pd.DataFrame({"device": [f"device {min(i % 20, i // 2):02d}" for i in range(60)]})
+    table = subgroup_table(values, targets, np.arange(60), metadata, ("a", "b", "c"), 0.5)
+    assert len(table) == 12
+    assert table["group"].iloc[-1] == "others"
+    assert table["records"].sum() == 60
+
+
+# --- metadata
+
+
+def test_real_metadata_are_those_of_the_records_of_the_split(ptbxl_folder, tmp_path):
+    dataset = PTBXL(ptbxl_folder, cache_dir=tmp_path, workers=1)
+    split, metadata = dataset.load("test"), dataset.metadata("test")
+    table = pd.read_csv(ptbxl_folder / "ptbxl_database.csv", index_col="ecg_id").loc[split.ids.astype(int)]
+    assert list(metadata) == ["age", "sex", "site", "device"]
+    assert metadata["age"].astype(float).tolist() == table["age"].tolist()
+    assert (metadata["sex"] == "female").tolist() == (table["sex"] == 1).tolist()
+    assert [float(site or "nan") for site in metadata["site"]] == pytest.approx(table["site"].tolist(), nan_ok=True)
+
+
+@pytest.mark.parametrize("columns", [("sex", "age"), ()])
+def test_a_folder_of_records_has_the_metadata_that_its_table_has(trained, tmp_path, columns):
+    names = [path.stem for path in sorted(trained.records.glob("*.hea"))[:12]]
+    known = {"sex": ["f", "m"] * 6, "age": range(40, 52)}
+    table = pd.DataFrame({"record": names, "AF": [0, 1, 1] * 4, "split": ["train", "val", "test"] * 4})
+    table.assign(**{name: known[name] for name in columns}).to_csv(tmp_path / "labels.csv", index=False)
+    dataset = WFDBFolder(
+        trained.records,
+        cache_dir=tmp_path / "cache",
+        labels_csv=tmp_path / "labels.csv",
+        labels=["AF"],
+        lead_names=["I", "II"],
+        sampling_rate=100,
+        samples=1000,
+        split_column="split",
+        workers=1,
+    )
+    metadata = dataset.metadata("test")
+    if not columns:
+        assert metadata is None
+    else:
+        assert metadata["age"].tolist() == ["42", "45", "48", "51"]
+        assert metadata["sex"].tolist() == ["f", "m", "f", "m"]

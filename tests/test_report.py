@@ -1,0 +1,349 @@
+"""The report of a sweep: what is in it, for whom it is refused, and that a page needs nothing else."""
+
+from __future__ import annotations
+
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trained import call, is_one_sentence, shell
+
+sys.path.insert(0, str(Path(__file__).parent / "reports"))
+from sweeps import Sweep, new_store
+
+F1 = "best/val/mlcm_f1_macro"
+
+
+class Page(HTMLParser):
+    """Text, tags and links of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.links, self.words, self._cell = [], [], [], None
+        self.rows: list[list[str]] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for key, value in attrs if key in ("src", "href", "action", "xlink:href")]
+        if tag == "tr":
+            self.rows.append([])
+        self._cell = [] if tag in ("td", "th") else self._cell
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.rows[-1].append(" ".join("".join(self._cell).split()))
+            self._cell = None
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self._cell is not None:
+            self._cell.append(data)
+
+
+def report(monkeypatch, folder, *words):
+    assert call(monkeypatch, "report", folder, *words) == 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    return new_store(folder)
+
+
+@pytest.fixture(scope="module")
+def seeds(store):
+    """Two clear cells and a hopeless one, two seeds each; one trial failed, one diverged."""
+    sweep = Sweep(store, "seeds")
+    for model, skill in (("linear", 0.45), ("constant", 0.0)):
+        for seed in "01":
+            sweep.trial(f"model={model}", f"seed={seed}", skill=skill + 0.06 * int(seed))
+    sweep.trial("model=ribeiro", "seed=0", skill=None, status="FAILED", error="Boom: <script>alert(1)</script> & so on")
+    sweep.trial("model=ribeiro", "seed=1", skill=0.0, diverged="true", best_epoch="None")
+    sweep.end("FAILED")
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def seeds_report(seeds, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "deep" / "er"
+    with pytest.MonkeyPatch.context() as patch:
+        report(patch, folder, "sweep=seeds", f"out={out}")
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(seeds_report):
+    return Page(seeds_report / "report.html")
+
+
+# --- the files
+
+
+def test_results_have_a_row_per_trial_with_metrics_and_intervals(seeds_report):
+    results = pd.read_csv(seeds_report / "results.csv")
+    assert len(results) == 6
+    done = results[results["status"] == "FINISHED"]
+    assert (done[f"{F1}_low"] <= done[F1]).all() and (done[F1] <= done[f"{F1}_high"]).all()
+    assert done[f"{F1}_behind"].to_numpy() == pytest.approx((done[F1].max() - done[F1]).to_numpy(), abs=1e-6)
+    assert done["best/val/auroc_macro_low"].notna().all()
+    assert done.set_index("trial")[f"{F1}_maybe_best"].to_dict() == {0: True, 1: True, 2: False, 3: False, 5: False}
+    failed = results[results["status"] == "FAILED"].iloc[0]
+    assert failed["error"].startswith("Boom") and np.isnan(failed[f"{F1}_low"])
+    assert {"epochs", "train_seconds", "device", "reused", "diverged"} <= set(results)
+
+
+def test_a_cell_is_the_mean_of_its_seeds(seeds_report):
+    results = pd.read_csv(seeds_report / "results.csv")
+    cells = pd.read_csv(seeds_report / "cells.csv").set_index("model")
+    for model in ("linear", "constant"):
+        scores = results.loc[results["model"] == model, F1]
+        assert cells.loc[model, "mean"] == pytest.approx(scores.mean())
+        assert cells.loc[model, "sd"] == pytest.approx(scores.std())
+        assert cells.loc[model, ["min", "max"]].tolist() == pytest.approx([scores.min(), scores.max()])
+    assert cells.loc["ribeiro", ["trials", "finished", "diverged"]].tolist() == [2, 1, 1]
+    shown = f"{cells.loc['linear', 'mean']:.3f} ± {cells.loc['linear', 'sd']:.3f}*"
+    assert shown in (seeds_report / "table.csv").read_text() and shown in (seeds_report / "table.md").read_text()
+
+
+def test_everything_is_also_in_the_run_of_the_sweep(seeds, seeds_report, store):
+    kept = store.root / "artifacts" / seeds.parent / "artifacts" / "reports" / "seeds"
+    files = {str(path.relative_to(seeds_report)) for path in seeds_report.rglob("*") if path.is_file()}
+    assert files == {str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()}
+    assert {"results.csv", "table.csv", "table.md", "report.html", "experiment/best.yaml"} <= files
+    assert {"heat_map_val_mlcm_f1_macro.png", "learning_curves_best.png", "learning_curves_worst.png"} <= files
+    assert {"mlcm_best.png", "mlcm_best_constant.png", "mlcm_best_ribeiro.png"} <= files
+
+
+# --- the page
+
+
+def test_the_page_needs_nothing_else_and_runs_nothing(page):
+    assert "script" not in page.tags and "link" not in page.tags and "iframe" not in page.tags
+    assert page.links and all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "<script>alert(1)</script> & so on" in page.text  # shown, not run
+    assert "@import" not in page.text and "url(" not in page.text
+
+
+def test_the_page_says_what_can_be_concluded(page):
+    assert "The best trial is trial 1 model=linear seed=1" in page.text
+    assert "Of the 4 other trials 1 cannot be told from the winner by these 60 records of 30 patients" in page.text
+    assert "3 are worse, with 95 % confidence" in page.text
+    assert "cover which records happened to be there, not which seed" in page.text
+    assert "Over its repetitions the best cell is model=linear" in page.text
+    assert re.search(r"Of the variance between single trials, \d+% is seed rather than the cell", page.text)
+    assert "The test fold has not been looked at" in page.text
+    assert "The sweep is not complete" in page.text
+
+
+def test_failed_and_diverged_trials_are_listed(page):
+    (line,) = [row for row in page.rows if row and row[0] == "trial 4 model=ribeiro seed=0"]
+    assert line[1:] == ["failed", "Boom: <script>alert(1)</script> & so on"]
+    assert "Diverged, which is a result and no failure: trial 5 model=ribeiro seed=1." in page.text
+
+
+def test_cost_is_told_per_net_and_in_all(page):
+    costs = {row[0]: row for row in page.rows if row and " on cpu" in row[0]}
+    assert costs["linear on cpu"][1:6] == ["2", "10.0 s", "10.0 s", "3.3 s", "20.0 s"]
+    (total,) = [row for row in page.rows if row and row[0] == "all"]
+    assert total[5] == "50.0 s"
+
+
+# --- which sweep
+
+
+def test_the_latest_sweep_is_the_default_and_told(store, folder, seeds, monkeypatch, capsys):
+    sweep = Sweep(store, "latest")
+    sweep.trial("lr=0.1", skill=1.0)
+    sweep.trial("lr=0.2", skill=0.9)
+    sweep.end()
+    report(monkeypatch, folder)
+    said = capsys.readouterr().out
+    assert said.rstrip().endswith(str(folder / "reports" / "latest" / "report.html"))
+    report(monkeypatch, folder, f"sweep={seeds.parent}", "out=by_id")
+    assert len(pd.read_csv(folder / "by_id" / "results.csv")) == 6
+
+
+def test_several_sweeps_make_one_table_with_shared_trials_once(store, folder, monkeypatch):
+    first, second = Sweep(store, "first"), Sweep(store, "second")
+    shared = first.trial("lr=0.1", skill=1.0)
+    first.trial("lr=0.2", skill=0.9)
+    second.trial("lr=0.1", skill=1.0, reused_from=shared)
+    second.trial("model=linear", skill=0.5, params={"lr": "0.7"})
+    first.end()
+    second.end()
+    report(monkeypatch, folder, "sweep=first,second", "out=both")
+    results = pd.read_csv(folder / "both" / "results.csv")
+    assert results["sweep"].tolist() == ["first", "first", "second"]
+    assert results["lr"].tolist() == [0.1, 0.2, 0.7]
+    assert results["model"].tolist() == ["ribeiro", "ribeiro", "linear"]
+    for sweep in (first, second):
+        kept = store.root / "artifacts" / sweep.parent / "artifacts" / "reports" / "first+second"
+        assert (kept / "report.html").is_file()
+
+
+def test_a_reused_trial_has_the_predictions_of_the_run_that_trained(store, folder, monkeypatch):
+    sweep, other = Sweep(store, "old"), Sweep(store, "new")
+    trained = sweep.trial("lr=0.1", skill=1.0)
+    sweep.end()
+    again = other.trial("lr=0.1", skill=None, reused_from=trained, reused_from_commit="0123456789abc")
+    other.store.client.log_metric(again, F1, 0.9)
+    other.end()
+    report(monkeypatch, folder, "sweep=new", "out=new")
+    (row,) = pd.read_csv(folder / "new" / "results.csv").to_dict("records")
+    assert row["source_run_id"] == trained and row[f"{F1}_low"] > 0.5
+    assert "reused, trained by commit 012345678" in Page(folder / "new" / "report.html").text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep=nothing"], "There is no sweep nothing in .* only "),
+        (["sweeps=x"], "There is no key 'sweeps': did you mean 'sweep'"),
+        (["tracking.root=/nowhere"], "There is no /nowhere/mlruns/mlflow.db"),
+        (["sweep=empty"], "The sweep empty has no trial yet"),
+        (["sweep=seeds", "out=occupied"], "The folder occupied cannot be made"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused_in_a_sentence(words, said, store, seeds, folder, monkeypatch):
+    Sweep(store, "empty").end()
+    (folder / "occupied").write_text("a file")
+    sentence = call(monkeypatch, "report", folder, *words)
+    assert is_one_sentence(sentence) and re.match(said, sentence)
+
+
+def test_a_store_without_a_sweep_is_refused(tmp_path, monkeypatch):
+    new_store(tmp_path)
+    sentence = call(monkeypatch, "report", tmp_path)
+    assert is_one_sentence(sentence) and "There is no sweep" in sentence
+
+
+def test_help_is_given(monkeypatch, tmp_path, capsys):
+    assert call(monkeypatch, "report", tmp_path, "--help") == 0
+    assert "tracking.root" in capsys.readouterr().out
+
+
+# --- what there is of it
+
+
+def test_a_sweep_of_which_nothing_finished_is_reported(store, folder, monkeypatch, capsys):
+    sweep = Sweep(store, "hopeless")
+    for lr in ("0.1", "0.2"):
+        sweep.trial(f"lr={lr}", skill=None, status="FAILED", error="no memory")
+    report(monkeypatch, folder, "sweep=hopeless", "out=hopeless")
+    assert "No trial has finished" in capsys.readouterr().out
+    assert Page(folder / "hopeless" / "report.html").text.count("no memory") == 2
+
+
+def test_trials_are_compared_only_on_equal_validation_records(store, folder, monkeypatch):
+    sweep = Sweep(store, "folds")
+    for fold, shift in (("1", 0.0), ("2", 0.3)):
+        for lr in ("0.1", "0.2"):
+            skill = 0.6 + shift + float(lr)
+            sweep.trial(f"lr={lr}", f"dataset.val_fold={fold}", skill=skill, data_seed=int(fold))
+    sweep.end()
+    report(monkeypatch, folder, "sweep=folds", "out=folds")
+    results = pd.read_csv(folder / "folds" / "results.csv")
+    assert results["validation_set"].tolist() == [1, 1, 2, 2]
+    for _, alike in results.groupby("validation_set"):
+        assert alike[f"{F1}_behind"].min() == 0
+        assert alike[f"{F1}_behind"].to_numpy() == pytest.approx((alike[F1].max() - alike[F1]).to_numpy(), abs=1e-6)
+    text = Page(folder / "folds" / "report.html").text
+    assert "validated on 2 different sets of records" in text
+    assert "What makes a fold easy for all cells counts as repetition" in text
+
+
+def test_without_patients_it_says_that_records_stand_for_them(store, folder, monkeypatch, capsys):
+    sweep = Sweep(store, "anonymous", patient_column=False)
+    sweep.trial("lr=0.1", skill=1.0)
+    sweep.trial("lr=0.2", skill=0.1)
+    sweep.end()
+    report(monkeypatch, folder, "sweep=anonymous", "out=anonymous")
+    said = capsys.readouterr().out
+    assert "60 records of 60 patients" in said and "each record was taken for a patient of its own" in said
+
+
+def test_lost_predictions_cost_the_interval_only(store, folder, monkeypatch, capsys):
+    sweep = Sweep(store, "lost")
+    sweep.trial("lr=0.1", skill=1.0)
+    run = sweep.trial("lr=0.2", skill=0.1)
+    sweep.end()
+    (store.root / "artifacts" / run / "artifacts" / "predictions_val.parquet").unlink()
+    report(monkeypatch, folder, "sweep=lost", "out=lost")
+    assert "The predictions of trial 1 are not there" in capsys.readouterr().out
+    assert pd.read_csv(folder / "lost" / "results.csv")[f"{F1}_low"].isna().tolist() == [False, True]
+
+
+def test_looks_at_the_test_fold_are_shown(store, folder, monkeypatch):
+    from ecgexp.tracking.looks import note_look
+
+    sweep = Sweep(store, "looked")
+    run = sweep.trial("lr=0.1", skill=1.0)
+    sweep.trial("lr=0.2", skill=0.9)
+    sweep.end()
+    for _ in range(2):
+        note_look(store, store.client.get_run(run), {"thresholds": "fixed"})
+    store.client.log_metric(run, "test/mlcm_f1_macro", 0.4321)
+    report(monkeypatch, folder, "sweep=looked", "out=looked")
+    page = Page(folder / "looked" / "report.html")
+    assert "The test fold was looked at 2 times" in page.text
+    looks = [row for row in page.rows if run in row]
+    assert [row[0] for row in looks] == ["1", "2"] and all("0.432" in row for row in looks)
+
+
+# --- the paper's study
+
+
+def paper_grid(sweep, **settings):
+    for model in ("rajpurkar", "ribeiro"):
+        for lr in ("0.001", "0.01"):
+            cell = (f"model={model}", "batch_size=64", "optimizer=adam", f"lr={lr}")
+            sweep.trial("experiment=leandro2023", *cell, skill=0.5, **settings)
+    sweep.end()
+
+
+def test_the_papers_value_stands_beside_each_of_ours(store, folder, monkeypatch):
+    paper_grid(Sweep(store, "paper"))
+    report(monkeypatch, folder, "sweep=paper", "out=paper")
+    cells = pd.read_csv(folder / "paper" / "cells.csv")
+    assert cells["paper"].tolist() == [0.70, 0.69, 0.68, 0.69]
+    assert cells["difference"].to_numpy() == pytest.approx((cells["mean"] - cells["paper"]).to_numpy())
+    page = Page(folder / "paper" / "report.html")
+    assert any(re.search(r"0\.\d{3}\S* 0\.70 \([+−]0\.\d\d\)", cell) for row in page.rows for cell in row)
+    assert "Not comparable" not in page.text
+
+
+def test_what_differs_from_the_paper_is_said(store, folder, monkeypatch):
+    choices, params = {"dataset": "synthetic"}, {"max_epochs": "2"}
+    paper_grid(Sweep(store, "rehearsal"), choices=choices, params=params)
+    report(monkeypatch, folder, "sweep=rehearsal", "out=rehearsal")
+    text = Page(folder / "rehearsal" / "report.html").text
+    assert "Not comparable with the paper: dataset is synthetic, not ptbxl; max_epochs is 2, not 100." in text
+
+
+# --- a real sweep
+
+
+@pytest.mark.slow
+def test_a_trained_sweep_is_reported(tmp_path, monkeypatch):
+    words = ("model=constant", "lr=0.01,0.1", "max_epochs=1", "dataset.records=240", "trainer.threads=1")
+    done = shell("__main__", tmp_path, "-m", "sweep.name=real", *words, "trainer=cpu", "tracking.system_metrics=false")
+    assert done.returncode == 0, done.stderr
+    report(monkeypatch, tmp_path)
+    out = tmp_path / "reports" / "real"
+    results = pd.read_csv(out / "results.csv")
+    assert len(results) == 2 and results[f"{F1}_low"].notna().all()
+    text = Page(out / "report.html").text
+    assert "patient of its own" not in text and "No other trial can be told from the winner" in text
+    again = shell("__main__", tmp_path, "--config-dir", str(out), "experiment=best", "--cfg", "job")
+    assert again.returncode == 0 and f"lr: {results['lr'][0]}" in again.stdout
