@@ -410,6 +410,7 @@ def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:
         "precision": cfg.precision,
         "threads": threads,
         "device": torch.cuda.get_device_name() if _device_kind(cfg) == "cuda" else "cpu",
+        **provenance.note(cfg.dataset._target_),
     }
 
 

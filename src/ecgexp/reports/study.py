@@ -15,6 +15,7 @@ from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells,
 from ecgexp.reports.significance import Group, Predictions, score_name, uncertainty_columns
 from ecgexp.reports.sweep import best_trial, described, maximizes, results_table, setting, swept_keys
 from ecgexp.reports.variance import VarianceComponents, variance_components
+from ecgexp.tracking.provenance import SYNTHETIC
 
 COVERAGE = (
     "Intervals are 95 % bootstrap intervals over the patients of the validation records, for the nets as they were "
@@ -91,6 +92,12 @@ class Study:
     def name(self) -> str:
         """Of the sweep, or of all of them."""
         return "+".join(parent.data.tags["sweep"] for parent in self.parents)[:120]
+
+    @cached_property
+    def title(self) -> str:
+        """Of the page; says so where numbers come from generated ECGs."""
+        generated = any(setting(run, "dataset._target_") == SYNTHETIC for run in self.runs)
+        return f"Sweep {self.name}" + (" on synthetic ECGs: nothing clinical follows" if generated else "")
 
     @cached_property
     def objective(self) -> str:

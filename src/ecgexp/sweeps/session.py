@@ -74,6 +74,7 @@ def sweep_session(
     with _alone(store, name):
         end_orphans(store)
         tags = {"kind": "sweep", "sweep": name, "objective": cfg.objective, **provenance.git_state(Path.cwd())}
+        tags |= provenance.note(cfg.dataset._target_)
         with Run(store, " ".join(asked) or "sweep", tags, continues=_earlier(store, name, cfg.resume)) as run:
             board = Board(store.root, run.id)
             board.clear()
