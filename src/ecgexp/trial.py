@@ -39,7 +39,7 @@ from ecgexp.sweeps.job import Job
 from ecgexp.sweeps.ledger import exclusive, find_earlier, reuse
 from ecgexp.tracking import provenance
 from ecgexp.tracking.model import log_model
-from ecgexp.tracking.run import EpochLog, Run
+from ecgexp.tracking.run import EpochLog, Run, end_orphans
 from ecgexp.tracking.store import open_store
 
 ALL_THREADS = torch.get_num_threads()
@@ -97,6 +97,8 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
         _fit_rank(plain(cfg), None, lambda: None)
         return Outcome("", float("nan"), False, False, 0.0)
     store = open_store(cfg.tracking)
+    if job.parent is None:
+        end_orphans(store)
     threads = _set_threads(cfg, job)
     tags = _tags(cfg, job, threads)
     try:
