@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
+
+# A shell that starts the tests in the background ignores Ctrl-C, and so would every process below.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Several test processes share few cores; results on a CPU are equal only at equal threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
