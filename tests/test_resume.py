@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 
 from ecgexp.cli import CONF, register_resolvers
+from ecgexp.errors import UserError
 from ecgexp.lit.callbacks import Checkpoints
 from ecgexp.lit.module import LitClassifier
 from ecgexp.sweeps.job import Job
@@ -154,3 +155,9 @@ def test_a_run_whose_process_died_does_not_stay_running_and_is_gone_on_with(tmp_
     resumed = recorded(tmp_path / "killed", train("killed", "max_epochs=3").run_id)
     assert resumed[0].info.run_id == run.info.run_id
     assert_equal(resumed, whole)
+
+
+@pytest.mark.parametrize("wrong", ["objective=best/val/f1/NOPE", "monitor=val/mlcm_f1/NOPE"])
+def test_a_metric_of_a_label_that_the_data_lack_is_refused_before_training(train, wrong):
+    with pytest.raises(UserError, match="the labels are NORM, STTC, CD, MI, HYP"):
+        train("refused", wrong)

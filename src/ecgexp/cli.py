@@ -47,13 +47,15 @@ def run_job(cfg: DictConfig) -> float:
         from ecgexp.sweeps.supervisor import supervise
 
         return supervise(cfg, job)
+    from ecgexp.tracking.store import open_store
     from ecgexp.trial import run_trial
 
     try:
         outcome = run_trial(cfg, job)
     except UserError as error:
         sys.exit(str(error))  # Hydra would add lines of its own
-    print(f"{cfg.objective} = {outcome.value:.4f}   (run {outcome.run_id})\nLook at it: make ui, or mlflow ui")
+    print(f"{cfg.objective} = {outcome.value:.4f}   (run {outcome.run_id})")
+    print(f"Look at it: {open_store(cfg.tracking).ui_command()}")
     return outcome.value
 
 

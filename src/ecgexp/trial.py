@@ -33,6 +33,7 @@ from ecgexp.lit.data import EVALUATION_BATCH, Batches, ECGDataModule
 from ecgexp.lit.module import Diverged, LitClassifier, Network, measure, predict
 from ecgexp.lit.ranks import other_ranks
 from ecgexp.metrics import higher_is_better
+from ecgexp.metrics.names import PER_LABEL_METRIC_NAMES, escape_labels
 from ecgexp.reports.trial import write_confusion, write_curves, write_predictions
 from ecgexp.sweeps.identity import cell, identity
 from ecgexp.sweeps.job import Job
@@ -104,6 +105,7 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
     try:
         parts = build(cfg)
         parts.dataset.prepare()
+        _check_labels(cfg, parts.dataset)
         tags |= {"dataset_fingerprint": parts.dataset.fingerprint()}
         tags |= {"identity": identity(tags["cell"], tags["dataset_fingerprint"], _device_kind(cfg), threads)}
     except Exception:
@@ -351,6 +353,14 @@ def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
         value = cfg.dataset[name]
         if value != found[name]:
             raise UserError(f"Config key 'dataset.{name}' is {value}, but the data have {found[name]}.")
+
+
+def _check_labels(cfg: DictConfig, dataset: Dataset) -> None:
+    known = escape_labels(dataset.label_names)
+    for key in ("monitor", "objective"):
+        metric = cfg[key].rsplit("/", 2)
+        if metric[-2] in PER_LABEL_METRIC_NAMES and metric[-1] not in known:
+            raise UserError(f"Config key '{key}' is '{cfg[key]}', but the labels are {', '.join(known)}.")
 
 
 def _mode(metric: str) -> str:
