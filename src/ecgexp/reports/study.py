@@ -193,10 +193,6 @@ class Study:
         values = {" ".join(cell.values.values()): cell.scores for cell in self.cells if cell.scores}
         return variance_components(values) if self.repetitions and values else None
 
-    def group_of(self, row: pd.Series) -> Group | None:
-        """Trials that a trial is compared with."""
-        return next((group for group in self.groups if row["source_run_id"] in group.runs), None)
-
     # --- in words
 
     def findings(self) -> list[str]:

@@ -48,7 +48,7 @@ class Job:
             choices=choices,
             cwd=hydra.runtime.cwd,
             output_dir=hydra.runtime.output_dir,
-            number=int(hydra.job.get("num", 0) or 0) if "num" in hydra.job else 0,
+            number=hydra.job.num if "num" in hydra.job else 0,
             parent=os.environ.get(PARENT_VARIABLE),
             parallel=not str(hydra.launcher._target_).endswith("BasicLauncher"),
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from mlflow.entities import Run as MlflowRun
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -38,9 +38,7 @@ def exclusive(store: Store, name: str, wait: bool) -> Iterator[None]:
     wait : bool
         Wait for a process that has it; else go on without.
     """
-    folder = store.root / "locks"
-    folder.mkdir(exist_ok=True)
-    lock = FileLock(folder / f"{name}.lock")
+    lock = store.lock(name)
     try:
         lock.acquire(timeout=0)
     except Timeout:

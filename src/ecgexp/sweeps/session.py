@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from mlflow.entities import Run as MlflowRun
 from omegaconf import DictConfig
 
@@ -97,9 +97,7 @@ def sweep_session(
 
 @contextmanager
 def _alone(store: Store, name: str) -> Iterator[None]:
-    folder = store.root / "locks"
-    folder.mkdir(exist_ok=True)
-    lock = FileLock(folder / f"sweep-{name}.lock")
+    lock = store.lock(f"sweep-{name}")
     try:
         lock.acquire(timeout=0)
     except Timeout:

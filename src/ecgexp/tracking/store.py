@@ -43,6 +43,12 @@ class Store:
     experiment_id: str
     root: Path
 
+    def lock(self, name: str) -> FileLock:
+        """A lock of this name among all processes of the store; it falls open when its holder dies."""
+        folder = self.root / "locks"
+        folder.mkdir(exist_ok=True)
+        return FileLock(folder / f"{name}.lock")
+
     def search(self, filter_string: str) -> list[MlflowRun]:
         """Runs of the experiment that MLflow's filter selects, the earliest first."""
         runs: list[MlflowRun] = []
