@@ -9,11 +9,13 @@ from ecgexp.models.layers import (
     BatchNorm,
     Decimate,
     DecimatedConv,
+    Dropout,
     SameConv,
     SameMaxPool,
     flatten,
     he_normal_,
     initialize,
+    same_padding,
 )
 
 SHAPES = [
@@ -55,6 +57,61 @@ def test_convolution_is_tensorflows_same(samples, kernel, stride):
     x = torch.randn(2, 2, samples, dtype=torch.float64)
     expected = slow_conv(x.numpy(), conv.weight.detach().numpy(), conv.bias.detach().numpy(), stride)
     np.testing.assert_allclose(conv(x).detach().numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("samples", "kernel", "stride"), SHAPES)
+def test_gradients_are_those_of_the_plain_convolution(samples, kernel, stride):
+    torch.manual_seed(samples)
+    conv = SameConv(3, 4, kernel, stride).double()
+    x, plain_x = (torch.linspace(-2, 2, 6 * samples).double().reshape(2, 3, samples).requires_grad_() for _ in "ab")
+    weight = conv.weight.detach().clone().requires_grad_()
+    padded = torch.nn.functional.pad(plain_x, same_padding(samples, kernel, stride))
+    plain = torch.nn.functional.conv1d(padded, weight, conv.bias.detach(), stride)
+    conv(x).pow(2).sum().backward()
+    plain.pow(2).sum().backward()
+    torch.testing.assert_close(x.grad, plain_x.grad, rtol=0, atol=1e-10)
+    torch.testing.assert_close(conv.weight.grad, weight.grad, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "layer", [SameConv(2, 4, 16), SameConv(2, 4, 16, 4), SameMaxPool(4), BatchNorm(2), Decimate(2)]
+)
+def test_signals_stay_in_the_layout_of_the_data(layer):
+    x = torch.randn(3, 250, 2).transpose(1, 2).requires_grad_()
+    y = layer(x)
+    assert y.stride(1) == 1
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert gradient.stride(1) == 1
+
+
+@pytest.mark.parametrize("shape", [(50, 40, 30), (3, 5, 7), (1, 1), (4, 0)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(shape, transposed):
+    torch.manual_seed(0)
+    x = torch.rand(shape).add(1).requires_grad_()
+    y = Dropout(0.2)(x.transpose(0, 1) if transposed else x)
+    y = y.transpose(0, 1) if transposed else y
+    kept = y != 0
+    torch.testing.assert_close(y[kept], (x / 0.8)[kept], rtol=1e-4, atol=0)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, kept / 0.8, rtol=1e-4, atol=0)
+    if x.numel() > 10_000:
+        deviation = math.sqrt(0.2 * 0.8 / x.numel())
+        assert kept.float().mean().item() == pytest.approx(0.8, abs=4 * deviation)
+        # neighbours share a random number but not their fate
+        fates = kept.flatten().double()
+        for lag in (1, 2, 3, 4):
+            assert abs(np.corrcoef(fates[lag:], fates[:-lag])[0, 1]) < 4 / math.sqrt(x.numel())
+
+
+def test_dropout_follows_the_seed_and_is_silent_outside_training():
+    drop, x = Dropout(0.5), torch.ones(100)
+    torch.manual_seed(1)
+    first = drop(x)
+    torch.manual_seed(1)
+    assert torch.equal(drop(x), first)
+    assert not torch.equal(drop(x), first)
+    assert drop.eval()(x) is x
 
 
 @pytest.mark.parametrize(("samples", "size"), [(s, k) for s in (1, 2, 5, 63, 97, 250) for k in (1, 2, 3, 4, 7)])
