@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 
@@ -139,3 +140,9 @@ def test_a_model_takes_its_shape_from_the_dataset():
     args = get_args_parser().parse_args(["dataset=ptbxl", "dataset.sampling_rate=500", "dataset.task=rhythm"])
     (cfg,) = plan(CONF, args).configurations
     assert (cfg.model.leads, cfg.model.samples, cfg.model.classes) == (12, 5000, 12)
+
+
+def test_a_launcher_whose_package_is_missing_is_refused_with_the_way_to_get_it(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if "ray" in name else found(name, *rest))
+    assert "pip install 'ecgexp[ray]'" in first_refusal("-m", "hydra/launcher=ray", "lr=0.1,0.2")

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import hydra
@@ -62,11 +63,14 @@ def run_job(cfg: DictConfig) -> float:
 def main() -> None:
     """Entry point of ``python -m ecgexp``."""
     register_resolvers()
+    # conf/hydra/launcher/ray.yaml bears the name of the plugin's own, so that the plugin's word chooses it.
+    warnings.filterwarnings("ignore", r"\s*'hydra/launcher/ray' is validated against ConfigStore schema")
     args = get_args_parser().parse_args()
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         run_job()
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, and we could not say them shortly
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone unasked
     try:
         _run(args)
     except UserError as error:

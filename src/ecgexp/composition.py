@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
     Raises
     ------
     UserError
-        For a key or an option that does not exist.
+        For a key or an option that does not exist, or a launcher that is not installed.
     """
     name = args.config_name or "config"
     search = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
@@ -56,6 +57,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
         fixed = {o.get_key_element(): str(o.input_line) for o in given if not o.is_sweep_override()}
         with initialize_config_dir(str(conf), version_base="1.3"):
             base = compose(name, [*search, *fixed.values()], return_hydra_config=True)
+            _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
             sweeper = base.hydra.sweeper
             params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
             listed = OverridesParser.create().parse_overrides(params)
@@ -73,6 +75,12 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
         task = [o for o in given if not o.get_key_element().lstrip("+~").startswith("hydra")]
         (cells,) = BasicSweeper.split_arguments([*listed, *task], None)
     return Plan(configurations, cells)
+
+
+def _check_launcher(launcher: DictConfig, name: str) -> None:
+    package = ".".join(str(launcher._target_).split(".")[:2])
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"hydra/launcher={name} needs a package that is not installed: pip install 'ecgexp[{name}]'.")
 
 
 def _axes(overrides: list[Override]) -> dict[str, list[str]]:

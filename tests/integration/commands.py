@@ -67,7 +67,7 @@ def own_folder(folder: Path) -> Path:
 
 def start(folder: Path, *arguments: str, python: str | Path = sys.executable, **options) -> subprocess.Popen[str]:
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
     return subprocess.Popen(
         [str(python), "-m", "ecgexp", *arguments],
         cwd=folder,

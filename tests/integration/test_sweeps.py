@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import random
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -16,10 +19,10 @@ import pytest
 from commands import (
     SMALL,
     artifact,
-    artifact_names,
     config,
     ecgexp,
     finish,
+    once,
     only,
     own_folder,
     parents,
@@ -30,6 +33,7 @@ from commands import (
 
 TINY = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2", "tracking.log_model=none")
 OWN = ("--config-dir", "conf", "-m", "model=trouble", *SMALL)
+GRID = ("-m", *TINY, "max_epochs=20", "early_stopping.patience=null", "lr=0.01,0.02,0.03")
 LAUNCHERS = {
     "basic": (),
     "joblib": ("hydra.launcher.n_jobs=2",),
@@ -54,27 +58,41 @@ def needs(launcher: str) -> None:
         pytest.skip(f"{plugin} is not installed (an extra)")
 
 
+@pytest.fixture
+def ray_folder(monkeypatch) -> Iterator[None]:
+    """A folder of their own for Ray's sessions: the names of its sockets are too long for pytest's."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_folder")
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_one_trial_in_trouble_stops_no_other(tmp_path, launcher):
+def test_one_trial_in_trouble_stops_no_other(tmp_path, launcher, monkeypatch):
     needs(launcher)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     folder = own_folder(tmp_path / "study")
-    manners = ["raises", "none", "killed", "diverges"]
-    words = (f"hydra/launcher={launcher}", *LAUNCHERS[launcher], f"model.manner={','.join(manners)}")
-    done = ecgexp(folder, *OWN, *words).expect(1)
-    by_manner = {config(folder, run).model.manner: run for run in trials(folder)}
-    assert sorted(by_manner) == sorted(manners)
-    statuses = {manner: run.info.status for manner, run in by_manner.items()}
-    assert statuses == {"raises": "FAILED", "none": "FINISHED", "killed": "FAILED", "diverges": "FINISHED"}
-    assert "this net raises" in by_manner["raises"].data.tags["error"]
-    assert "SIGKILL" in by_manner["killed"].data.tags["error"]
-    for manner in ("raises", "killed"):
-        assert "traceback.txt" in artifact_names(folder, by_manner[manner])
-        assert f"model.manner={manner}" in done.stderr
-    assert by_manner["diverges"].data.tags["diverged"] == "true"
-    assert by_manner["diverges"].data.metrics["best/val/mlcm_f1_macro"] == 0
+    small = [word for word in SMALL if not word.startswith("trainer.threads")]
+    expected = {"raises": "FAILED", "diverges": "FINISHED", "killed": "FAILED", "healthy": "FINISHED"}
+    words = ("--config-dir", "conf", "-m", *small, f"experiment={','.join(expected)}")
+    done = ecgexp(folder, *words, f"hydra/launcher={launcher}", *LAUNCHERS[launcher]).expect(1)
+    found = {run.data.tags["experiment"]: run for run in trials(folder)}
+    assert {name: run.info.status for name, run in found.items()} == expected
+    assert "this net raises" in found["raises"].data.tags["error"]
+    assert "SIGKILL" in found["killed"].data.tags["error"]
+    for name in ("raises", "killed"):
+        said = artifact(folder, found[name], "traceback.txt").read_text()
+        assert ("this net raises" if name == "raises" else "SIGKILL") in said
+        assert f"experiment={name}" in done.stderr
+    assert found["diverges"].data.tags["diverged"] == "true"
+    assert found["diverges"].data.metrics["best/val/mlcm_f1_macro"] == 0
+    assert found["healthy"].data.tags["diverged"] == "false"
+    threads = {run.data.tags["threads"] for run in found.values()}
+    assert threads == {"2" if launcher == "basic" else "1"}, "jobs that run side by side take one thread each"
     assert only(parents(folder)).info.status == "FAILED"
     assert "Traceback" not in done.stderr
+    assert "deprecated" not in done.stderr
     assert len(results(folder)) == 4
 
 
@@ -169,11 +187,61 @@ def test_folds_of_a_cross_validation_validate_on_different_records(tmp_path):
     assert len({run.data.tags["dataset_fingerprint"] for run in trials(tmp_path)}) == 3
 
 
+@pytest.fixture(scope="session")
+def undisturbed(session_folder) -> pd.DataFrame:
+    """Table of a sweep that nothing happened to, under Hydra's own launcher."""
+    return comparable(
+        results(once(session_folder, "undisturbed", lambda folder: ecgexp(folder, *GRID)).expect().folder)
+    )
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_folder")
 @pytest.mark.parametrize("launcher", [name for name in LAUNCHERS if name != "basic"])
-def test_every_launcher_gives_the_same_table(tmp_path, launcher):
+def test_every_launcher_gives_the_same_table_also_when_killed(tmp_path, launcher, undisturbed):
     needs(launcher)
-    words = ("-m", *TINY, "lr=0.01,0.02", "batch_size=16,32")
-    ecgexp(tmp_path / "basic", *words).expect(0)
-    ecgexp(tmp_path / launcher, *words, f"hydra/launcher={launcher}", *LAUNCHERS[launcher]).expect(0)
-    pd.testing.assert_frame_equal(comparable(results(tmp_path / launcher)), comparable(results(tmp_path / "basic")))
+    words = (*GRID, f"hydra/launcher={launcher}", *LAUNCHERS[launcher])
+    first = start(tmp_path, *words)
+    until(lambda: begun(tmp_path), first)
+    family = psutil.Process(first.pid).children(recursive=True)
+    first.kill()
+    first.wait()  # its jobs may live on, with its pipes
+    ecgexp(tmp_path, *words).expect(0)
+    pd.testing.assert_frame_equal(comparable(results(tmp_path)), undisturbed, check_exact=True)
+    assert {run.info.status for run in (*trials(tmp_path), *parents(tmp_path))} == {"FINISHED"}
+    assert len(trials(tmp_path)) == 3, "no trial was begun twice"
+    for orphan in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            orphan.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [(signal.SIGUSR2, signal.SIGUSR2), (signal.SIGTERM, signal.SIGUSR2)])
+def test_a_job_that_its_cluster_takes_away_goes_on_and_is_handed_in_once(tmp_path, sent, undisturbed):
+    needs("submitit_local")
+    process = start(tmp_path, *GRID, "hydra/launcher=submitit_local", *LAUNCHERS["submitit_local"])
+    until(lambda: jobs(process) and begun(tmp_path), process)
+    for number in sent:
+        jobs(process)[0].send_signal(number)
+    finish(process, tmp_path).expect(0)
+    pd.testing.assert_frame_equal(comparable(results(tmp_path)), undisturbed)
+    (folder,) = tmp_path.glob("multirun/*/*/.submitit")
+    said = "".join(path.read_text() for path in folder.glob("*/*_log.err"))
+    assert said.count("Requeued job") == (sent[0] == signal.SIGUSR2)
+    assert sum(int(run.data.tags["attempts"]) for run in trials(tmp_path)) == 4
+    assert not (tmp_path / ".submitit").exists()
+
+
+def begun(folder: Path) -> bool:
+    """Whether a trial has an epoch behind it that it can go on from."""
+    return any((folder / "mlruns" / "checkpoints").glob("*/last.ckpt"))
+
+
+def jobs(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that supervise a trial's."""
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "ecgexp.sweeps.worker" in child.cmdline()
+    ]
+    return [worker.parent() for worker in workers if worker.parent() is not None]

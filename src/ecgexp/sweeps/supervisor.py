@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -120,7 +121,10 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
         if run_id is not None:
             _record_death(cfg, run_id, sentence, Path(job.output_dir) / "trial.log")
         raise TrialFailed(sentence) from None
-    except (KeyboardInterrupt, SystemExit):
+    except TrialFailed:
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM, or what a launcher's own handler of signals raises
+        _leave_undisturbed()
         worker.stop()
         raise
     finally:
@@ -138,6 +142,13 @@ def _on_terminate() -> Any:
         return signal.signal(signal.SIGTERM, leave)
     except ValueError:  # a launcher that runs jobs in a thread
         return None
+
+
+def _leave_undisturbed() -> None:
+    """Ignore what a cluster sends after its first word: submitit would hand the job in again for each SIGUSR2."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _death(code: int) -> str:
