@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecgexp.errors import UserError
-from ecgexp.words import asks_for_help, one_of, read_words
+from ecgexp.words import TRACKING, asks_for_help, one_of, place_of_runs, read_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,14 +40,14 @@ Evaluates the kept weights of a run on a split.
                          dataset.labels_csv, dataset.on_bad_record and dataset.workers
   trust=PACKAGE,...      let the run's config build classes of these packages, too
   tracking.root=FOLDER   the folder that holds mlruns, copied from another machine or not; default: this one
-  tracking.uri=URI       of an MLflow server instead
+  tracking=server        with tracking.uri=URI: an MLflow server, as in training
 
 Logs metrics test/... and files in evaluation/test/ to the run, and notes on the run and on its sweep that the test
 fold was looked at, when, by whom and with which commit. A further look is allowed, and counted.
 """
 # Keys of a dataset that say where data lie and how they are read, not which ones they are.
 PLACES = ("root", "cache_dir", "labels_csv", "on_bad_record", "workers")
-KEYS = ("run", "split", "thresholds", "trust", "tracking.root", "tracking.uri", *(f"dataset.{key}" for key in PLACES))
+KEYS = ("run", "split", "thresholds", "trust", *TRACKING, *(f"dataset.{key}" for key in PLACES))
 SHOWN = (
     "loss", "mlcm_f1_macro", "mlcm_f1_micro", "mlcm_precision_macro", "mlcm_recall_macro", "auroc_macro", "ap_macro",
     "subset_accuracy", "binary_accuracy", "brier",
@@ -184,7 +184,7 @@ def _run(values: dict[str, list[str]]) -> None:
     from ecgexp.trial import build_dataset
 
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
-    root, uri = values.get("tracking.root", ["."])[0], values.get("tracking.uri", [None])[0]
+    root, uri = place_of_runs(values)
     store, run = find_run(values["run"][0], root, uri)
     cfg, network = load_run(store, run.info.run_id, trusted)
     for group in ("dataset", "loss"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecgexp.errors import UserError
-from ecgexp.words import asks_for_help, one_of, read_words
+from ecgexp.words import TRACKING, asks_for_help, one_of, place_of_runs, read_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,13 +35,13 @@ Probabilities that a trained net gives to ECG records.
   trust=PACKAGE,...      let the run's config build classes of these packages, too;
                          trust=pt2 lets an exported graph be loaded, which can run code
   tracking.root=FOLDER   the folder that holds mlruns, copied from another machine or not; default: this one
-  tracking.uri=URI       of an MLflow server instead
+  tracking=server        with tracking.uri=URI: an MLflow server, as in training
 
 Leads are matched by name. Other sampling rates are resampled, longer records cropped to their beginning, shorter ones
 padded with zeros: what was done is told. A record that cannot be used is named with the reason, and the exit status
 is then 1. Not for diagnosis.
 """
-KEYS = ("run", "record", "format", "plot", "trust", "tracking.root", "tracking.uri")
+KEYS = ("run", "record", "format", "plot", "trust", *TRACKING)
 PICTURES = (".png", ".pdf", ".svg")
 DPI = 150
 BATCH = 128
@@ -95,7 +95,7 @@ def _run(values: dict[str, list[str]]) -> int:
     from ecgexp.datasets.records import RecordError, read_record
     from ecgexp.restore import load_trained
 
-    root, uri = values.get("tracking.root", ["."])[0], values.get("tracking.uri", [None])[0]
+    root, uri = place_of_runs(values)
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     trained = load_trained(values["run"][0], root, uri, trusted)
     readings: dict[Path, Reading] = {}

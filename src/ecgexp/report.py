@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecgexp.errors import UserError
-from ecgexp.words import read_words
+from ecgexp.words import TRACKING, place_of_runs, read_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,13 +31,13 @@ Reports a sweep: finished, unfinished or still running.
   sweep=NAME,...         name of a sweep, or id of its run; several make one table; default: the latest sweep
   out=FOLDER             where the files are put; default: reports/NAME
   tracking.root=FOLDER   the folder that holds mlruns, copied from another machine or not; default: this one
-  tracking.uri=URI       of an MLflow server instead
+  tracking=server        with tracking.uri=URI: an MLflow server, as in training
 
 Writes report.html, results.csv, tables, pictures, and experiment/best.yaml, with which
   python -m ecgexp --config-dir FOLDER experiment=best
 trains the best trial again. The same files are put into the run of the sweep, under reports/.
 """
-KEYS = ("sweep", "out", "tracking.root", "tracking.uri")
+KEYS = ("sweep", "out", *TRACKING)
 PREDICTIONS, DATA = "predictions_val.parquet", "data.json"
 
 
@@ -57,7 +57,7 @@ def _run(values: dict[str, list[str]]) -> None:
     from ecgexp.reports.page import write_report
     from ecgexp.restore import find_store
 
-    store = find_store(values.get("tracking.root", ["."])[0], values.get("tracking.uri", [None])[0])
+    store = find_store(*place_of_runs(values))
     asked = [name.strip() for name in values.get("sweep", [""])[0].split(",") if name.strip()]
     parents = find_sweeps(store, asked)
     study = read_study(store, parents)

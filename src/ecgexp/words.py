@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 
 from ecgexp.errors import UserError
 
+# What every door takes to find runs.
+TRACKING = ("tracking", "tracking.root", "tracking.uri")
 _KEY_VALUE = re.compile(r"([A-Za-z_][\w.]*)=(.*)", re.S)
 
 
@@ -55,6 +57,16 @@ def read_words(words: Sequence[str], keys: Collection[str], door: str, bare: str
         if value or key != bare:
             values.setdefault(key, []).append(value)
     return values
+
+
+def place_of_runs(values: dict[str, list[str]]) -> tuple[str, str | None]:
+    """Where runs are: ``tracking.root`` and ``tracking.uri``, as in training."""
+    from omegaconf import OmegaConf
+
+    from ecgexp.cli import CONF
+
+    defaults = OmegaConf.load(CONF / "tracking" / f"{one_of(values, 'tracking', ('local', 'server'), 'local')}.yaml")
+    return values.get("tracking.root", [defaults.root])[0], values.get("tracking.uri", [defaults.uri])[0]
 
 
 def one_of(values: dict[str, list[str]], key: str, choices: Sequence[str], default: str | None = None) -> str:
