@@ -56,7 +56,7 @@ def run_job(cfg: DictConfig) -> float:
     except UserError as error:
         sys.exit(str(error))  # Hydra would add lines of its own
     print(f"{cfg.objective} = {outcome.value:.4f}   (run {outcome.run_id})")
-    print(f"Look at it: {open_store(cfg.tracking).ui_command()}")
+    print(f"Look at it: {open_store(cfg.tracking, known=True).ui_command()}")
     return outcome.value
 
 

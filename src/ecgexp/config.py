@@ -43,6 +43,7 @@ class _Tracking(_Checked):
     experiment: Annotated[str, Field(min_length=1)]
     log_model: Literal["all", "best", "none"]
     system_metrics: bool
+    patience: Annotated[float, Field(ge=0)]
 
 
 class _Sweep(_Checked):

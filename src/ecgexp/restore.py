@@ -27,7 +27,6 @@ from urllib.parse import unquote, urlparse
 
 import torch
 import yaml  # type: ignore[import-untyped]
-from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig, OmegaConf
@@ -37,7 +36,7 @@ from torch import Tensor, nn
 from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError
 from ecgexp.lit.module import Network
-from ecgexp.tracking.store import Store
+from ecgexp.tracking.store import PatientClient, Store
 from ecgexp.trial import instantiate_group
 
 CONFIG, WEIGHTS, DATA = "config.yaml", "weights.pt", "data.json"
@@ -162,7 +161,7 @@ def find_store(root: str | Path, uri: str | None) -> Store:
             raise UserError(f"There is no {folder / 'mlflow.db'}: set tracking.root to the folder that holds mlruns.")
         folder = moved
     uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
-    return Store(MlflowClient(uri), uri, "", folder)
+    return Store(PatientClient(uri), uri, "", folder)
 
 
 def find_run(run_id: str, root: str | Path, uri: str | None) -> tuple[Store, MlflowRun]:

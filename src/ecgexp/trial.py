@@ -97,7 +97,7 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
     if _rank() != 0:  # a cluster's launcher runs the command once per rank; rank 0 records
         _fit_rank(plain(cfg), None, lambda: None)
         return Outcome("", float("nan"), False, False, 0.0)
-    store = open_store(cfg.tracking)
+    store = open_store(cfg.tracking, known=job.parent is not None)
     if job.parent is None:
         end_orphans(store)
     threads = _set_threads(cfg, job)
@@ -120,12 +120,13 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
                 earlier = reuse(store, earlier, job, tags)
             return _outcome(earlier, cfg.objective, reused=True)
         tags |= {"attempts": 1 if earlier is None else int(earlier.data.tags.get("attempts", 1)) + 1}
-        with Run(store, job.name, tags, job.parent, cfg.tracking.system_metrics, earlier) as run:
+        with Run(store, job.name, tags, job.parent, earlier) as run:
             announce(run.id)
             _record_inputs(run, cfg, job.overrides)
             checkpoint = run.scratch / LAST if (run.scratch / LAST).exists() else None
             processes = cfg.trainer.devices if cfg.trainer.strategy == "ddp" else 1
-            with EpochLog(run) as log, other_ranks(processes, _fit_rank, plain(cfg), checkpoint):
+            epoch_log = EpochLog(run, cfg.tracking.system_metrics)
+            with epoch_log as log, other_ranks(processes, _fit_rank, plain(cfg), checkpoint):
                 fitted = fit(cfg, parts, load(cfg, parts), checkpoint, run, log, quiet=job.parent is not None)
             _record_results(run, cfg, fitted)
             if cfg.tracking.log_model == "all" or (cfg.tracking.log_model == "best" and job.parent is None):
@@ -276,6 +277,7 @@ def fit(
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except Diverged:
         diverged = True
+    log(history.epochs)  # also where an interrupted training had but to be logged
     if run is not None and kept.best_epoch is not None:
         module.load_state_dict(torch.load(kept.best_path, map_location="cpu", weights_only=True))
     network = module.net

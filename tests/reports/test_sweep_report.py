@@ -59,7 +59,9 @@ class Sweep:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return open_store(SimpleNamespace(root=str(tmp_path_factory.mktemp("store")), uri=None, experiment="ecgexp"))
+    return open_store(
+        SimpleNamespace(root=str(tmp_path_factory.mktemp("store")), uri=None, experiment="ecgexp", patience=0.0)
+    )
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class Net(nn.Module):
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    store = open_store(SimpleNamespace(root=str(folder), uri=None, experiment="ecgexp"))
+    store = open_store(SimpleNamespace(root=str(folder), uri=None, experiment="ecgexp", patience=0.0))
     run = store.client.create_run(store.experiment_id)
     torch.manual_seed(0)
     net = Net().train()

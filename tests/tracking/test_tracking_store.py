@@ -1,17 +1,27 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from ecgexp.errors import UserError
-from ecgexp.tracking.store import open_store
+from ecgexp.tracking.run import EpochLog, Run
+from ecgexp.tracking.store import StoreAway, open_store
 
 
 def tracking(root: Path, **options) -> SimpleNamespace:
-    return SimpleNamespace(**{"root": str(root), "uri": None, "experiment": "ecgexp", **options})
+    return SimpleNamespace(**{"root": str(root), "uri": None, "experiment": "ecgexp", "patience": 0.0, **options})
 
 
 def open_and_run(root: str, name: str) -> str:
@@ -52,13 +62,84 @@ def test_processes_may_open_a_new_store_at_the_same_time(tmp_path):
     assert len(store.client.search_runs([store.experiment_id])) == 3
 
 
-def test_a_server_that_does_not_answer_is_named_in_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+def test_a_server_that_does_not_answer_is_named_in_one_sentence(tmp_path):
     with pytest.raises(UserError) as refused:
         open_store(tracking(tmp_path, uri="http://127.0.0.1:9"))
     assert "http://127.0.0.1:9" in str(refused.value)
     assert "tracking.uri" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+class OneExperiment(BaseHTTPRequestHandler):
+    def do_GET(self):
+        experiment = {"experiment_id": "7", "name": "ecgexp", "lifecycle_stage": "active"}
+        body = json.dumps({"experiment": experiment}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_a_trial_that_begins_while_the_server_is_away_waits_for_it_and_says_so(tmp_path, caplog):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        address = one.getsockname()
+    where = tracking(tmp_path, uri=f"http://127.0.0.1:{address[1]}", patience=60.0)
+    with ThreadPoolExecutor() as pool:
+        opened = pool.submit(open_store, where, known=True)
+        end = time.monotonic() + 60
+        while "does not answer: trying again for up to 60 s (tracking.patience)" not in caplog.text:
+            assert not opened.done() and time.monotonic() < end
+            time.sleep(0.01)
+        server = HTTPServer(address, OneExperiment)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert opened.result(60).experiment_id == "7"
+        server.shutdown()
+        server.server_close()
+    assert "answers again" in caplog.text
+
+
+def test_patience_ends_in_one_sentence(tmp_path):
+    with pytest.raises(StoreAway, match=r"did not answer for 0 s \(tracking\.patience\): [^\n]+$"):
+        open_store(tracking(tmp_path, uri="http://127.0.0.1:9"), known=True)
+
+
+def lose_answers(monkeypatch, method: str, times: int = 1) -> None:
+    """Have the server do what it is asked, and die before it says so."""
+    original, lost = getattr(MlflowClient, method), []
+
+    def do(self, *args, **kwargs):
+        answer = original(self, *args, **kwargs)
+        if len(lost) < times:
+            lost.append(answer)
+            try:
+                raise requests.ConnectionError
+            except requests.ConnectionError as error:
+                raise MlflowException("the connection broke") from error
+        return answer
+
+    monkeypatch.setattr(MlflowClient, method, do)
+
+
+def test_what_was_done_without_an_answer_is_not_there_twice(tmp_path, monkeypatch):
+    store = open_store(tracking(tmp_path, patience=60.0))
+    lose_answers(monkeypatch, "create_run")
+    with Run(store, "a trial", {"kind": "trial"}) as run:
+        assert [found.info.run_id for found in store.search("")] == [run.id]
+        lose_answers(monkeypatch, "log_batch")
+        epochs = [{"val/loss": 0.5, "epoch_seconds": 1.0}, {"val/loss": 0.25, "epoch_seconds": 2.0}]
+        with EpochLog(run) as log:
+            log(epochs)
+    points = store.client.get_metric_history(run.id, "val/loss")
+    assert [(point.step, point.value) for point in points] == [(0, 0.5), (1, 0.25)]
+    assert store.client.get_run(run.id).info.status == "FINISHED"
+
+
+def test_what_can_never_be_logged_fails_the_run(tmp_path):
+    store = open_store(tracking(tmp_path, patience=60.0))
+    with pytest.raises(MlflowException), Run(store, "a trial", {"kind": "trial"}) as run, EpochLog(run) as log:
+        log([{"a name with a ? in it": 0.5}])
+    assert store.client.get_run(run.id).info.status == "FAILED"
 
 
 def test_a_file_in_the_way_of_the_store_is_named(tmp_path):

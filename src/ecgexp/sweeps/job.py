@@ -55,5 +55,6 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the run: its overrides, or what it trains on what."""
-        return " ".join(self.overrides) or f"{self.choices['model']} on {self.choices['dataset']}"
+        """Of the run: its overrides, without where it is recorded; or what it trains on what."""
+        own = [override for override in self.overrides if not override.lstrip("+~").startswith("tracking")]
+        return " ".join(own) or f"{self.choices['model']} on {self.choices['dataset']}"

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,7 @@ from ecgexp.sweeps.supervisor import TrialFailed
 from ecgexp.tracking import provenance
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.run import Run, end_orphans
-from ecgexp.tracking.store import Store, open_store
+from ecgexp.tracking.store import Store, StoreAway, open_store
 from ecgexp.trial import build_dataset, describe, example
 
 # Overrides that say how a sweep is run, not what it sweeps.
@@ -75,7 +75,8 @@ def sweep_session(
         end_orphans(store)
         tags = {"kind": "sweep", "sweep": name, "objective": cfg.objective, **provenance.git_state(Path.cwd())}
         tags |= provenance.note(cfg.dataset._target_)
-        with Run(store, " ".join(asked) or "sweep", tags, continues=_earlier(store, name, cfg.resume)) as run:
+        earlier = _earlier(store, name, cfg.resume)
+        with ExitStack() as haste, Run(store, " ".join(asked) or "sweep", tags, continues=earlier) as run:
             board = Board(store.root, run.id)
             board.clear()
             build_dataset(cfg).prepare()
@@ -87,12 +88,20 @@ def sweep_session(
                 run.status = "FAILED"
                 raise UserError("The sweep is not complete: the trials listed above failed.") from None
             except BaseException as error:
-                run.status = "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED"
+                run.status = "FAILED"
+                if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    run.status = "KILLED"
+                    haste.enter_context(store.in_haste())
                 raise
             finally:
                 signal.signal(signal.SIGTERM, previous)
-                end_orphans(store)
-                _report(run, cfg)
+                try:
+                    end_orphans(store)
+                    _report(run, cfg)
+                except StoreAway as error:
+                    if run.status is None:
+                        raise
+                    print(error, file=sys.stderr)
 
 
 @contextmanager

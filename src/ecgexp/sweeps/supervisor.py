@@ -161,12 +161,15 @@ def _death(code: int) -> str:
 
 def _record_death(cfg: DictConfig, run_id: str, sentence: str, log: Path) -> None:
     from ecgexp.tracking.run import record_failure
-    from ecgexp.tracking.store import open_store
+    from ecgexp.tracking.store import StoreAway, open_store
 
-    store = open_store(cfg.tracking)
     said = log.read_text(errors="replace") if log.exists() else ""
-    record_failure(store, run_id, sentence, f"{sentence}\n\n{said}")
-    store.client.set_terminated(run_id, "FAILED")
+    try:
+        store = open_store(cfg.tracking, known=True)
+        record_failure(store, run_id, sentence, f"{sentence}\n\n{said}")
+        store.client.set_terminated(run_id, "FAILED")
+    except StoreAway as error:  # the end of the sweep will find that its process is gone
+        print(error, file=sys.stderr)
 
 
 def _gpu_environment(root: Path, jobs_per_gpu: int) -> dict[str, str]:

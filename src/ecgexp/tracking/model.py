@@ -10,12 +10,13 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 from torch import nn
 
-from ecgexp.tracking.store import Store
+from ecgexp.tracking.store import MLFLOW_RETRIES, Store, StoreAway, is_away, mlflow_settings
 
 logger = logging.getLogger(__name__)
 
@@ -54,21 +55,24 @@ def log_model(
         Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
     )
     mlflow.set_tracking_uri(store.uri)
-    mlflow.set_experiment(experiment_id=store.experiment_id)  # else the model is put among those of 'Default'
     try:
-        model = Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=mlflow.pytorch,
-            run_id=run_id,
-            pytorch_model=probabilities,
-            signature=signature,
-            input_example=example,
-            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
-            serialization_format="pt2",
-            metadata={"ecgexp": dict(description)},
-        )
+        with mlflow_settings(**MLFLOW_RETRIES):
+            mlflow.set_experiment(experiment_id=store.experiment_id)  # else the model is put among those of 'Default'
+            model = Model.log(
+                artifact_path=None,
+                name="model",
+                flavor=mlflow.pytorch,
+                run_id=run_id,
+                pytorch_model=probabilities,
+                signature=signature,
+                input_example=example,
+                pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
+                serialization_format="pt2",
+                metadata={"ecgexp": dict(description)},
+            )
     except Exception as error:  # torch.export raises many kinds for a net that it cannot trace
+        if isinstance(error, MlflowException) and is_away(error):
+            raise StoreAway(f"The MLflow store {store.uri} went away while the model was logged.") from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         logger.warning("The net cannot be exported, so no model is logged; its weights are: %s", first)
         return None

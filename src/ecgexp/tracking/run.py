@@ -10,16 +10,16 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
 import psutil
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import (
     MLFLOW_PARENT_RUN_ID,
@@ -31,7 +31,7 @@ from mlflow.utils.mlflow_tags import (
 
 from ecgexp.errors import UserError
 from ecgexp.tracking import provenance
-from ecgexp.tracking.store import Store
+from ecgexp.tracking.store import HASTE, Store, StoreAway, away
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,6 @@ METRICS_PER_CALL = 1000
 LONGEST_PARAM = 6000
 LONGEST_NAME = 250
 SAMPLING_INTERVAL = 5.0  # seconds between system metrics
-PATIENCE = 900.0  # seconds that a finished training waits for the store
-IMPATIENCE = 5.0  # seconds that one which failed or was stopped waits
-RETRY_AFTER = 2.0  # seconds
 
 
 class Run:
@@ -60,8 +57,6 @@ class Run:
         Tags; values are turned into text.
     parent : str, optional
         Id of the run that it belongs to.
-    system_metrics : bool
-        Record CPU, memory and GPU while it runs.
     continues : MlflowRun, optional
         An earlier run to go on with instead of a new one.
 
@@ -79,7 +74,6 @@ class Run:
         name: str,
         tags: Mapping[str, Any],
         parent: str | None = None,
-        system_metrics: bool = False,
         continues: MlflowRun | None = None,
     ) -> None:
         self.store = store
@@ -88,21 +82,12 @@ class Run:
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = parent
         if continues is None:
-            texts = {key: str(value) for key, value in tags.items()}
-            self.id: str = store.client.create_run(store.experiment_id, tags=texts).info.run_id
+            self.id = self._create({key: str(value) for key, value in tags.items()})
         else:
             self.id = continues.info.run_id
             self.set_tags(tags)
             store.client.update_run(self.id, status="RUNNING")
         self._params = dict(continues.data.params) if continues else {}
-        self._monitor: SystemMetricsMonitor | None = None
-        if system_metrics:
-            self._monitor = SystemMetricsMonitor(
-                self.id,
-                sampling_interval=SAMPLING_INTERVAL,
-                resume_logging=continues is not None,
-                tracking_uri=store.uri,
-            )
 
     @property
     def scratch(self) -> Path:
@@ -110,26 +95,18 @@ class Run:
         return self.store.root / "checkpoints" / self.id
 
     def __enter__(self) -> Run:
-        if self._monitor is not None:
-            self._monitor.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._monitor is not None:
-            self._monitor.finish()
-        if self.status is not None:
-            status = self.status
-        elif kind is None:
-            status = "FINISHED"
-        elif issubclass(kind, (KeyboardInterrupt, SystemExit)):
-            status = "KILLED"
-        else:
-            status = "FAILED"
-            text = "".join(traceback.format_exception(kind, error, trace))
-            record_failure(self.store, self.id, _first_line(error), text)
-        self.store.client.set_terminated(self.id, status)
+        try:
+            with self.store.in_haste() if _stopped(kind) else nullcontext():
+                self._end(kind, error, trace)
+        except StoreAway as problem:
+            if kind is None:
+                raise
+            logger.warning("Run %s could not be ended; the next start ends it. %s", self.id, problem)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; values are turned into text."""
@@ -147,9 +124,11 @@ class Run:
             self.store.client.log_batch(self.id, params=entries[start : start + PARAMS_PER_CALL])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log metrics of one step in as few calls as MLflow allows."""
-        now = int(time.time() * 1000)
-        entries = [Metric(key, float(value), now, step) for key, value in metrics.items()]
+        """Log metrics of one step."""
+        self.log_entries(_entries(metrics, step))
+
+    def log_entries(self, entries: Sequence[Metric]) -> None:
+        """Log metrics that have their time and step in as few calls as MLflow allows."""
         for start in range(0, len(entries), METRICS_PER_CALL):
             self.store.client.log_batch(self.id, metrics=entries[start : start + METRICS_PER_CALL])
 
@@ -160,6 +139,29 @@ class Run:
             yield Path(folder)
             self.store.client.log_artifacts(self.id, folder)
 
+    def _create(self, tags: dict[str, str]) -> str:
+        started = int(time.time() * 1000)
+        run_id: str = self.store.client.create_run(self.store.experiment_id, started, tags).info.run_id
+        # A request whose answer was lost with the server is repeated, although its run may have been made.
+        same = f"attributes.start_time = {started} and tags.pid = '{tags['pid']}' and tags.host = '{tags['host']}'"
+        for twin in self.store.search(same):
+            if twin.info.run_id != run_id:
+                self.store.client.delete_run(twin.info.run_id)
+        return run_id
+
+    def _end(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.status is not None:
+            status = self.status
+        elif kind is None:
+            status = "FINISHED"
+        elif _stopped(kind):
+            status = "KILLED"
+        else:
+            status = "FAILED"
+            text = "".join(traceback.format_exception(kind, error, trace))
+            record_failure(self.store, self.id, _first_line(error), text)
+        self.store.client.set_terminated(self.id, status)
+
     def _shortened(self, key: str, value: str) -> str:
         if len(value) <= LONGEST_PARAM:
             return value
@@ -168,68 +170,96 @@ class Run:
 
 
 class EpochLog:
-    """Logs epochs to a run from a thread of its own, each epoch once.
+    """Logs epochs to a run from a thread of its own, each once, and what the machine does meanwhile.
 
-    Training does not wait for the store: where that is away for a while, or the run goes on after an
-    interruption, what is missing is logged later. Used as a context manager; leaving it waits.
+    Training does not wait for the store: what could not be logged while that was away is logged when it answers
+    again, and what an interruption kept from being logged, when the run goes on. Used as a context manager;
+    leaving it waits, but not for long where the process was told to stop.
 
     Parameters
     ----------
     run : Run
         Where epochs are logged.
+    system_metrics : bool
+        Record CPU, memory and GPU as well.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, system_metrics: bool = False) -> None:
         self._run = run
-        self._epochs: list[Mapping[str, float]] = []
-        self._logged: int | None = None
-        self._closing = False
-        self._changed = threading.Condition()
+        self._given = 0
+        self._queue: SimpleQueue[list[Metric] | None] = SimpleQueue()
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="EpochLog", daemon=True)
+        self._monitor = _SystemMetrics(run, self._queue.put) if system_metrics else None
 
     def __enter__(self) -> EpochLog:
+        history = self._run.store.client.get_metric_history(self._run.id, "epoch_seconds")
+        # The last metric of an epoch tells that the whole of it is there.
+        self._given = 1 + max((metric.step for metric in history), default=-1)
         self._thread.start()
+        if self._monitor is not None:
+            self._monitor.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(PATIENCE if kind is None else IMPATIENCE)
-        if self._thread.is_alive() and kind is None:
-            raise UserError(f"The MLflow store {self._run.store.uri} did not answer for {PATIENCE} s: start it again.")
+        if self._monitor is not None:
+            self._monitor.finish()
+        self._queue.put(None)
+        patience = self._run.store.client.patience
+        self._thread.join(HASTE if _stopped(kind) else patience)
+        if kind is None and self._error is not None:
+            raise self._error
+        if kind is None and self._thread.is_alive():
+            raise away(self._run.store.uri, patience)
 
     def __call__(self, epochs: Sequence[Mapping[str, float]]) -> None:
         """Log what is new of the epochs so far."""
-        with self._changed:
-            self._epochs = list(epochs)
-            self._changed.notify()
+        for number in range(self._given, len(epochs)):
+            self._queue.put(_entries(epochs[number], number))
+        self._given = max(self._given, len(epochs))
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._pending())
-                epochs, closing = self._epochs, self._closing
-            try:
-                self._flush(epochs)
-            except (MlflowException, OSError) as error:
-                logger.warning("The MLflow store does not answer; training goes on. %s", str(error).splitlines()[0])
-                time.sleep(RETRY_AFTER)
-                continue
-            if closing:
-                return
+        for entries in iter(self._queue.get, None):
+            while True:
+                try:
+                    self._run.log_entries(entries)
+                    break
+                except StoreAway:
+                    continue
+                except Exception as error:  # whatever it is, the thread that trains has to tell
+                    self._error = error
+                    return
 
-    def _pending(self) -> bool:
-        return len(self._epochs) > (self._logged or 0)
 
-    def _flush(self, epochs: Sequence[Mapping[str, float]]) -> None:
-        if self._logged is None:
-            # One batch call logs an epoch, so any of its metrics tells how many are there.
-            history = self._run.store.client.get_metric_history(self._run.id, "epoch_seconds")
-            self._logged = 1 + max((metric.step for metric in history), default=-1)
-        for number in range(self._logged, len(epochs)):
-            self._run.log_metrics(epochs[number], step=number)
-            self._logged = number + 1
+class _SystemMetrics(SystemMetricsMonitor):
+    """MLflow's monitor; its own loop asks the store each time, and ends for good where that is away."""
+
+    def __init__(self, run: Run, log: Callable[[list[Metric]], None]) -> None:
+        super().__init__(run.id, SAMPLING_INTERVAL, resume_logging=True, tracking_uri=run.store.uri)
+        self._log = log
+
+    def monitor(self) -> None:
+        while not self._shutdown_event.wait(self.sampling_interval):
+            self.collect_metrics()
+            self.publish_metrics(self.aggregate_metrics())
+
+    def publish_metrics(self, metrics: Mapping[str, float]) -> None:
+        named = {f"{self._metrics_prefix}{name}": value for name, value in metrics.items()}
+        self._log(_entries(named, self._logging_step))
+        self._logging_step += 1
+        for monitor in self.monitors:
+            monitor.clear_metrics()
+
+
+def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:
+    """Metrics as they are now. One that is sent twice, since no answer came, is kept once."""
+    now = int(time.time() * 1000)
+    return [Metric(key, float(value), now, step) for key, value in metrics.items()]
+
+
+def _stopped(kind: type[BaseException] | None) -> bool:
+    """Whether to leave at once: the process was told to, or the store was waited for already."""
+    return kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit, StoreAway))
 
 
 def record_failure(store: Store, run_id: str, sentence: str, details: str) -> None:

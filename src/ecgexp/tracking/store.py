@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from inspect import ismethod
 from pathlib import Path
 from typing import Any
 
+import requests
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage
@@ -17,9 +23,122 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ecgexp.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# MLflow repeats a request silently, at ever longer intervals and for minutes; `PatientClient` does it instead.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+PATIENCE = 900.0  # seconds that a store is waited for where the configuration does not say
+HASTE = 5.0  # seconds that a process which was told to stop still waits
+RETRY_AFTER = 2.0  # seconds
+FIRST_ANSWER = "30"  # seconds that a server may take to answer at all
+# For what `PatientClient` cannot repeat: about ten minutes, MLflow allows no more.
+MLFLOW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "10"}
+
+
+class StoreAway(UserError):
+    """The store did not answer for as long as it was waited for."""
+
+
+class PatientClient(MlflowClient):
+    """MLflow's client, whose calls wait for a store that is away for a while.
+
+    A store that never answered is not waited for: its address is probably wrong.
+
+    Parameters
+    ----------
+    uri : str
+        Of the store.
+    patience : float
+        Seconds that a call waits.
+    known : bool
+        The store has answered before, to another process.
+
+    Attributes
+    ----------
+    patience : float
+        Seconds that a call waits, also one that has begun.
+    """
+
+    def __init__(self, uri: str, patience: float = PATIENCE, known: bool = False) -> None:
+        self.patience = patience
+        self._known = known
+        super().__init__(uri)
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        return found if name.startswith("_") or not ismethod(found) else partial(self._call, found)
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        started, told = time.monotonic(), False
+        timeout = {} if self._known else {"MLFLOW_HTTP_REQUEST_TIMEOUT": FIRST_ANSWER}
+        while True:
+            try:
+                with mlflow_settings(**timeout):
+                    answer = method(*args, **kwargs)
+            except MlflowException as error:
+                if not is_away(error):
+                    raise
+                if not self._known:
+                    if not self.tracking_uri.startswith("http"):
+                        raise  # a database, whose own words say what is wrong with it
+                    raise StoreAway(
+                        f"The MLflow store {self.tracking_uri} does not answer: start it, or correct tracking.uri."
+                    ) from error
+                if time.monotonic() - started >= self.patience:
+                    raise away(self.tracking_uri, self.patience) from error
+                if not told:
+                    logger.warning(
+                        "The MLflow store %s does not answer: trying again for up to %.0f s (tracking.patience). %s",
+                        self.tracking_uri,
+                        self.patience,
+                        str(error).splitlines()[0],
+                    )
+                told = True
+                time.sleep(RETRY_AFTER)
+            else:
+                self._known = True
+                if told:
+                    logger.warning("The MLflow store %s answers again.", self.tracking_uri)
+                return answer
+
+    def download_artifacts(self, *args: Any, **kwargs: Any) -> str:
+        """Download; of what MLflow says when it cannot, nothing tells that the store is away."""
+        with mlflow_settings(**MLFLOW_RETRIES):
+            return super().download_artifacts(*args, **kwargs)
+
+
+def away(uri: str, seconds: float) -> StoreAway:
+    """What is said where a store was waited for in vain."""
+    return StoreAway(
+        f"The MLflow store {uri} did not answer for {seconds:.0f} s (tracking.patience): "
+        "once it does, the same command goes on from the last finished epoch."
+    )
+
+
+def is_away(error: MlflowException) -> bool:
+    """Whether a call failed because the store could not be reached."""
+    # MLflow keeps what happened to a request as nothing but the context of its own exception.
+    unreachable = (requests.ConnectionError, requests.Timeout, requests.exceptions.RetryError)
+    return error.error_code == "TEMPORARILY_UNAVAILABLE" or isinstance(error.__context__, unreachable)
+
+
+@contextmanager
+def mlflow_settings(**variables: str) -> Iterator[None]:
+    """Set MLflow's environment variables while the body runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @dataclass(frozen=True)
@@ -28,7 +147,7 @@ class Store:
 
     Attributes
     ----------
-    client : MlflowClient
+    client : PatientClient
         Its door.
     uri : str
         Tracking URI, absolute.
@@ -38,7 +157,7 @@ class Store:
         ``mlruns/`` of this machine: the local store, and checkpoints in progress.
     """
 
-    client: MlflowClient
+    client: PatientClient
     uri: str
     experiment_id: str
     root: Path
@@ -48,6 +167,17 @@ class Store:
         folder = self.root / "locks"
         folder.mkdir(exist_ok=True)
         return FileLock(folder / f"{name}.lock")
+
+    @contextmanager
+    def in_haste(self) -> Iterator[None]:
+        """Wait no longer than a few seconds for the store, since this process was told to stop."""
+        patience = self.client.patience
+        self.client.patience = min(patience, HASTE)
+        try:
+            with mlflow_settings(MLFLOW_HTTP_REQUEST_TIMEOUT=str(int(HASTE))):
+                yield
+        finally:
+            self.client.patience = patience
 
     def search(self, filter_string: str) -> list[MlflowRun]:
         """Runs of the experiment that MLflow's filter selects, the earliest first."""
@@ -69,8 +199,15 @@ class Store:
         return f"mlflow ui --backend-store-uri {self.uri}"
 
 
-def open_store(tracking: Any) -> Store:
+def open_store(tracking: Any, known: bool = False) -> Store:
     """Open the store that a ``tracking`` config names, and make what is missing of it.
+
+    Parameters
+    ----------
+    tracking : mapping
+        ``root``, ``uri``, ``experiment`` and ``patience``.
+    known : bool
+        The command opened it before, so that it is waited for where it does not answer now.
 
     Raises
     ------
@@ -83,8 +220,8 @@ def open_store(tracking: Any) -> Store:
     try:
         root.mkdir(parents=True, exist_ok=True)
         # Two processes that open a new database at once break its migration, hence the lock.
-        with FileLock(root / ".lock"):
-            client = MlflowClient(uri)
+        with nullcontext() if uri.startswith("http") else FileLock(root / ".lock"):
+            client = PatientClient(uri, tracking.patience, known)
             experiment = client.get_experiment_by_name(tracking.experiment)
             if experiment is None:
                 experiment_id = _create_experiment(client, tracking.experiment, artifacts)
