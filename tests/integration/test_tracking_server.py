@@ -1,0 +1,327 @@
+"""Runs on a real MLflow server with PostgreSQL, also where that is killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import requests
+import torch
+from commands import PARENT, SMALL, ecgexp, finish, history, only, start, trials, until
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+pytestmark = pytest.mark.slow
+
+NET = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2", "early_stopping.patience=null")
+EPOCHS = 40
+LEARNING_RATES = [0.001 * number for number in range(1, 9)]
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+class Server:
+    """`mlflow server` on a database, which can be killed and started again in the same place."""
+
+    def __init__(self, database: str, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.words = ("tracking=server", f"tracking.uri={self.url}")
+        self._command = [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "2"),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *("--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")),
+        ]
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        with (self.folder / "server.log").open("a") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )
+        wait_for(lambda: self.answers() or self._process.poll() is not None)
+        assert self._process.poll() is None, (self.folder / "server.log").read_text()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            wait_for(lambda: not self.answers())
+            self._process = None
+
+    def answers(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/health", timeout=5).ok
+        except requests.RequestException:
+            return False
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.url)
+
+    def runs(self, experiment: str = "ecgexp") -> list[Run]:
+        found = self.client.get_experiment_by_name(experiment)
+        return list(self.client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
+
+    def files(self, run: Run) -> set[str]:
+        return {entry.path for entry in self.client.list_artifacts(run.info.run_id)}
+
+    def history(self, run: Run, metric: str) -> dict[int, float]:
+        points = self.client.get_metric_history(run.info.run_id, metric)
+        assert len(points) == len({point.step for point in points}), f"{metric} is there twice"
+        return {point.step: point.value for point in points}
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    """A PostgreSQL cluster of its own; in a short path, which sockets need, that another user can reach."""
+    if not POSTGRES:
+        pytest.skip("PostgreSQL's server is not installed (apt-get install postgresql)")
+    pytest.importorskip("psycopg2", reason="PostgreSQL's driver is not installed (the extra 'dev')")
+    user = "postgres" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
+    with tempfile.TemporaryDirectory(prefix="ecgexp-pg-") as name:
+        if user:
+            shutil.chown(name, user)
+
+        def run(program: str, *words: str) -> None:
+            command = [str(POSTGRES[-1] / program), *words]
+            subprocess.run(command, cwd=name, user=user, check=True, stdout=subprocess.DEVNULL, timeout=120)
+
+        data = f"{name}/data"
+        run("initdb", "-D", data, "-U", "ecgexp", "--auth=trust", "--no-sync")
+        options = f"-c listen_addresses='' -c unix_socket_directories='{name}' -c fsync=off"
+        run("pg_ctl", "-D", data, "-l", f"{name}/log", "-o", options, "-w", "start")
+        try:
+            run("createdb", "-h", name, "-U", "ecgexp", "mlflow")
+            yield f"postgresql+psycopg2://ecgexp@/mlflow?host={name}"
+        finally:
+            run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+
+
+@pytest.fixture(scope="module")
+def server(database, tmp_path_factory) -> Iterator[Server]:
+    server = Server(database, tmp_path_factory.mktemp("server"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def running(server) -> Server:
+    """The server, which an earlier test may have left dead."""
+    if not server.answers():
+        server.start()
+    return server
+
+
+def trained(folder: Path) -> dict[str, list[dict[str, float]]]:
+    """Metrics of the epochs that each trial has trained, as its checkpoint has them."""
+    found = {}
+    for path in (folder / "mlruns" / "checkpoints").glob("*/last.ckpt"):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:  # the trial has just finished
+            continue
+        found[path.parent.name] = state["callbacks"]["History"]["epochs"]
+    return found
+
+
+def most(folder: Path) -> int:
+    return max(map(len, trained(folder).values()), default=0)
+
+
+@pytest.fixture(scope="module")
+def interrupted(server, tmp_path_factory):
+    """Eight trials side by side; the server is killed while they train, and started again while they do."""
+    folder = tmp_path_factory.mktemp("eight")
+    rates = ",".join(f"{rate:.3f}" for rate in LEARNING_RATES)
+    words = (*server.words, *NET, f"max_epochs={EPOCHS}", f"lr={rates}", "tracking.system_metrics=true")
+    process = start(folder, "-m", *words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=8")
+    until(lambda: most(folder) >= 3, process, 300)
+    server.kill()
+    gone, before = time.time(), most(folder)
+    until(lambda: most(folder) >= before + 8, process)
+    assert not server.answers()
+    meanwhile, back = trained(folder), time.time()
+    server.start()
+    return finish(process, folder).expect(0), meanwhile, (gone, back)
+
+
+@pytest.fixture(scope="module")
+def children(server, interrupted) -> list[Run]:
+    return [run for run in server.runs() if PARENT in run.data.tags]
+
+
+def test_all_trials_finish_as_children_of_one_parent_with_all_their_files(server, interrupted, children, tmp_path):
+    parent = only([run for run in server.runs() if PARENT not in run.data.tags])
+    assert parent.info.status == "FINISHED"
+    assert {run.data.tags[PARENT] for run in children} == {parent.info.run_id}
+    assert [run.info.status for run in children] == ["FINISHED"] * 8
+    assert sorted(float(run.data.params["lr"]) for run in children) == pytest.approx(LEARNING_RATES)
+    for run in children:
+        assert {"config.yaml", "weights.pt", "data.json", "learning_curves.png"} <= server.files(run)
+        assert run.info.artifact_uri.startswith("mlflow-artifacts:")
+        weights = server.client.download_artifacts(run.info.run_id, "weights.pt", str(tmp_path))
+        assert torch.load(weights, weights_only=True)
+    table = pd.read_csv(server.client.download_artifacts(parent.info.run_id, "results.csv", str(tmp_path)))
+    assert list(table["status"]) == ["FINISHED"] * 8
+    best = server.client.get_run(parent.data.tags["best_run_id"])
+    assert best.outputs.model_outputs, "the best trial's model is on the server"
+    done, *_ = interrupted
+    assert not (done.folder / "mlruns" / "artifacts").exists()
+
+
+def test_every_metric_of_every_epoch_is_there_with_its_value(server, interrupted, children):
+    _, meanwhile, _ = interrupted
+    assert max(map(len, meanwhile.values())) >= 11
+    for run in children:
+        epochs = meanwhile.get(run.info.run_id, [])
+        for metric in (name for name in run.data.metrics if name.startswith(("train/", "val/"))):
+            points = server.history(run, metric)
+            assert sorted(points) == list(range(EPOCHS)), metric
+            assert [points[step] for step in range(len(epochs))] == [epoch[metric] for epoch in epochs]
+
+
+def test_the_machine_was_watched_all_the_time(server, interrupted, children):
+    _, meanwhile, (gone, back) = interrupted
+    for run in (run for run in children if run.info.run_id in meanwhile):
+        points = server.client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
+        assert [point.step for point in points] == list(range(len(points)))
+        assert any(gone < point.timestamp / 1000 < back for point in points), "samples of when the server was away"
+
+
+def test_a_trial_is_the_same_as_in_the_local_store(server, children, tmp_path):
+    run = next(run for run in children if float(run.data.params["lr"]) == pytest.approx(0.003))
+    ecgexp(tmp_path, "-m", *NET, f"max_epochs={EPOCHS}", "lr=0.003").expect(0)
+    local = only(trials(tmp_path))
+    epochs = {name for name in local.data.metrics if name.startswith(("train/", "val/", "best/"))}
+    assert epochs <= run.data.metrics.keys()
+    for metric in epochs:
+        assert list(server.history(run, metric).values()) == history(tmp_path, local, metric)
+
+
+def test_report_predict_and_evaluate_take_the_words_of_training(running, interrupted, children):
+    done, *_ = interrupted
+    folder, run_id = done.folder, children[0].info.run_id
+
+    def door(name: str, *words: str) -> str:
+        command = [sys.executable, "-m", f"ecgexp.{name}", *running.words, *words]
+        said = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+        assert said.returncode == 0, said.stderr
+        return said.stdout
+
+    door("report", "out=report")
+    assert len(pd.read_csv(folder / "report" / "results.csv")) == 8
+    parent = children[0].data.tags[PARENT]
+    assert any(entry.is_dir for entry in running.client.list_artifacts(parent, "reports"))
+
+    record = next((folder / "data" / "synthetic").glob("v*/records100/00000/*.hea"))
+    answer = json.loads(door("predict", f"run={run_id}", f"record={record}", "format=json"))
+    assert len(answer["records"][0]["probabilities"]) == 5
+
+    door("evaluate", f"run={run_id}", "split=test")
+    run = running.client.get_run(run_id)
+    assert 0 <= run.data.metrics["test/mlcm_f1_macro"] <= 1
+    assert "evaluation/test/metrics.json" in {
+        entry.path for entry in running.client.list_artifacts(run_id, "evaluation/test")
+    }
+
+
+def test_a_trial_that_ends_while_the_server_is_away_waits_for_it_and_says_so(running, tmp_path):
+    words = (*running.words, *NET, "max_epochs=12", "lr=0.01", "tracking.experiment=ends", "hydra.sweep.dir=out")
+    process = start(tmp_path, "-m", *words)
+    until(lambda: most(tmp_path) >= 2, process)
+    running.kill()
+    until(lambda: most(tmp_path) == 12, process)
+    said = tmp_path / "out" / "0" / "trial.log"
+    until(lambda: "does not answer: trying again for up to 900 s" in said.read_text(), process)
+    running.start()
+    finish(process, tmp_path).expect(0)
+    runs = running.runs("ends")
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    trial = only([run for run in runs if PARENT in run.data.tags])
+    assert sorted(running.history(trial, "val/loss")) == list(range(12))
+
+
+def test_a_server_that_stays_away_ends_the_trial_which_goes_on_later(running, tmp_path):
+    words = (*running.words, *NET, "max_epochs=12", "tracking.experiment=stays", "tracking.patience=3")
+    process = start(tmp_path, *words)
+    until(lambda: most(tmp_path) >= 2, process)
+    running.kill()
+    done = finish(process, tmp_path).expect(1)
+    assert "did not answer for 3 s (tracking.patience)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert most(tmp_path) == 12, "training did not wait"
+    running.start()
+    ecgexp(tmp_path, *words).expect(0)
+    run = only(running.runs("stays"))
+    assert run.info.status == "FINISHED"
+    assert sorted(running.history(run, "val/loss")) == list(range(12))
+
+
+def test_told_to_stop_while_the_server_is_away_it_leaves_at_once_and_delivers_when_it_goes_on(running, tmp_path):
+    words = ("-m", *running.words, *NET, "max_epochs=40", "lr=0.01", "tracking.experiment=stops")
+    process = start(tmp_path, *words)
+    until(lambda: most(tmp_path) >= 2, process)
+    running.kill()
+    before = most(tmp_path)
+    until(lambda: most(tmp_path) >= before + 3, process)
+    process.terminate()
+    asked = time.monotonic()
+    finish(process, tmp_path, timeout=60).expect(128 + signal.SIGTERM)
+    assert time.monotonic() - asked < 30
+    ((run_id, meanwhile),) = trained(tmp_path).items()
+    assert before < len(meanwhile) < 40
+    running.start()
+    known = running.history(running.client.get_run(run_id), "val/loss")
+    assert len(known) < len(meanwhile), "some epochs are on this machine alone"
+
+    ecgexp(tmp_path, *words).expect(0)
+    runs = running.runs("stops")
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    trial = running.client.get_run(run_id)
+    for metric in ("train/loss", "val/loss", "val/mlcm_f1_macro", "lr"):
+        points = running.history(trial, metric)
+        assert sorted(points) == list(range(40))
+        assert [points[step] for step in range(len(meanwhile))] == [epoch[metric] for epoch in meanwhile]
+
+
+@pytest.mark.parametrize("words", [(), ("-m", "lr=0.1,0.2")], ids=["trial", "sweep"])
+def test_a_server_that_cannot_be_reached_is_refused_before_anything_is_made(tmp_path, words):
+    uri = f"http://127.0.0.1:{free_port()}"
+    done = ecgexp(tmp_path, *words, "tracking=server", f"tracking.uri={uri}", timeout=60).expect(1)
+    assert done.stderr.strip().splitlines() == [
+        f"The MLflow store {uri} does not answer: start it, or correct tracking.uri."
+    ]
+    assert not (tmp_path / "data").exists()
