@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -76,7 +76,7 @@ def sweep_session(
         tags = {"kind": "sweep", "sweep": name, "objective": cfg.objective, **provenance.git_state(Path.cwd())}
         tags |= provenance.note(cfg.dataset._target_)
         earlier = _earlier(store, name, cfg.resume)
-        with ExitStack() as haste, Run(store, " ".join(asked) or "sweep", tags, continues=earlier) as run:
+        with Run(store, " ".join(asked) or "sweep", tags, continues=earlier) as run:
             board = Board(store.root, run.id)
             board.clear()
             build_dataset(cfg).prepare()
@@ -91,7 +91,7 @@ def sweep_session(
                 run.status = "FAILED"
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
                     run.status = "KILLED"
-                    haste.enter_context(store.in_haste())
+                    store.hurry()
                 raise
             finally:
                 signal.signal(signal.SIGTERM, previous)

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -100,9 +100,10 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if _stopped(kind):
+            self.store.hurry()
         try:
-            with self.store.in_haste() if _stopped(kind) else nullcontext():
-                self._end(kind, error, trace)
+            self._end(kind, error, trace)
         except StoreAway as problem:
             if kind is None:
                 raise
@@ -205,6 +206,8 @@ class EpochLog:
         if self._monitor is not None:
             self._monitor.finish()
         self._queue.put(None)
+        if _stopped(kind):
+            self._run.store.hurry()
         patience = self._run.store.client.patience
         self._thread.join(HASTE if _stopped(kind) else patience)
         if kind is None and self._error is not None:

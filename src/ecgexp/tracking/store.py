@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 PATIENCE = 900.0  # seconds that a store is waited for where the configuration does not say
-HASTE = 5.0  # seconds that a process which was told to stop still waits
+HASTE = 5.0  # seconds that a process which was told to stop still waits, in all
 RETRY_AFTER = 2.0  # seconds
 FIRST_ANSWER = "30"  # seconds that a server may take to answer at all
 # For what `PatientClient` cannot repeat: about ten minutes, MLflow allows no more.
@@ -59,12 +60,12 @@ class PatientClient(MlflowClient):
 
     Attributes
     ----------
-    patience : float
-        Seconds that a call waits, also one that has begun.
+    deadline : float
+        Monotonic time after which no call waits any longer, also none that has begun.
     """
 
     def __init__(self, uri: str, patience: float = PATIENCE, known: bool = False) -> None:
-        self.patience = patience
+        self.patience, self.deadline = patience, math.inf
         self._known = known
         super().__init__(uri)
 
@@ -88,8 +89,8 @@ class PatientClient(MlflowClient):
                     raise StoreAway(
                         f"The MLflow store {self.tracking_uri} does not answer: start it, or correct tracking.uri."
                     ) from error
-                if time.monotonic() - started >= self.patience:
-                    raise away(self.tracking_uri, self.patience) from error
+                if time.monotonic() >= min(started + self.patience, self.deadline):
+                    raise away(self.tracking_uri, min(self.patience, time.monotonic() - started)) from error
                 if not told:
                     logger.warning(
                         "The MLflow store %s does not answer: trying again for up to %.0f s (tracking.patience). %s",
@@ -168,16 +169,10 @@ class Store:
         folder.mkdir(exist_ok=True)
         return FileLock(folder / f"{name}.lock")
 
-    @contextmanager
-    def in_haste(self) -> Iterator[None]:
-        """Wait no longer than a few seconds for the store, since this process was told to stop."""
-        patience = self.client.patience
-        self.client.patience = min(patience, HASTE)
-        try:
-            with mlflow_settings(MLFLOW_HTTP_REQUEST_TIMEOUT=str(int(HASTE))):
-                yield
-        finally:
-            self.client.patience = patience
+    def hurry(self) -> None:
+        """Wait but a few seconds more for the store, in all, since this process is about to leave."""
+        self.client.deadline = min(self.client.deadline, time.monotonic() + HASTE)
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(int(HASTE))
 
     def search(self, filter_string: str) -> list[MlflowRun]:
         """Runs of the experiment that MLflow's filter selects, the earliest first."""
