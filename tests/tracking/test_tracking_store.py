@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import socket
 import threading
 import time
@@ -60,6 +61,26 @@ def test_processes_may_open_a_new_store_at_the_same_time(tmp_path):
     assert len(set(found)) == 1
     store = open_store(tracking(tmp_path))
     assert len(store.client.search_runs([store.experiment_id])) == 3
+
+
+def size(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.glob("mlruns/mlflow.db*") if not path.name.endswith("journal"))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_it_makes_the_store_does_not_spoil_it(tmp_path):
+    open_store(tracking(tmp_path / "whole"))
+    for share in (0.5, 0.9):
+        root = tmp_path / f"killed at {share}"
+        process = multiprocessing.get_context("spawn").Process(target=open_and_run, args=(str(root), "run"))
+        process.start()
+        while process.is_alive() and size(root) < share * size(tmp_path / "whole"):
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "it was killed in time"
+        assert open_and_run(str(root), "run")
+        assert {path.name for path in root.glob("mlruns/*.db*")} == {"mlflow.db"}
 
 
 def test_a_server_that_does_not_answer_is_named_in_one_sentence(tmp_path):

@@ -210,12 +210,15 @@ def open_store(tracking: Any, known: bool = False) -> Store:
         Where the store cannot be reached.
     """
     root = Path(tracking.root).resolve() / "mlruns"
-    uri = tracking.uri or f"sqlite:///{root / 'mlflow.db'}"
+    database = root / "mlflow.db"
+    uri = tracking.uri or f"sqlite:///{database}"
     artifacts = None if tracking.uri else (root / "artifacts").as_uri()
     try:
         root.mkdir(parents=True, exist_ok=True)
         # Two processes that open a new database at once break its migration, hence the lock.
         with nullcontext() if uri.startswith("http") else FileLock(root / ".lock"):
+            if not tracking.uri and not database.exists():
+                _create_database(database)
             client = PatientClient(uri, tracking.patience, known)
             experiment = client.get_experiment_by_name(tracking.experiment)
             if experiment is None:
@@ -231,6 +234,17 @@ def open_store(tracking: Any, known: bool = False) -> Store:
             f"it back with MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {experiment_id}"
         )
     return Store(client, uri, experiment_id, root)
+
+
+def _create_database(path: Path) -> None:
+    """Make a database under a temporary name, then move it: MLflow cannot go on with one half made."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    temporary = path.with_name(f"{path.name}.part")
+    for left_behind in path.parent.glob(f"{temporary.name}*"):
+        left_behind.unlink()
+    SqlAlchemyStore(f"sqlite:///{temporary}", path.parent.as_uri()).engine.dispose()
+    temporary.replace(path)
 
 
 def _create_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
