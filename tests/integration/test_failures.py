@@ -106,6 +106,19 @@ def test_a_loss_that_is_no_longer_finite_is_a_result_and_not_a_failure(tmp_path)
     assert "lr=0.001" in best
 
 
+@pytest.mark.slow
+def test_a_single_run_that_diverges_is_finished_with_nothing_kept(tmp_path):
+    own_folder(tmp_path / "study")
+    words = ("--config-dir", "conf", "model=deep", "optimizer=adam", "lr=1e6", *SMALL)
+    done = ecgexp(tmp_path / "study", *words).expect()
+    run = only(all_runs(done.folder))
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["diverged"] == "true"
+    assert run.data.metrics["best/val/mlcm_f1_macro"] == 0, "no epoch was validated with a finite loss"
+    assert run.data.metrics["epochs"] == 0, "it stopped at once"
+    assert "= 0.0000" in done.stdout
+
+
 def metric_points(folder):
     """Points of 'val/loss', read beside the program that writes them: an MLflow client might open the store first."""
     try:

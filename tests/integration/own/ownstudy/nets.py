@@ -28,3 +28,14 @@ class Breaks(Deviations):
         if self.breaks:
             raise ArithmeticError("the net of the user broke")
         return super().forward(x)
+
+
+class Deep(nn.Module):
+    """Many layers that nothing normalizes: what their weights grow by is multiplied."""
+
+    def __init__(self, leads: int, samples: int, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(leads, leads) for _ in range(8)), nn.Linear(leads, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x.std(dim=-1))
