@@ -140,8 +140,12 @@ def test_a_finished_single_trial_is_trained_again_and_is_equal(tmp_path, train):
     assert_equal(first, second)
 
 
+LONG_AGO = {"process_started": "1.0", "heartbeat": "1.0"}
+
+
 @pytest.mark.slow
-def test_a_run_whose_process_died_does_not_stay_running_and_is_gone_on_with(tmp_path, monkeypatch, train):
+@pytest.mark.parametrize("host", ["here", "elsewhere"])
+def test_a_run_whose_process_died_does_not_stay_running_and_is_gone_on_with(tmp_path, monkeypatch, train, host):
     whole = recorded(tmp_path / "whole", train("whole", "max_epochs=3").run_id)
     with monkeypatch.context() as patch:
         interrupt_in_step(patch, 2, 1)
@@ -151,7 +155,8 @@ def test_a_run_whose_process_died_does_not_stay_running_and_is_gone_on_with(tmp_
     (run,) = client.search_runs(["1"])
     # As SIGKILL leaves it: running, in the name of a process that is no more.
     client.update_run(run.info.run_id, status="RUNNING")
-    client.set_tag(run.info.run_id, "process_started", "1.0")
+    for key, value in (LONG_AGO | {"host": host if host == "elsewhere" else run.data.tags["host"]}).items():
+        client.set_tag(run.info.run_id, key, value)
     resumed = recorded(tmp_path / "killed", train("killed", "max_epochs=3").run_id)
     assert resumed[0].info.run_id == run.info.run_id
     assert_equal(resumed, whole)

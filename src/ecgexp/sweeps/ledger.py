@@ -18,7 +18,7 @@ from ecgexp.tracking.run import Run
 from ecgexp.tracking.store import Store
 
 # Tags that describe the job, not the training that is reused.
-_OF_THE_JOB = ("overrides", "job", "host", "pid", "process_started", "attempts")
+_OF_THE_JOB = ("overrides", "job", "attempts")
 
 
 class RetriesExhausted(UserError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import hashlib
 import logging
-import os
 import tempfile
 import threading
 import time
@@ -17,7 +16,6 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
-import psutil
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -30,7 +28,7 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from ecgexp.errors import UserError
-from ecgexp.tracking import provenance
+from ecgexp.tracking.heartbeat import Heartbeat, is_alive, process_tags
 from ecgexp.tracking.store import HASTE, Store, StoreAway, away
 
 logger = logging.getLogger(__name__)
@@ -78,7 +76,7 @@ class Run:
     ) -> None:
         self.store = store
         self.status: str | None = None
-        tags = {**tags, **_process_tags(), MLFLOW_RUN_NAME: name[:LONGEST_NAME]}
+        tags = {**tags, **_own_tags(), MLFLOW_RUN_NAME: name[:LONGEST_NAME]}
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = parent
         if continues is None:
@@ -88,6 +86,7 @@ class Run:
             self.set_tags(tags)
             store.client.update_run(self.id, status="RUNNING")
         self._params = dict(continues.data.params) if continues else {}
+        self._heartbeat = Heartbeat(lambda now: self.set_tags({"heartbeat": now}))
 
     @property
     def scratch(self) -> Path:
@@ -95,11 +94,13 @@ class Run:
         return self.store.root / "checkpoints" / self.id
 
     def __enter__(self) -> Run:
+        self._heartbeat.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._heartbeat.__exit__(kind, error, trace)
         if _stopped(kind):
             self.store.hurry()
         try:
@@ -271,29 +272,16 @@ def record_failure(store: Store, run_id: str, sentence: str, details: str) -> No
     store.client.log_text(run_id, details, "traceback.txt")
 
 
-def process_is_alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process that a run's tags name still exists; taken as alive where it is on another host."""
-    if tags.get("host") != provenance.host() or "pid" not in tags:
-        return "pid" in tags
-    try:
-        return abs(psutil.Process(int(tags["pid"])).create_time() - float(tags["process_started"])) < 1
-    except psutil.NoSuchProcess:
-        return False
-
-
 def end_orphans(store: Store) -> None:
-    """Mark runs as KILLED that a process of this host left behind as RUNNING when it died."""
+    """Mark runs as KILLED that a process left behind as RUNNING when it died."""
     for run in store.search("attributes.status = 'RUNNING'"):
-        if not process_is_alive(run.data.tags):
+        if not is_alive(run.data.tags):
             store.client.set_terminated(run.info.run_id, "KILLED")
 
 
-def _process_tags() -> dict[str, Any]:
-    started = psutil.Process().create_time()
+def _own_tags() -> dict[str, Any]:
     return {
-        "host": provenance.host(),
-        "pid": os.getpid(),
-        "process_started": started,
+        **process_tags(),
         MLFLOW_USER: getpass.getuser(),
         MLFLOW_SOURCE_NAME: "ecgexp",
         MLFLOW_SOURCE_TYPE: "LOCAL",

@@ -1,0 +1,78 @@
+"""Whether the process that something was begun by still lives, on whatever machine it is."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from ecgexp.tracking import provenance
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 60.0  # seconds between two beats
+# Seconds without a beat after which a process of another machine is taken as dead: nine missed ones, or fewer
+# where the two clocks differ. One whose store was away for longer is taken as dead until its next beat.
+SILENCE = 600.0
+
+
+def process_tags() -> dict[str, Any]:
+    """Tags by which `is_alive` can later tell whether this process lives."""
+    return {
+        "host": provenance.host(),
+        "pid": os.getpid(),
+        "process_started": psutil.Process().create_time(),
+        "heartbeat": time.time(),
+    }
+
+
+def is_alive(tags: Mapping[str, str]) -> bool:
+    """Whether the process lives that `process_tags` described.
+
+    Of a process of this machine its number and start tell, of one of another machine its last heartbeat.
+    """
+    if "pid" not in tags:
+        return False
+    if tags["host"] != provenance.host():
+        return time.time() - float(tags.get("heartbeat", 0)) < SILENCE
+    try:
+        return abs(psutil.Process(int(tags["pid"])).create_time() - float(tags["process_started"])) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Heartbeat:
+    """Notes again and again that this process lives, from a thread of its own, while the body runs.
+
+    Parameters
+    ----------
+    write : callable
+        Keeps the new value of the tag ``heartbeat``. Where it raises, the next beat tries again.
+    """
+
+    def __init__(self, write: Callable[[float], object]) -> None:
+        self._write = write
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="Heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()  # without waiting: the store may be away
+
+    def _beat(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            try:
+                self._write(time.time())
+            except Exception as error:  # whatever kind of store it is: what is trained matters more
+                logger.debug("No heartbeat: %s", error)
