@@ -116,6 +116,7 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
     with exclusive(store, tags["identity"], wait=job.parent is not None):
         earlier = find_earlier(store, tags, job.parent, cfg.sweep.max_retries) if cfg.resume else None
         if earlier is not None and earlier.info.status == "FINISHED":
+            shutil.rmtree(store.scratch(earlier.info.run_id), ignore_errors=True)  # killed before it could do so
             if earlier.data.tags.get(MLFLOW_PARENT_RUN_ID) != job.parent:
                 earlier = reuse(store, earlier, job, tags)
             return _outcome(earlier, cfg.objective, reused=True)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
-import random
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 from commands import (
     SMALL,
@@ -148,37 +144,6 @@ def test_a_second_start_is_refused_and_other_sweeps_reuse_what_is_trained(tmp_pa
     afresh = ecgexp(tmp_path, "-m", *TINY, "max_epochs=1", "lr=0.01", "resume=false").expect(0)
     again = ecgexp(tmp_path, "-m", *TINY, "max_epochs=1", "lr=0.01", "resume=false").expect(0)
     assert "reused" not in afresh.stderr + again.stderr
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path):
-    words = ("-m", *TINY, "max_epochs=12", "lr=0.01,0.02,0.03", "sweep.max_retries=20")
-    whole = tmp_path / "whole"
-    ecgexp(whole, *words).expect(0)
-    broken, chance = tmp_path / "broken", random.Random(0)
-    for _ in range(5):
-        process = start(broken, *words, start_new_session=True)
-        _kill_something_at(process, broken, chance)
-    ecgexp(broken, *words).expect(0)
-    pd.testing.assert_frame_equal(comparable(results(broken)), comparable(results(whole)))
-    assert {run.info.status for run in (*trials(broken), *parents(broken))} == {"FINISHED"}
-    assert len(trials(broken)) == 3, "no trial was begun twice"
-
-
-def _kill_something_at(process: subprocess.Popen[str], folder: Path, chance: random.Random) -> None:
-    """Wait for the worker, then a random while, then kill the sweep, its worker, or both."""
-    children = psutil.Process(process.pid).children
-    end = time.monotonic() + chance.uniform(4, 14)
-    while time.monotonic() < end and process.poll() is None:
-        psutil.wait_procs(children(), timeout=0.1)
-    victims = chance.choice(["sweep", "worker", "both"])
-    workers = children(recursive=True) if process.poll() is None else []
-    for worker in workers if victims != "sweep" else []:
-        worker.send_signal(signal.SIGKILL)
-    if victims != "worker" and process.poll() is None:
-        os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    psutil.wait_procs(workers, timeout=60)
 
 
 @pytest.mark.slow

@@ -90,8 +90,8 @@ class Run:
 
     @property
     def scratch(self) -> Path:
-        """Folder for checkpoints in progress; the trial that finishes removes it."""
-        return self.store.root / "checkpoints" / self.id
+        """Folder for checkpoints in progress."""
+        return self.store.scratch(self.id)
 
     def __enter__(self) -> Run:
         self._heartbeat.__enter__()

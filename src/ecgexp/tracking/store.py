@@ -163,6 +163,10 @@ class Store:
     experiment_id: str
     root: Path
 
+    def scratch(self, run_id: str) -> Path:
+        """Folder for a run's checkpoints in progress; the trial that finishes removes it."""
+        return self.root / "checkpoints" / run_id
+
     def lock(self, name: str) -> FileLock:
         """A lock of this name among all processes of the store; it falls open when its holder dies."""
         folder = self.root / "locks"

@@ -1,0 +1,147 @@
+"""A sweep that SIGKILL hits, whatever it is doing, ends as if it had not been."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from commands import SMALL, all_runs, ecgexp, finish, only, parents, start, trials
+
+from trained import call
+
+pytestmark = pytest.mark.slow
+
+TRIALS, LENGTH, KILLS = 6, 4, 10
+NET = ("model=ribeiro", "model.width=4", "model.depth=2", "tracking.log_model=none", "early_stopping.patience=null")
+# What a kill ends is retried; the sweep it ends does not run on to its end, so that ten kills find ten moments.
+MANNER = ("sweep.max_retries=20", "sweep.max_failures=1")
+SWEEP = ("-m", *SMALL, *NET, f"max_epochs={LENGTH}", "lr=0.01,0.02,0.03", "batch_size=16,32", *MANNER)
+VICTIMS = ("sweep", "trial", "everything")
+# What is just being written: a file appears for as long as that takes, and stays where the writer is killed.
+WRITING = {"checkpoint": "checkpoints/*/*.part", "database": "mlflow.db-journal"}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When to kill what: at the first occasion after so many epochs of the whole sweep.
+
+    The occasion is that something is being written, or just a time, `delay` seconds later.
+    """
+
+    epochs: int
+    occasion: str
+    victim: str
+    delay: float
+
+
+def moments(seed: int) -> Iterator[Moment]:
+    """Random ones, one in each tenth of the sweep; each victim meets each occasion."""
+    chance = random.Random(seed)
+    kinds = [*product((*WRITING, "any"), VICTIMS), ("any", "sweep")]
+    chance.shuffle(kinds)
+    for tenth, (occasion, victim) in enumerate(kinds):
+        epochs = (tenth + chance.random()) / KILLS * (TRIALS * LENGTH - 1)
+        yield Moment(int(epochs), occasion, victim, chance.uniform(0, 2))
+
+
+@dataclass
+class Sweep:
+    """A sweep that is started and killed again and again, watched beside it so that nothing is repaired by looking.
+
+    Attributes
+    ----------
+    finished : dict
+        End of each run that was ever seen to be finished.
+    torn : list
+        What was left half written by each kill that came while it was being written.
+    """
+
+    folder: Path
+    finished: dict[str, int] = field(default_factory=dict)
+    torn: list[str] = field(default_factory=list)
+
+    def start_and_kill(self, moment: Moment) -> None:
+        process = start(self.folder, *SWEEP)
+        command = psutil.Process(process.pid)
+        while not self._reached(moment, command):
+            assert process.poll() is None, (moment, process.communicate())
+            time.sleep(0.02)
+        workers = command.children()
+        self._await_occasion(moment, process)
+        command.suspend()  # so that it does nothing before it was seen what the kill left behind
+        for victim in workers if moment.victim != "sweep" else []:
+            victim.kill()
+            while victim.is_running() and victim.status() != psutil.STATUS_ZOMBIE:
+                pass
+            self.torn += [moment.occasion] if moment.occasion in WRITING and self._written(moment.occasion) else []
+        if moment.victim != "trial":
+            command.kill()
+        command.resume()
+        done = finish(process, self.folder)
+        if moment.victim == "trial":
+            assert "SIGKILL" in done.expect(1).stderr
+        else:
+            done.expect(-signal.SIGKILL)
+
+    def _reached(self, moment: Moment, command: psutil.Process) -> bool:
+        enough = self._ask("SELECT count(*) FROM metrics WHERE key = 'val/loss'", [(0,)])[0][0] >= moment.epochs
+        self.finished |= dict(self._ask("SELECT run_uuid, end_time FROM runs WHERE status = 'FINISHED'", []))
+        return enough and (moment.victim == "sweep" or len(command.children()) > 0)
+
+    def _await_occasion(self, moment: Moment, process: subprocess.Popen[str]) -> None:
+        end = time.monotonic() + (moment.delay if moment.occasion == "any" else 120)
+        while time.monotonic() < end:
+            assert process.poll() is None, (moment, process.communicate())
+            if moment.occasion in WRITING and self._written(moment.occasion):
+                return
+            time.sleep(0.0005)
+        assert moment.occasion == "any", f"{moment.occasion} was never written"
+
+    def _written(self, occasion: str) -> list[Path]:
+        return list((self.folder / "mlruns").glob(WRITING[occasion]))
+
+    def _ask(self, question: str, default: list[tuple]) -> list[tuple]:
+        try:
+            with sqlite3.connect(f"file:{self.folder / 'mlruns' / 'mlflow.db'}?mode=ro", uri=True) as database:
+                return database.execute(question).fetchall()
+        except sqlite3.OperationalError:  # not there yet, or half written
+            return default
+
+
+def results(folder: Path, monkeypatch) -> pd.DataFrame:
+    assert call(monkeypatch, "report", folder, "out=report") == 0
+    table = pd.read_csv(folder / "report" / "results.csv")
+    return table.drop(columns=[name for name in table if "seconds" in name or name in ("run_id", "source_run_id")])
+
+
+def test_killed_at_ten_random_moments_it_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    ecgexp(tmp_path / "whole", *SWEEP).expect()
+    sweep = Sweep(tmp_path / "broken")
+    for moment in moments(seed=0):
+        sweep.start_and_kill(moment)
+    checkpoints = sweep.folder / "mlruns" / "checkpoints"
+    for run_id in sweep.finished:  # as a kill leaves it that comes just before they are removed
+        (checkpoints / run_id).mkdir(exist_ok=True)
+    ecgexp(sweep.folder, *SWEEP).expect()
+
+    whole, broken = (results(folder, monkeypatch) for folder in (tmp_path / "whole", sweep.folder))
+    assert len(whole) == TRIALS
+    pd.testing.assert_frame_equal(broken, whole, check_exact=True)
+    assert {run.info.status for run in all_runs(sweep.folder)} == {"FINISHED"}
+    assert only(parents(sweep.folder))
+    assert len(trials(sweep.folder)) == TRIALS, "no trial was begun twice"
+    ends = {run.info.run_id: run.info.end_time for run in trials(sweep.folder)}
+    assert sweep.finished.items() <= ends.items(), "no trial that was finished was trained again"
+    assert sweep.finished
+    assert set(sweep.torn) == set(WRITING), "checkpoints and the database were hit while they were written"
+    assert not list(checkpoints.iterdir()), "nothing half written stays"
