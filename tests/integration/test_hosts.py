@@ -65,3 +65,12 @@ def test_what_a_dead_machine_left_running_is_ended_and_gone_on_with(tmp_path, el
     ecgexp(tmp_path, *SWEEP).expect()
     assert statuses() == ["FINISHED"] * 2
     assert only(trials(tmp_path)).data.tags["attempts"] == "2"
+
+
+def test_a_sweep_that_runs_on_another_machine_is_not_started_a_second_time(tmp_path, elsewhere):
+    uri = f"tracking.uri=sqlite:///{tmp_path / 'shared.db'}"  # nothing else is shared
+    process = begun(tmp_path / "there", elsewhere, uri)
+    refused = ecgexp(tmp_path / "here", *SWEEP, uri).expect(1)
+    assert "running already on elsewhere" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    kill(process)

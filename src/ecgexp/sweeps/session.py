@@ -32,6 +32,7 @@ from ecgexp.sweeps.job import PARENT_VARIABLE
 from ecgexp.sweeps.status import Board, StatusLine
 from ecgexp.sweeps.supervisor import TrialFailed
 from ecgexp.tracking import provenance
+from ecgexp.tracking.heartbeat import SILENCE
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, StoreAway, open_store
@@ -76,6 +77,7 @@ def sweep_session(
         tags = {"kind": "sweep", "sweep": name, "objective": cfg.objective, **provenance.git_state(Path.cwd())}
         tags |= provenance.note(cfg.dataset._target_)
         earlier = _earlier(store, name, cfg.resume)
+        _refuse_if_elsewhere(store, name, earlier)
         with Run(store, " ".join(asked) or "sweep", tags, continues=earlier) as run:
             board = Board(store.root, run.id)
             board.clear()
@@ -127,6 +129,16 @@ def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
     for run in runs:
         store.client.set_tag(run.info.run_id, "sweep", f"{name} before {datetime.now(UTC):%Y-%m-%d %H:%M:%S}")
     return None
+
+
+def _refuse_if_elsewhere(store: Store, name: str, earlier: MlflowRun | None) -> None:
+    # Where this folder has seen that start, its lock, which is ours now, tells that the sweep is not running.
+    if earlier is None or earlier.info.status != "RUNNING" or Board(store.root, earlier.info.run_id).folder.exists():
+        return
+    raise UserError(
+        f"The sweep {name} is running already on {earlier.data.tags['host']}: wait for its end (if that machine died, "
+        f"{SILENCE / 60:.0f} minutes), or start another one with sweep.name=NAME."
+    )
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
