@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -54,6 +55,14 @@ def moments(seed: int) -> Iterator[Moment]:
         yield Moment(int(epochs), occasion, victim, chance.uniform(0, 2))
 
 
+def workers_of(command: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for child in command.children():
+        with suppress(psutil.NoSuchProcess):  # git, say, which has answered
+            found += [child] if "ecgexp.sweeps.worker" in child.cmdline() else []
+    return found
+
+
 @dataclass
 class Sweep:
     """A sweep that is started and killed again and again, watched beside it so that nothing is repaired by looking.
@@ -76,7 +85,7 @@ class Sweep:
         while not self._reached(moment, command):
             assert process.poll() is None, (moment, process.communicate())
             time.sleep(0.02)
-        workers = command.children()
+        workers = workers_of(command)
         self._await_occasion(moment, process)
         command.suspend()  # so that it does nothing before it was seen what the kill left behind
         for victim in workers if moment.victim != "sweep" else []:
@@ -89,14 +98,14 @@ class Sweep:
         command.resume()
         done = finish(process, self.folder)
         if moment.victim == "trial":
-            assert "SIGKILL" in done.expect(1).stderr
+            assert "1 failed" in done.expect(1).stderr
         else:
             done.expect(-signal.SIGKILL)
 
     def _reached(self, moment: Moment, command: psutil.Process) -> bool:
         enough = self._ask("SELECT count(*) FROM metrics WHERE key = 'val/loss'", [(0,)])[0][0] >= moment.epochs
         self.finished |= dict(self._ask("SELECT run_uuid, end_time FROM runs WHERE status = 'FINISHED'", []))
-        return enough and (moment.victim == "sweep" or len(command.children()) > 0)
+        return enough and (moment.victim == "sweep" or len(workers_of(command)) > 0)
 
     def _await_occasion(self, moment: Moment, process: subprocess.Popen[str]) -> None:
         end = time.monotonic() + (moment.delay if moment.occasion == "any" else 120)
