@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import signal
 import subprocess
 import tempfile
@@ -102,6 +103,18 @@ def test_a_process_that_crashes_leaves_or_has_no_memory_is_told_apart(tmp_path):
     assert "exit status 3" in errors["leaves"]
     assert "allocate" in errors["allocates"]
     assert errors["none"] == ""
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_before_its_trial_has_a_run_is_named(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n'ecgexp.sweeps.worker' in sys.orig_argv and os._exit(9)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    done = ecgexp(tmp_path / "study", "-m", *TINY, "lr=0.01,0.02").expect(1)
+    for lr in ("0.01", "0.02"):
+        assert f"lr={lr}  The process of the trial ended by itself with exit status 9." in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from ecgexp.reports.sweep import (
     failures,
     maximizes,
     sweep_results,
+    sweep_runs,
     sweep_table,
     swept_keys,
     write_sweep_report,
@@ -100,6 +101,8 @@ def sweep_session(
                 try:
                     end_orphans(store)
                     _report(run, cfg)
+                    for line in _unrecorded(board, run):
+                        print(line, file=sys.stderr)
                 except StoreAway as error:
                     if run.status is None:
                         raise
@@ -139,6 +142,17 @@ def _refuse_if_elsewhere(store: Store, name: str, earlier: MlflowRun | None) -> 
         f"The sweep {name} is running already on {earlier.data.tags['host']}: wait for its end (if that machine died, "
         f"{SILENCE / 60:.0f} minutes), or start another one with sweep.name=NAME."
     )
+
+
+def _unrecorded(board: Board, run: Run) -> list[str]:
+    """A line for each trial whose process died before it had a run."""
+    recorded = {trial.data.tags["job"] for trial in sweep_runs(run.store, run.id)}
+    failed = {job: status for job, status in board.read().items() if status.state == "failed"}
+    return [
+        f"Failed: trial {job} {' '.join(status.overrides)}  {status.error}"
+        for job, status in failed.items()
+        if str(job) not in recorded
+    ]
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
