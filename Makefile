@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format data sweep paper ui clean
+.PHONY: help setup demo test test-fast lint format data sweep paper bench ui clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -49,6 +49,13 @@ sweep: setup ## Run a sweep: make sweep ARGS="dataset=ptbxl lr=0.001,0.01"
 paper: setup ## Run the study of Leandro et al. 2023 on PTB-XL, and report it (days on a CPU; resumes)
 	python -m ecgexp -m experiment=leandro2023 sweep.name=leandro2023
 	python -m ecgexp.report sweep=leandro2023
+
+bench: $(VENV)/bench ## Measure speed beside Keras on TensorFlow and plain PyTorch (an hour or two)
+	python -m benchmarks
+
+$(VENV)/bench: $(VENV)/installed
+	python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	touch $@
 
 ui: setup ## Open the MLflow UI on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --host 127.0.0.1

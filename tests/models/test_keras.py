@@ -11,62 +11,15 @@ from ecgexp.models.layers import BatchNorm
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed: no Keras nets to compare with")
 keras = pytest.importorskip("keras", minversion="3", reason="needs Keras 3")
-L = keras.layers
+
+from benchmarks import keras_nets  # noqa: E402
+from benchmarks.keras_nets import L, conv, norm_relu  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
 
-def conv(x, filters, kernel, name, stride=1, init="he_normal", bias=True):
-    return L.Conv1D(filters, kernel, strides=stride, padding="same", kernel_initializer=init, use_bias=bias, name=name)(
-        x
-    )
-
-
-def norm_relu(x, name):
-    return L.ReLU()(L.BatchNormalization(name=f"{name}-0")(x))
-
-
-def keras_rajpurkar(leads, samples, classes, dropout=0.2):
-    inputs = keras.Input((samples, leads))
-    x = norm_relu(conv(inputs, 64, 16, "stem-0"), "stem-1")
-
-    main = norm_relu(conv(x, 64, 16, "blocks-0-main-1"), "blocks-0-main-2")
-    main = conv(L.Dropout(dropout)(main), 64, 16, "blocks-0-main-3", stride=2)
-    x = L.Add()([main, L.MaxPooling1D(1, strides=2)(x)])
-
-    for i, filters in enumerate([64] * 3 + [128] * 4 + [192] * 4 + [256] * 4):
-        stride = 1 if i % 2 == 0 else 2
-        block = f"blocks-{i + 1}"
-        main = L.Dropout(dropout)(norm_relu(x, f"{block}-main-0"))
-        main = norm_relu(conv(main, filters, 16, f"{block}-main-1"), f"{block}-main-2")
-        main = conv(L.Dropout(dropout)(main), filters, 16, f"{block}-main-3", stride)
-        if i in (3, 7, 11):
-            x = conv(x, filters, 16, f"{block}-shortcut", init="glorot_uniform")
-        x = L.Add()([main, L.MaxPooling1D(1, strides=stride)(x)])
-
-    x = L.Flatten()(norm_relu(x, "activation"))
-    x = L.Dense(32, name="hidden")(x)
-    return keras.Model(inputs, L.Dense(classes, activation="sigmoid", name="head")(x))
-
-
-def keras_ribeiro(leads, samples, classes, dropout=0.2, second=192, bias=True, projection="glorot_uniform"):
-    inputs = keras.Input((samples, leads))
-    main = skip = norm_relu(conv(inputs, 64, 16, "stem-0", bias=bias), "stem-1")
-    for i, filters in enumerate([128, second, 256, 320]):
-        block = f"blocks-{i}"
-        skip = L.MaxPooling1D(4, strides=4, padding="same")(skip)
-        skip = conv(skip, filters, 1, f"{block}-shortcut-1", init=projection, bias=bias)
-        main = norm_relu(conv(main, filters, 16, f"{block}-main-0", bias=bias), f"{block}-main-1")
-        main = conv(L.Dropout(dropout)(main), filters, 16, f"{block}-main-2", stride=4, bias=bias)
-        skip = L.Add()([main, skip])
-        main = L.Dropout(dropout)(norm_relu(skip, f"{block}-activation"))
-    x = L.Flatten()(main)
-    outputs = L.Dense(classes, activation="sigmoid", kernel_initializer="he_normal", name="head")(x)
-    return keras.Model(inputs, outputs)
-
-
 def keras_ribeiro_original(leads, samples, classes):
-    return keras_ribeiro(leads, samples, classes, second=196, bias=False, projection="he_normal")
+    return keras_nets.ribeiro(leads, samples, classes, second=196, bias=False, projection="he_normal")
 
 
 def keras_rajpurkar_original(leads, samples, classes):
@@ -86,8 +39,8 @@ def keras_rajpurkar_original(leads, samples, classes):
 
 
 PAIRS = {
-    "rajpurkar": (Rajpurkar, keras_rajpurkar),
-    "ribeiro": (Ribeiro, keras_ribeiro),
+    "rajpurkar": (Rajpurkar, keras_nets.rajpurkar),
+    "ribeiro": (Ribeiro, keras_nets.ribeiro),
     "rajpurkar_original": (RajpurkarOriginal, keras_rajpurkar_original),
     "ribeiro_original": (RibeiroOriginal, keras_ribeiro_original),
 }

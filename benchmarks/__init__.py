@@ -1,0 +1,1 @@
+"""How fast ecgexp is beside what people use today: one command per question, see the README."""

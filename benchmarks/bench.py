@@ -1,0 +1,174 @@
+"""Figures of a benchmark: measured in turn with a peer, printed, written and drawn."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure.
+
+    Attributes
+    ----------
+    bench, figure : str
+        Which benchmark, and what was measured in it.
+    ours : float
+        What ecgexp takes or does.
+    peer : float, optional
+        What the peer takes or does; None where there is none, or it could not run.
+    peer_name : str
+        The peer and its version.
+    ratio : float, optional
+        How many times better ecgexp is: above 1 is faster or smaller than the peer.
+    unit : str
+        Of `ours` and `peer`.
+    target : str
+        What was aimed at.
+    device, commit : str
+        Where, and of which commit.
+    """
+
+    bench: str
+    figure: str
+    ours: float
+    peer: float | None
+    peer_name: str
+    ratio: float | None
+    unit: str
+    target: str
+    device: str
+    commit: str
+
+
+def figure(
+    bench: str,
+    name: str,
+    ours: float,
+    peer: float | None = None,
+    peer_name: str = "",
+    unit: str = "",
+    higher_is_better: bool = False,
+    target: str = "",
+    device: str = "",
+) -> Figure:
+    """A figure with its ratio, the machine and the commit."""
+    ratio = None
+    if peer:
+        ratio = ours / peer if higher_is_better else peer / ours
+    return Figure(bench, name, ours, peer, peer_name, ratio, unit, target, device or processor(), commit())
+
+
+def median(values: Sequence[float]) -> float:
+    """Median: one slow run on a shared machine does not count."""
+    return statistics.median(values)
+
+
+def alternate(runs: int, *functions: Callable[[], float]) -> list[list[float]]:
+    """Call the functions in turn, `runs` times each, and return what each of them said."""
+    found: list[list[float]] = [[] for _ in functions]
+    for _ in range(runs):
+        for values, function in zip(found, functions, strict=True):
+            values.append(function())
+    return found
+
+
+def processor() -> str:
+    """Kind and number of the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        name = found.group(1) if found else name
+    return f"{cores} x {name}"
+
+
+def commit() -> str:
+    """Short hash of the checked-out commit, with a + where files differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
+
+    dirty = "+" if git("status", "--porcelain", "--untracked-files=no", "--", "../src", "../conf") else ""
+    return git("rev-parse", "--short", "HEAD") + dirty
+
+
+def package(name: str) -> str:
+    """Name and version of an installed package."""
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"{name} (not installed)"
+
+
+def finish(figures: Sequence[Figure]) -> None:
+    """Print the table, and put the figures into today's file of this machine and their picture beside it."""
+    print(table(figures))
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{platform.node() or 'host'}-{date.today().isoformat()}.json"
+    earlier = json.loads(path.read_text()) if path.exists() else []
+    mine = [asdict(f) for f in figures]
+    replaced = {(f["bench"], f["figure"], f["peer_name"].split(" ")[0]) for f in mine}
+    kept = [f for f in earlier if (f["bench"], f["figure"], f["peer_name"].split(" ")[0]) not in replaced]
+    path.write_text(json.dumps(kept + mine, indent=1) + "\n")
+    draw([Figure(**f) for f in kept + mine], path.with_suffix(".png"))
+    print(f"\nWritten to {path} and {path.with_suffix('.png').name}.")
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """Markdown, one row per figure."""
+    rows = ["| figure | ecgexp | peer | | ratio | target |", "|---|--:|--:|---|--:|--:|"]
+    for f in figures:
+        peer = "" if f.peer is None else f"{f.peer:.4g} {f.unit}"
+        ratio = "" if f.ratio is None else f"{f.ratio:.2f}"
+        rows.append(
+            f"| {f.bench}: {f.figure} | {f.ours:.4g} {f.unit} | {peer} | {f.peer_name} | {ratio} | {f.target} |"
+        )
+    return "\n".join(rows)
+
+
+def draw(figures: Sequence[Figure], path: Path) -> None:
+    """Bars of all ratios to a peer, on a logarithmic axis."""
+    from matplotlib.figure import Figure as Drawing
+
+    compared = [f for f in figures if f.ratio]
+    if not compared:
+        return
+    drawing = Drawing(figsize=(9, 1 + 0.24 * len(compared)), layout="constrained")
+    axes = drawing.add_subplot()
+    names = [f"{f.bench}: {f.figure} / {f.peer_name}" for f in compared]
+    ratios = [f.ratio or 1.0 for f in compared]
+    colors = ["#2b6cb0" if ratio >= 1 else "#c05621" for ratio in ratios]
+    bars = axes.barh(range(len(ratios)), [r - 1 for r in ratios], left=1, color=colors)
+    axes.bar_label(bars, [f"{r:.2f}" for r in ratios], padding=3, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("times better than the peer")
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    drawing.savefig(path, dpi=150)
+
+
+def parser(description: str | None, runs: int) -> argparse.ArgumentParser:
+    """Arguments that all benchmarks take."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--runs", type=int, default=runs, help=f"runs of which the median counts (default {runs})")
+    found.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of each library")
+    return found

@@ -1,0 +1,79 @@
+"""The multi-label confusion matrix beside the public package, and the bootstrap of a whole study."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from benchmarks.bench import Figure, alternate, figure, finish, median, package, parser
+from ecgexp.metrics import classification_metrics, mlcm
+from ecgexp.reports.uncertainty import bootstrap
+
+
+def main() -> None:
+    """Measure, print, write."""
+    arguments = parser(__doc__, runs=5).parse_args()
+    torch.set_num_threads(arguments.threads)
+    finish([*matrices(arguments.runs), metrics(arguments.runs), *intervals()])
+
+
+def matrices(runs: int) -> list[Figure]:
+    """One matrix of many records."""
+    # the public package is of a time when NumPy had these
+    np.int, np.float = int, float  # type: ignore[attr-defined]  # noqa: NPY001
+    from mlcm import mlcm as published
+
+    figures = []
+    for records, labels in ((2_000, 5), (20_000, 5), (20_000, 71)):
+        probabilities, targets = _outputs(records, labels)
+        predicted, true = (probabilities > 0.5).numpy().astype(int), targets.numpy().astype(int)
+        ours, theirs = alternate(
+            runs if labels == 5 else 1,
+            lambda p=probabilities, t=targets, n=labels: _seconds(lambda: mlcm(p, t, n)),
+            lambda p=predicted, t=true: _seconds(lambda: published.cm(t, p, False)),
+        )
+        name = f"MLCM of {records:,} x {labels}"
+        target = "300" if (records, labels) == (20_000, 5) else ""
+        peer = package("mlcm")
+        figures.append(figure("metrics", name, 1e3 * median(ours), 1e3 * median(theirs), peer, "ms", target=target))
+    return figures
+
+
+def metrics(runs: int) -> Figure:
+    """All metrics of an epoch at full size."""
+    probabilities, targets = _outputs(17_000, 5)
+    names = tuple("abcde")
+    (ours,) = alternate(runs, lambda: _seconds(lambda: classification_metrics(probabilities, targets, names, 0.5)))
+    return figure("metrics", "all metrics of an epoch, 17,000 x 5", 1e3 * median(ours), unit="ms")
+
+
+def intervals() -> list[Figure]:
+    """Intervals and simultaneous comparison of trials, 1,000 resamples of the patients of 2,000 records."""
+    figures = []
+    for trials in (10, 90):
+        outputs = [_outputs(2_000, 5, seed)[0].numpy() for seed in range(trials)]
+        targets, patients = _outputs(2_000, 5)[1].numpy(), np.arange(2_000) // 1.1
+        seconds = _seconds(lambda o=outputs, t=targets, p=patients: bootstrap(o, t, p, list("abcde")))
+        figures.append(figure("metrics", f"bootstrap of {trials} trials x 2,000 records", seconds, unit="s"))
+    return figures
+
+
+def _outputs(records: int, labels: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities that know something of their targets."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.rand(records, labels, generator=generator) < (0.3 if labels < 10 else 0.04)
+    noise = torch.randn(records, labels, generator=torch.Generator().manual_seed(seed + 1))
+    return (2 * targets - 1 + noise).sigmoid(), targets.to(torch.uint8)
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The adapted nets as one writes them in plain PyTorch: Conv1d, BatchNorm1d, Dropout, no thought of speed."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ecgexp.models import layers
+
+
+class Conv(nn.Module):
+    """Pads, and convolves with the filters of one of our layers."""
+
+    def __init__(self, ours: layers.SameConv) -> None:
+        super().__init__()
+        self.ours_padding = ours.padding_of
+        self.conv = nn.Conv1d(ours.in_channels, ours.out_channels, ours.kernel_size[0], ours.stride[0])
+        self.conv.load_state_dict({name: value.contiguous() for name, value in ours.state_dict().items()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(nn.functional.pad(x, self.ours_padding(x.shape[-1])))
+
+
+class Pool(nn.Module):
+    def __init__(self, ours: layers.SameMaxPool) -> None:
+        super().__init__()
+        self.size = ours.size
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = layers.same_padding(x.shape[-1], self.size, self.size)
+        return nn.functional.max_pool1d(nn.functional.pad(x, padding, value=float("-inf")), self.size)
+
+
+class Decimate(nn.Module):
+    def __init__(self, ours: layers.Decimate) -> None:
+        super().__init__()
+        self.stride = ours.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., :: self.stride]
+
+
+def plain(net: nn.Module) -> nn.Module:
+    """The same net, its layers replaced in place by PyTorch's own."""
+    for name, child in net.named_children():
+        match child:
+            case layers.DecimatedConv():  # as in the papers' code: all outputs, of which every other one is kept
+                full = layers.SameConv(child.in_channels, child.out_channels, child.kernel_size[0])
+                full.load_state_dict(child.state_dict())
+                setattr(net, name, nn.Sequential(Conv(full), nn.MaxPool1d(1, child.stride[0])))
+            case layers.SameConv():
+                setattr(net, name, Conv(child))
+            case layers.SameMaxPool():
+                setattr(net, name, Pool(child))
+            case layers.Decimate():
+                setattr(net, name, Decimate(child))
+            case layers.Dropout():
+                setattr(net, name, nn.Dropout(child.p))
+            case layers.BatchNorm():
+                setattr(net, name, nn.BatchNorm1d(child.num_features, eps=1e-3, momentum=0.01))
+            case _:
+                plain(child)
+    return net

@@ -1,0 +1,61 @@
+"""A dataset of full size: generated, read into the cache, opened again, beside wfdb in a loop and plain bytes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.bench import Figure, figure, finish, package, parser
+from ecgexp.datasets import Synthetic
+
+
+def main() -> None:
+    """Measure, print, write."""
+    found = parser(__doc__, runs=1)
+    found.add_argument("--records", type=int, default=21_799, help="records (default 21,799, as PTB-XL)")
+    arguments = found.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        finish(measure(Path(folder), arguments.records))
+
+
+def measure(folder: Path, records: int) -> list[Figure]:
+    """Figures of one pass over new files."""
+    import wfdb
+
+    def dataset() -> Synthetic:
+        return Synthetic(folder / "data", cache_dir=folder / "cache", records=records)
+
+    generated = _seconds(lambda: _generate(folder, records))
+    files = sorted(next((folder / "data").iterdir()).rglob("*.hea"))
+    read = _seconds(lambda: [file.with_suffix(".dat").read_bytes() for file in files])
+    # the loop that people write
+    looped = _seconds(lambda: np.array([wfdb.rdsamp(str(file.with_suffix("")))[0] for file in files]))
+    prepared = _seconds(lambda: dataset().prepare())
+    opened = _seconds(lambda: dataset().load("train"))
+    name = f"{len(files):,} records"
+    target = {"prepare": "40 s", "open": "1 s"} if records >= 21_799 else {"prepare": "", "open": ""}
+    return [
+        figure("prepare", f"{name} read and cached", prepared, looped, package("wfdb"), "s", target=target["prepare"]),
+        figure("prepare", f"{name} read and cached", prepared, read, "bytes read", "s"),
+        figure("prepare", f"{name} opened again", opened, unit="s", target=target["open"]),
+        figure("prepare", f"{name} generated", generated, unit="s"),
+    ]
+
+
+def _generate(folder: Path, records: int) -> None:
+    from ecgexp.datasets.synthetic import VERSION, generate
+
+    generate(folder / "data" / f"v{VERSION}-{records}-seed0-100hz", records, 0, 100)
+
+
+def _seconds(function: object) -> float:
+    begun = time.perf_counter()
+    function()  # type: ignore[operator]
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()

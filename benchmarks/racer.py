@@ -1,0 +1,226 @@
+"""One contestant of `benchmarks.train`, in a process of its own: an epoch each time a line comes in.
+
+After each epoch it prints a line of JSON: seconds of training, seconds of evaluation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = tuple[NDArray[np.float32], NDArray[np.float32]]
+CLASSES = 5
+
+
+def main() -> None:
+    """Load the records, and race."""
+    settings = json.loads(sys.argv[1])
+    folder = Path(settings["folder"])
+    signals = np.load(folder / "signals.npy", mmap_mode="r" if settings["mapped"] else None)
+    targets = np.load(folder / "targets.npy")
+    # what a library prints must not come between the lines that are read
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    with contextlib.suppress(EOFError):
+        CONTESTANTS[settings["peer"]](settings, (signals, targets), partial(_gate, out))
+
+
+def _gate(out: Any, times: dict[str, float] | None) -> None:
+    """Say what the last epoch took, and wait until the next one may begin."""
+    if times is not None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps({**times, "gigabytes": peak}), file=out, flush=True)
+    if not sys.stdin.readline():
+        raise EOFError
+
+
+def ours(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
+    """What a trial of ecgexp does in an epoch, without tracking."""
+    import pytorch_lightning as pl
+    import torch
+    from torch import nn
+
+    from ecgexp.datasets.base import Dataset, Split, SplitName
+    from ecgexp.lit.callbacks import History
+    from ecgexp.lit.data import ECGDataModule
+    from ecgexp.lit.module import LitClassifier, Network
+
+    torch.set_num_threads(settings["threads"])
+
+    class Given(Dataset):
+        label_names = tuple("abcde")
+
+        def load(self, split: SplitName) -> Split:
+            signals, targets = arrays
+            rows, ids = np.arange(len(signals)), np.arange(len(signals)).astype(str)
+            return Split(signals, rows, targets.astype(np.uint8), ids, ids)
+
+    class Clock(pl.Callback):
+        trained: float = 0.0
+
+        def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            gate(self.times if trainer.current_epoch else None)
+            _wait(trainer)
+            self.begun = time.perf_counter()
+
+        def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            _wait(trainer)
+            self.trained = time.perf_counter()
+
+        def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            _wait(trainer)
+            self.times = {"train": self.trained - self.begun, "evaluate": time.perf_counter() - self.trained}
+
+    def _wait(trainer: pl.Trainer) -> None:
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+
+    dataset = Given()
+    module = LitClassifier(
+        Network(_net(settings), None),
+        nn.BCEWithLogitsLoss(),
+        partial(torch.optim.Adam, lr=1e-3),
+        None,
+        "epoch",
+        "val/loss",
+        dataset.label_names,
+        0.5,
+    )
+    trainer = pl.Trainer(
+        max_epochs=-1,
+        precision={"fp32": "32-true", "bf16": "bf16-mixed"}[settings["precision"]],
+        callbacks=[History(lambda epochs: None), Clock()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, ECGDataModule(dataset, settings["batch_size"], seed=0, memory_budget=200.0))
+
+
+def bare(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
+    """Our net and nothing around it: what an epoch would take without Lightning and metrics."""
+    import torch
+
+    torch.set_num_threads(settings["threads"])
+    signals, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    net, size = _net(settings), settings["batch_size"]
+    optimizer, lossf = torch.optim.Adam(net.parameters(), lr=1e-3), torch.nn.BCEWithLogitsLoss()
+    times = None
+    while True:
+        gate(times)
+        begun = time.perf_counter()
+        net.train()
+        for rows in torch.randperm(len(signals)).split(size):
+            optimizer.zero_grad()
+            lossf(net(signals[rows].transpose(1, 2)), targets[rows]).backward()
+            optimizer.step()
+        trained = time.perf_counter()
+        net.eval()
+        with torch.no_grad():
+            for rows in torch.arange(len(signals)).split(128):
+                net(signals[rows].transpose(1, 2))
+        times = {"train": trained - begun, "evaluate": time.perf_counter() - trained}
+
+
+def plain(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
+    """A loop by hand over a DataLoader."""
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from benchmarks.plain import plain as plainly
+
+    torch.set_num_threads(settings["threads"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    signals, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    records = TensorDataset(signals.transpose(1, 2).contiguous(), targets)
+    net = plainly(_net(settings)).to(device)
+    optimizer, lossf = torch.optim.Adam(net.parameters(), lr=1e-3), torch.nn.BCEWithLogitsLoss()
+    training = DataLoader(records, settings["batch_size"], shuffle=True)
+    evaluation = DataLoader(records, settings["batch_size"])
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=settings["precision"] == "bf16")
+    times = None
+    while True:
+        gate(times)
+        begun = time.perf_counter()
+        net.train()
+        for x, y in training:
+            optimizer.zero_grad()
+            with autocast():
+                loss = lossf(net(x.to(device)), y.to(device))
+            loss.backward()
+            optimizer.step()
+            loss.item()
+        trained = time.perf_counter()
+        net.eval()
+        with torch.no_grad(), autocast():
+            for x, _ in evaluation:
+                net(x.to(device)).sigmoid().float().cpu()
+        times = {"train": trained - begun, "evaluate": time.perf_counter() - trained}
+
+
+def keras(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
+    """Keras on the backend that KERAS_BACKEND names: `model.fit`, with `tf.data` where that is TensorFlow."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
+    from benchmarks import keras_nets
+
+    if settings["precision"] == "bf16":
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    signals, targets = (np.ascontiguousarray(array) for array in arrays)
+    size = settings["batch_size"]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
+        data = tf.data.Dataset.from_tensor_slices((signals, targets))
+        training = data.shuffle(len(signals)).batch(size).prefetch(tf.data.AUTOTUNE)
+        arguments: dict[str, Any] = {"x": training}
+        evaluation: dict[str, Any] = {"x": data.batch(size).prefetch(tf.data.AUTOTUNE)}
+    else:
+        arguments = {"x": signals, "y": targets, "batch_size": size, "shuffle": True}
+        evaluation = {"x": signals, "batch_size": size}
+    build = getattr(keras_nets, settings["net"])
+    model = build(signals.shape[2], signals.shape[1], CLASSES)
+    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", jit_compile=settings["compile"])
+
+    class Clock(keras.callbacks.Callback):  # type: ignore[misc]
+        times: dict[str, float] | None = None
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            gate(self.times)
+            self.begun = time.perf_counter()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            trained = time.perf_counter()
+            model.predict(**evaluation, verbose=0)
+            self.times = {"train": trained - self.begun, "evaluate": time.perf_counter() - trained}
+
+    model.fit(**arguments, epochs=10**6, verbose=0, callbacks=[Clock()])
+
+
+def _net(settings: dict[str, Any]) -> Any:
+    from ecgexp import models
+
+    nets = {"ribeiro": models.Ribeiro, "rajpurkar": models.Rajpurkar, "linear": models.Linear}
+    return nets[settings["net"]]()
+
+
+CONTESTANTS = {"ours": ours, "bare": bare, "plain": plain, "keras": keras}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Samples per second of training and of evaluation, beside Keras, plain PyTorch and the limit of the machine.
+
+Each contestant has a process of its own; they take turns, an epoch each, on the same records.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.bench import Figure, figure, finish, median, package, parser, processor
+from ecgexp import models
+
+NETS = {"ribeiro": models.Ribeiro, "rajpurkar": models.Rajpurkar}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TARGETS = {("fp32", 16): "1.0", ("fp32", 64): "1.0", ("fp32", 256): "0.9"}
+TARGETS |= {("bf16", 16): "1.4", ("bf16", 64): "1.4", ("bf16", 256): "1.3"}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    found = parser(__doc__, runs=3)
+    found.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS)
+    found.add_argument("--batch-sizes", nargs="+", type=int, default=[16, 64, 256])
+    found.add_argument("--precisions", nargs="+", default=list(DTYPES), choices=DTYPES)
+    found.add_argument("--records", type=int, default=512, help="different records in an epoch (default 512)")
+    found.add_argument("--keras", default="tensorflow", help="backend of Keras (default tensorflow)")
+    found.add_argument("--keras-python", default=sys.executable, help="Python that has Keras")
+    found.add_argument("--xla", action="store_true", help="compile the peer's step with XLA")
+    arguments = found.parse_args()
+    figures: list[Figure] = []
+    rates = {name: matrix_rate(dtype, arguments.threads) for name, dtype in DTYPES.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        write_records(Path(folder), arguments.records)
+        for net in arguments.nets:
+            for precision in arguments.precisions:
+                for size in arguments.batch_sizes:
+                    settings = {"folder": folder, "net": net, "batch_size": size, "precision": precision}
+                    settings |= {"threads": arguments.threads, "mapped": False, "compile": arguments.xla}
+                    figures += race(settings, arguments, rates[precision])
+    finish(figures)
+
+
+def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
+    """Figures of one net at one batch size and precision."""
+    peers = {
+        "ours": (sys.executable, {}),
+        "keras": (arguments.keras_python, {"KERAS_BACKEND": arguments.keras}),
+        "plain": (sys.executable, {}),
+    }
+    names = {"keras": f"keras {arguments.keras}", "plain": package("torch")}
+    times = take_turns(settings, peers, arguments.runs)
+    records, key = arguments.records, f"{settings['net']} {settings['precision']} batch {settings['batch_size']}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    figures = []
+    speed = {
+        peer: {what: records / median([t[what] for t in found]) for what in ("train", "evaluate")}
+        for peer, found in times.items()
+        if found
+    }
+    for peer, name in names.items():
+        for what in ("train", "evaluate"):
+            theirs = speed.get(peer, {}).get(what)
+            target = TARGETS.get((settings["precision"], settings["batch_size"]), "")
+            target = target if (peer, what) == ("keras", "train") and not torch.cuda.is_available() else ""
+            figures.append(
+                figure("train", f"{key}, {what}", speed["ours"][what], theirs, name, "samples/s", True, target, device)
+            )
+        if peer in speed:
+            memory = [max(t["gigabytes"] for t in times[who]) for who in ("ours", peer)]
+            figures.append(figure("train", f"{key}, memory", *memory, name, "GB", device=device))
+    floor = rate / flops(settings["net"])
+    figures.append(
+        figure("train", f"{key}, of the limit", speed["ours"]["train"], floor, "matrix rate", "samples/s", True)
+    )
+    for f in figures[-7:]:
+        print(
+            f"{f.figure}: {f.ours:.4g} {f.unit}, {f.peer_name} {f.peer or float('nan'):.4g}, ratio {f.ratio or 0:.2f}",
+            flush=True,
+        )
+    return figures
+
+
+def take_turns(
+    settings: dict[str, Any], peers: dict[str, tuple[str, dict[str, str]]], runs: int
+) -> dict[str, list[dict[str, float]]]:
+    """Times of each contestant's epochs, of which the first does not count; none of one that fails."""
+    times: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
+    with ExitStack() as stack:
+        epochs = {
+            peer: stack.enter_context(contestant({**settings, "peer": peer}, *how)) for peer, how in peers.items()
+        }
+        for run in range(runs + 1):
+            for peer, epoch in epochs.items():
+                found = epoch()
+                if found is not None and run > 0:
+                    times[peer].append(found)
+    return times
+
+
+@contextmanager
+def contestant(
+    settings: dict[str, Any], python: str, environment: dict[str, str]
+) -> Iterator[Callable[[], dict[str, float] | None]]:
+    """A process that trains an epoch at each call, and says what it took; None once it has failed."""
+    threads = {"OMP_NUM_THREADS": str(settings["threads"])}
+    process = subprocess.Popen(
+        [python, "-m", "benchmarks.racer", json.dumps(settings)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=None if "BENCH_VERBOSE" in os.environ else subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **threads, **environment},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    def epoch() -> dict[str, float] | None:
+        # each line in begins an epoch; the times of one come when the next would begin
+        if process.poll() is not None:
+            return None
+        try:
+            stdin.write("\n")
+            stdin.flush()
+        except BrokenPipeError:
+            return None
+        line = stdout.readline()
+        return json.loads(line) if line else None
+
+    try:
+        stdin.write("")
+        yield epoch
+    finally:
+        process.kill()
+        process.wait()
+
+
+def write_records(folder: Path, records: int) -> None:
+    """Noise with a label in it: what a step costs does not depend on what it sees, only on there being much of it."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((records, 5)) < 0.3).astype(np.float32)
+    signals = rng.normal(0, 0.3, (records, 1000, 12)).astype(np.float32)
+    np.save(folder / "signals.npy", signals + targets[:, None, :1])
+    np.save(folder / "targets.npy", targets)
+
+
+def flops(net: str) -> float:
+    """Floating-point operations of a training step, per sample."""
+    model = NETS[net]()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 12, 1000)).sum().backward()
+    return float(counter.get_total_flops())
+
+
+def matrix_rate(dtype: torch.dtype, threads: int) -> float:
+    """Operations per second of the fastest of several libraries' matrix products."""
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 8192 if device == "cuda" else 2048
+    a = torch.rand(size, size, device=device, dtype=dtype)
+    products: list[Callable[[], Any]] = [lambda: a @ a]
+    if dtype == torch.float32 and device == "cpu":
+        plain = a.numpy()
+        products.append(lambda: plain @ plain)
+        # PyTorch's convolutions are oneDNN's, whose products are of another library than those above
+        image, filters = torch.rand(4, 512, 1, 1024), torch.rand(512, 512, 1, 3)
+        image, filters = (t.contiguous(memory_format=torch.channels_last) for t in (image, filters))
+        work = 2 * 4 * 1022 * 512 * 512 * 3
+        products.append(lambda: torch.conv2d(image, filters))
+        rates = [2 * size**3 / _least(product) for product in products[:2]]
+        return max(*rates, work / _least(products[2]))
+    return max(2 * size**3 / _least(product) for product in products)
+
+
+def _least(function: Callable[[], Any], runs: int = 5) -> float:
+    times = []
+    for _ in range(runs + 1):
+        begun = time.perf_counter()
+        function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
+
+
+if __name__ == "__main__":
+    main()

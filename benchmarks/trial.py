@@ -1,0 +1,226 @@
+"""What a trial costs beside its training: start-up, tracking, Lightning, and how that grows.
+
+Trials run through the real command line, on a net that takes no time to train.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Figure, alternate, figure, finish, median, parser
+from benchmarks.train import take_turns, write_records
+from ecgexp.tracking.store import open_store
+
+ROOT = Path(__file__).parents[1]
+TINY = ["model=linear", "max_epochs=1", "dataset.records=200", "trainer=cpu", "trainer.threads=1"]
+
+
+def main() -> None:
+    """Measure, print, write."""
+    found = parser(__doc__, runs=3)
+    found.add_argument("--trials", nargs="+", type=int, default=[10, 90, 1000], help="sizes of sweeps of tiny trials")
+    found.add_argument("--records", nargs="+", type=int, default=[1000, 5000, 21_799], help="sizes of datasets")
+    arguments = found.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        finish(
+            [
+                *start(Path(folder), arguments.runs),
+                *sweeps(Path(folder), arguments.trials),
+                *jobs(Path(folder)),
+                *datasets(Path(folder), arguments.records),
+                *shares(Path(folder), arguments.runs, arguments.threads),
+            ]
+        )
+
+
+def start(folder: Path, runs: int) -> list[Figure]:
+    """From the command to its end, for the help, a configuration and one tiny trial."""
+    command(folder, *TINY)  # makes the records
+    help_, config, bare, trial = alternate(
+        runs,
+        lambda: command(folder, "--help"),
+        lambda: command(folder, "--cfg", "job"),
+        lambda: imports(folder),
+        lambda: command(folder, *TINY, "resume=false"),
+    )
+    name = "import of torch, Lightning and MLflow"
+    return [
+        figure("trial", "--help", median(help_), unit="s", target="1.5 s"),
+        figure("trial", "--cfg job", median(config), unit="s"),
+        figure("trial", "one tiny trial, all of it", median(trial), median(bare), name, "s"),
+    ]
+
+
+def sweeps(folder: Path, sizes: list[int]) -> list[Figure]:
+    """Seconds per trial of a sweep, and what listing and reporting them takes."""
+    figures = []
+    for size in sizes:
+        place = folder / f"sweep{size}"
+        place.mkdir()
+        rates = ",".join(str(round(1e-5 * (i + 1), 6)) for i in range(size))
+        command(place, *TINY, "lr=0.5")  # records and imports
+        seconds = command(place, "-m", *TINY, f"lr={rates}", f"sweep.name=n{size}")
+        begun, steps = first_and_steps(place)
+        half = len(steps) // 2
+        drift = median(steps[half:]) / median(steps[:half])
+        figures += [
+            figure("trial", f"sweep of {size} tiny trials, per trial", median(steps), unit="s", target="0.5 s + Hydra"),
+            figure("trial", f"sweep of {size}: second half over first half", drift, unit="times", target="1"),
+            figure("trial", f"sweep of {size}: until the first trial began", begun, unit="s"),
+            figure("trial", f"sweep of {size}: all of it", seconds, unit="s"),
+        ]
+        listed = timed(lambda place=place: listing(place))
+        figures.append(figure("trial", f"sweep of {size}: list of runs", listed, unit="s"))
+        if size <= 1000:
+            reported = report(place)
+            figures.append(figure("trial", f"sweep of {size}: report", reported, unit="s"))
+        shutil.rmtree(place)
+    figures.append(figure("trial", "Hydra's composition of one configuration", composition(folder), unit="s"))
+    return figures
+
+
+def jobs(folder: Path) -> list[Figure]:
+    """Trials side by side: two processes of one thread beside one process of two."""
+    words = ["model=ribeiro", "max_epochs=2", "dataset.records=400", "trainer=cpu", "lr=0.001,0.002,0.003,0.004"]
+    together = ["trainer.threads=1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    two, one = [], []
+    for how, times in ((together, two), (["trainer.threads=2"], one)) * 2:
+        place = folder / "jobs"
+        place.mkdir()
+        command(place, *TINY, "dataset.records=400")
+        command(place, "-m", *words, *how)
+        times.append(seconds_of_sweep(place))
+        shutil.rmtree(place)
+    return [
+        figure(
+            "trial", "4 Ribeiro trials, 2 at once", median(two), median(one), "1 at once, 2 threads", "s", target="1.1"
+        )
+    ]
+
+
+def datasets(folder: Path, sizes: list[int]) -> list[Figure]:
+    """What a trial takes until its first step, by the size of a dataset that is cached."""
+    figures = []
+    for size in sizes:
+        words = [*TINY, f"dataset.records={size}"]
+        command(folder, *words)
+        seconds = command(folder, *words, "resume=false")
+        figures.append(figure("trial", f"one tiny trial on {size:,} cached records", seconds, unit="s"))
+    return figures
+
+
+def shares(folder: Path, runs: int, threads: int) -> list[Figure]:
+    """Lightning, metrics and data of an epoch beside a bare loop over the same net."""
+    figures = []
+    write_records(folder, 512)
+    for net, size, target in (("ribeiro", 16, "6 %"), ("ribeiro", 256, "3 %"), ("linear", 16, "")):
+        settings = {"folder": str(folder), "net": net, "batch_size": size, "precision": "fp32"}
+        settings |= {"threads": threads, "mapped": False, "compile": False}
+        who: dict[str, tuple[str, dict[str, str]]] = {"ours": (sys.executable, {}), "bare": (sys.executable, {})}
+        times = take_turns(settings, who, runs + 2)
+        ours, bare = (median([t["train"] + t["evaluate"] for t in times[name]]) for name in ("ours", "bare"))
+        if net == "linear":
+            step = 1e3 * (ours - bare) / (512 / size)
+            figures.append(
+                figure("trial", "Lightning and metrics, per step of a tiny net", step, unit="ms", target="2 ms")
+            )
+        else:
+            share = 100 * (ours - bare) / bare
+            name = f"Lightning and metrics, of an epoch of {net} at batch {size}"
+            figures.append(figure("trial", name, share, unit="%", target=target))
+    return figures
+
+
+def command(folder: Path, *words: str) -> float:
+    """Seconds of `python -m ecgexp` in a folder."""
+    return timed(lambda: _run(folder, "-m", "ecgexp", *words))
+
+
+def imports(folder: Path) -> float:
+    """Seconds that Python takes for the packages alone."""
+    return timed(lambda: _run(folder, "-c", "import torch, pytorch_lightning, mlflow, mlflow.pytorch"))
+
+
+def report(folder: Path) -> float:
+    """Seconds of `python -m ecgexp.report`."""
+    return timed(lambda: _run(folder, "-m", "ecgexp.report"))
+
+
+def listing(folder: Path) -> None:
+    """What the UI asks for when it shows the runs."""
+    store = open_store_of(folder)
+    store.client.search_runs([store.experiment_id], max_results=1000)
+
+
+def open_store_of(folder: Path) -> Any:
+    """The local store that commands in a folder made."""
+    from omegaconf import OmegaConf
+
+    tracking = OmegaConf.load(ROOT / "conf" / "tracking" / "local.yaml")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        return open_store(tracking)
+    finally:
+        os.chdir(before)
+
+
+def first_and_steps(folder: Path) -> tuple[float, list[float]]:
+    """Seconds from the start of the sweep to its first trial, and from each trial's start to the next's."""
+    store = open_store_of(folder)
+    runs = store.client.search_runs([store.experiment_id], "tags.kind = 'trial'", max_results=5000)
+    parents = store.client.search_runs([store.experiment_id], "tags.kind = 'sweep'")
+    children = sorted(r.info.start_time for r in runs if "mlflow.parentRunId" in r.data.tags)
+    steps = [(b - a) / 1e3 for a, b in pairwise(children[1:])]
+    return (children[0] - parents[0].info.start_time) / 1e3, steps
+
+
+def seconds_of_sweep(folder: Path) -> float:
+    """From the first trial's start to the last one's end."""
+    store = open_store_of(folder)
+    runs = store.client.search_runs([store.experiment_id], "tags.kind = 'trial'", max_results=5000)
+    children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+    return (max(r.info.end_time for r in children) - min(r.info.start_time for r in children)) / 1e3
+
+
+def composition(folder: Path) -> float:
+    """Seconds that Hydra takes to compose one configuration, in a process that did so before."""
+    code = (
+        "import time; from hydra import compose, initialize_config_dir as at\n"
+        "from ecgexp.cli import register_resolvers; register_resolvers()\n"
+        f"with at({str(ROOT / 'conf')!r}, version_base=None):\n"
+        "    compose('config', ['lr=0.1'])\n"
+        "    begun = time.perf_counter()\n"
+        "    for i in range(10): compose('config', [f'lr={i}'])\n"
+        "print('SECONDS', (time.perf_counter() - begun) / 10)"
+    )
+    found = re.search(r"SECONDS ([\d.e-]+)", _run(folder, "-c", code))
+    assert found
+    return float(found.group(1))
+
+
+def timed(function: Any) -> float:
+    """Seconds that a call takes."""
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
+
+
+def _run(folder: Path, *words: str) -> str:
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"python {' '.join(words)[:200]} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
