@@ -27,8 +27,10 @@ def mlcm_figure(matrix: NDArray[np.int64], label_names: Sequence[str], title: st
     axes.set_ylabel("true (NTL: no true label)")
     axes.set_title(title, fontsize=10)
     if len(matrix) <= LARGEST_ANNOTATED:
+        axes.set_title(f"{title}, % of the row", fontsize=10)
         _annotate(axes, percent, "{:.0f}", dark_above=55)
-    figure.colorbar(image, ax=axes, label="% of the row", shrink=0.8)
+    else:
+        figure.colorbar(image, ax=axes, label="% of the row", shrink=0.8)
     return figure
 
 
@@ -36,7 +38,9 @@ def learning_curves(history: Sequence[dict[str, float]], metric: str, best_epoch
     """Loss and one more metric of training and validation over the epochs."""
     frame = pd.DataFrame(history)
     epochs = np.arange(1, len(frame) + 1)
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.4))
+    # Each trial draws this: to have matplotlib find the margins takes as long as all the rest of it.
+    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.145, top=0.97, wspace=0.22)
     for axes, name in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
         for split in ("train", "val"):
             if f"{split}/{name}" in frame:
