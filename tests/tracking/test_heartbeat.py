@@ -18,7 +18,7 @@ from ecgexp.tracking.store import open_store
 
 @pytest.fixture
 def store(tmp_path):
-    return open_store(SimpleNamespace(root=tmp_path, uri=None, experiment="ecgexp"))
+    return open_store(SimpleNamespace(root=tmp_path, uri=None, experiment="ecgexp", patience=1.0))
 
 
 @pytest.fixture
