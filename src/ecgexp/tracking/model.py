@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -56,7 +57,9 @@ def log_model(
     )
     mlflow.set_tracking_uri(store.uri)
     try:
-        with mlflow_settings(**MLFLOW_RETRIES):
+        with mlflow_settings(**MLFLOW_RETRIES), warnings.catch_warnings():
+            # torch says so of each filter that lies in memory in another order than its axes, and saves it whole
+            warnings.filterwarnings("ignore", "No complete tensor found in the group")
             mlflow.set_experiment(experiment_id=store.experiment_id)  # else the model is put among those of 'Default'
             model = Model.log(
                 artifact_path=None,
