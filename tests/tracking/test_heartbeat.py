@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from ecgexp.tracking import heartbeat
@@ -60,8 +60,9 @@ def test_of_a_process_of_this_machine_its_number_and_start_tell_and_not_its_hear
     tags = {key: str(value) for key, value in process_tags().items()}
     assert is_alive(tags | {"heartbeat": "0.0"})
     assert not is_alive(tags | {"process_started": "1.0"}), "the number was given to another process"
-    unused = next(pid for pid in range(os.getpid(), 2**22) if not psutil.pid_exists(pid))
-    assert not is_alive(tags | {"pid": str(unused)})
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert not is_alive(tags | {"pid": str(ended.pid)})
     assert not is_alive({}), "nothing of ours"
 
 
