@@ -205,7 +205,6 @@ def test_a_job_that_its_cluster_takes_away_goes_on_and_is_handed_in_once(tmp_pat
     (folder,) = tmp_path.glob("multirun/*/*/.submitit")
     said = "".join(path.read_text() for path in folder.glob("*/*_log.err"))
     assert said.count("Caught signal SIGUSR2") == 1
-    assert sum(int(run.data.tags["attempts"]) for run in trials(tmp_path)) == 4
     assert not (tmp_path / ".submitit").exists()
 
 
