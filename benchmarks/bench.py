@@ -9,6 +9,7 @@ import platform
 import re
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -86,6 +87,13 @@ def alternate(runs: int, *functions: Callable[[], float]) -> list[list[float]]:
         for values, function in zip(found, functions, strict=True):
             values.append(function())
     return found
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
 
 
 def processor() -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
-from benchmarks.bench import Figure, alternate, figure, finish, median, package, parser
+from benchmarks.bench import Figure, alternate, figure, finish, median, package, parser, seconds
 from ecgexp.metrics import classification_metrics, mlcm
 from ecgexp.reports.uncertainty import bootstrap
 
@@ -32,8 +29,8 @@ def matrices(runs: int) -> list[Figure]:
         predicted, true = (probabilities > 0.5).numpy().astype(int), targets.numpy().astype(int)
         ours, theirs = alternate(
             runs if labels == 5 else 1,
-            lambda p=probabilities, t=targets, n=labels: _seconds(lambda: mlcm(p, t, n)),
-            lambda p=predicted, t=true: _seconds(lambda: published.cm(t, p, False)),
+            lambda p=probabilities, t=targets, n=labels: seconds(lambda: mlcm(p, t, n)),
+            lambda p=predicted, t=true: seconds(lambda: published.cm(t, p, False)),
         )
         name = f"MLCM of {records:,} x {labels}"
         target = "300" if (records, labels) == (20_000, 5) else ""
@@ -46,7 +43,7 @@ def metrics(runs: int) -> Figure:
     """All metrics of an epoch at full size."""
     probabilities, targets = _outputs(17_000, 5)
     names = tuple("abcde")
-    (ours,) = alternate(runs, lambda: _seconds(lambda: classification_metrics(probabilities, targets, names, 0.5)))
+    (ours,) = alternate(runs, lambda: seconds(lambda: classification_metrics(probabilities, targets, names, 0.5)))
     return figure("metrics", "all metrics of an epoch, 17,000 x 5", 1e3 * median(ours), unit="ms")
 
 
@@ -56,8 +53,8 @@ def intervals() -> list[Figure]:
     for trials in (10, 90):
         outputs = [_outputs(2_000, 5, seed)[0].numpy() for seed in range(trials)]
         targets, patients = _outputs(2_000, 5)[1].numpy(), np.arange(2_000) // 1.1
-        seconds = _seconds(lambda o=outputs, t=targets, p=patients: bootstrap(o, t, p, list("abcde")))
-        figures.append(figure("metrics", f"bootstrap of {trials} trials x 2,000 records", seconds, unit="s"))
+        took = seconds(lambda o=outputs, t=targets, p=patients: bootstrap(o, t, p, list("abcde")))
+        figures.append(figure("metrics", f"bootstrap of {trials} trials x 2,000 records", took, unit="s"))
     return figures
 
 
@@ -67,12 +64,6 @@ def _outputs(records: int, labels: int, seed: int = 0) -> tuple[torch.Tensor, to
     targets = torch.rand(records, labels, generator=generator) < (0.3 if labels < 10 else 0.04)
     noise = torch.randn(records, labels, generator=torch.Generator().manual_seed(seed + 1))
     return (2 * targets - 1 + noise).sigmoid(), targets.to(torch.uint8)
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    function()
-    return time.perf_counter() - begun
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bench import Figure, figure, finish, package, parser
+from benchmarks.bench import Figure, figure, finish, package, parser, seconds
 from ecgexp.datasets import Synthetic
 
 
@@ -28,13 +27,13 @@ def measure(folder: Path, records: int) -> list[Figure]:
     def dataset() -> Synthetic:
         return Synthetic(folder / "data", cache_dir=folder / "cache", records=records)
 
-    generated = _seconds(lambda: _generate(folder, records))
+    generated = seconds(lambda: _generate(folder, records))
     files = sorted(next((folder / "data").iterdir()).rglob("*.hea"))
-    read = _seconds(lambda: [file.with_suffix(".dat").read_bytes() for file in files])
+    read = seconds(lambda: [file.with_suffix(".dat").read_bytes() for file in files])
     # the loop that people write
-    looped = _seconds(lambda: np.array([wfdb.rdsamp(str(file.with_suffix("")))[0] for file in files]))
-    prepared = _seconds(lambda: dataset().prepare())
-    opened = _seconds(lambda: dataset().load("train"))
+    looped = seconds(lambda: np.array([wfdb.rdsamp(str(file.with_suffix("")))[0] for file in files]))
+    prepared = seconds(lambda: dataset().prepare())
+    opened = seconds(lambda: dataset().load("train"))
     name = f"{len(files):,} records"
     target = {"prepare": "40 s", "open": "1 s"} if records >= 21_799 else {"prepare": "", "open": ""}
     return [
@@ -49,12 +48,6 @@ def _generate(folder: Path, records: int) -> None:
     from ecgexp.datasets.synthetic import VERSION, generate
 
     generate(folder / "data" / f"v{VERSION}-{records}-seed0-100hz", records, 0, 100)
-
-
-def _seconds(function: object) -> float:
-    begun = time.perf_counter()
-    function()  # type: ignore[operator]
-    return time.perf_counter() - begun
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main() -> None:
     """Load the records, and race."""
     settings = json.loads(sys.argv[1])
     folder = Path(settings["folder"])
-    signals = np.load(folder / "signals.npy", mmap_mode="r" if settings["mapped"] else None)
+    signals = np.load(folder / "signals.npy")
     targets = np.load(folder / "targets.npy")
     # what a library prints must not come between the lines that are read
     out = os.fdopen(os.dup(1), "w")

@@ -48,7 +48,7 @@ def main() -> None:
             for precision in arguments.precisions:
                 for size in arguments.batch_sizes:
                     settings = {"folder": folder, "net": net, "batch_size": size, "precision": precision}
-                    settings |= {"threads": arguments.threads, "mapped": False, "compile": arguments.xla}
+                    settings |= {"threads": arguments.threads, "compile": arguments.xla}
                     figures += race(settings, arguments, rates[precision])
     finish(figures)
 
@@ -142,7 +142,6 @@ def contestant(
         return json.loads(line) if line else None
 
     try:
-        stdin.write("")
         yield epoch
     finally:
         process.kill()

@@ -11,12 +11,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import Figure, alternate, figure, finish, median, parser
+from benchmarks.bench import Figure, alternate, figure, finish, median, parser, seconds
 from benchmarks.train import take_turns, write_records
 from ecgexp.tracking.store import open_store
 
@@ -68,7 +67,7 @@ def sweeps(folder: Path, sizes: list[int]) -> list[Figure]:
         place.mkdir()
         rates = ",".join(str(round(1e-5 * (i + 1), 6)) for i in range(size))
         command(place, *TINY, "lr=0.5")  # records and imports
-        seconds = command(place, "-m", *TINY, f"lr={rates}", f"sweep.name=n{size}")
+        whole = command(place, "-m", *TINY, f"lr={rates}", f"sweep.name=n{size}")
         begun, steps = first_and_steps(place)
         half = len(steps) // 2
         drift = median(steps[half:]) / median(steps[:half])
@@ -76,13 +75,12 @@ def sweeps(folder: Path, sizes: list[int]) -> list[Figure]:
             figure("trial", f"sweep of {size} tiny trials, per trial", median(steps), unit="s", target="0.5 s + Hydra"),
             figure("trial", f"sweep of {size}: second half over first half", drift, unit="times", target="1"),
             figure("trial", f"sweep of {size}: until the first trial began", begun, unit="s"),
-            figure("trial", f"sweep of {size}: all of it", seconds, unit="s"),
+            figure("trial", f"sweep of {size}: all of it", whole, unit="s"),
         ]
-        listed = timed(lambda place=place: listing(place))
+        listed = seconds(lambda place=place: listing(place))
         figures.append(figure("trial", f"sweep of {size}: list of runs", listed, unit="s"))
-        if size <= 1000:
-            reported = report(place)
-            figures.append(figure("trial", f"sweep of {size}: report", reported, unit="s"))
+        reported = report(place)
+        figures.append(figure("trial", f"sweep of {size}: report", reported, unit="s"))
         shutil.rmtree(place)
     figures.append(figure("trial", "Hydra's composition of one configuration", composition(folder), unit="s"))
     return figures
@@ -113,8 +111,8 @@ def datasets(folder: Path, sizes: list[int]) -> list[Figure]:
     for size in sizes:
         words = [*TINY, f"dataset.records={size}"]
         command(folder, *words)
-        seconds = command(folder, *words, "resume=false")
-        figures.append(figure("trial", f"one tiny trial on {size:,} cached records", seconds, unit="s"))
+        took = command(folder, *words, "resume=false")
+        figures.append(figure("trial", f"one tiny trial on {size:,} cached records", took, unit="s"))
     return figures
 
 
@@ -124,7 +122,7 @@ def shares(folder: Path, runs: int, threads: int) -> list[Figure]:
     write_records(folder, 512)
     for net, size, target in (("ribeiro", 16, "6 %"), ("ribeiro", 256, "3 %"), ("linear", 16, "")):
         settings = {"folder": str(folder), "net": net, "batch_size": size, "precision": "fp32"}
-        settings |= {"threads": threads, "mapped": False, "compile": False}
+        settings |= {"threads": threads, "compile": False}
         who: dict[str, tuple[str, dict[str, str]]] = {"ours": (sys.executable, {}), "bare": (sys.executable, {})}
         times = take_turns(settings, who, runs + 2)
         ours, bare = (median([t["train"] + t["evaluate"] for t in times[name]]) for name in ("ours", "bare"))
@@ -142,17 +140,17 @@ def shares(folder: Path, runs: int, threads: int) -> list[Figure]:
 
 def command(folder: Path, *words: str) -> float:
     """Seconds of `python -m ecgexp` in a folder."""
-    return timed(lambda: _run(folder, "-m", "ecgexp", *words))
+    return seconds(lambda: _run(folder, "-m", "ecgexp", *words))
 
 
 def imports(folder: Path) -> float:
     """Seconds that Python takes for the packages alone."""
-    return timed(lambda: _run(folder, "-c", "import torch, pytorch_lightning, mlflow, mlflow.pytorch"))
+    return seconds(lambda: _run(folder, "-c", "import torch, pytorch_lightning, mlflow, mlflow.pytorch"))
 
 
 def report(folder: Path) -> float:
     """Seconds of `python -m ecgexp.report`."""
-    return timed(lambda: _run(folder, "-m", "ecgexp.report"))
+    return seconds(lambda: _run(folder, "-m", "ecgexp.report"))
 
 
 def listing(folder: Path) -> None:
@@ -206,13 +204,6 @@ def composition(folder: Path) -> float:
     found = re.search(r"SECONDS ([\d.e-]+)", _run(folder, "-c", code))
     assert found
     return float(found.group(1))
-
-
-def timed(function: Any) -> float:
-    """Seconds that a call takes."""
-    begun = time.perf_counter()
-    function()
-    return time.perf_counter() - begun
 
 
 def _run(folder: Path, *words: str) -> str:
