@@ -13,7 +13,7 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ecgexp.errors import UserError
 
@@ -27,17 +27,23 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("ecgexp.len", len, replace=True)
     OmegaConf.register_new_resolver("ecgexp.product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("ecgexp.mode", _mode, replace=True)
+    OmegaConf.register_new_resolver("ecgexp.directions", _directions, replace=True)
     OmegaConf.register_new_resolver("ecgexp.ptbxl_classes", _ptbxl_classes, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def run_job(cfg: DictConfig) -> float:
+def run_job(cfg: DictConfig) -> float | list[float]:
     """Train one trial: what Hydra calls for each job, in whatever process its launcher chose.
 
     Returns
     -------
-    float
-        The value of ``cfg.objective``.
+    float or list of float
+        The value of ``cfg.objective``, or those of several.
+
+    Raises
+    ------
+    TrialPruned
+        Where the search that it is a trial of stopped it early.
     """
     from ecgexp.sweeps.job import Job
 
@@ -47,7 +53,13 @@ def run_job(cfg: DictConfig) -> float:
     if job.parent is not None:
         from ecgexp.sweeps.supervisor import supervise
 
-        return supervise(cfg, job)
+        values = supervise(cfg, job)
+        if not values:
+            from optuna import TrialPruned
+
+            raise TrialPruned
+        return values[0] if len(values) == 1 else values
+    from ecgexp.config import objectives
     from ecgexp.tracking.store import open_store
     from ecgexp.trial import run_trial
 
@@ -55,9 +67,10 @@ def run_job(cfg: DictConfig) -> float:
         outcome = run_trial(cfg, job)
     except UserError as error:
         sys.exit(str(error))  # Hydra would add lines of its own
-    print(f"{cfg.objective} = {outcome.value:.4f}   (run {outcome.run_id})")
+    for objective, value in zip(objectives(cfg), outcome.values, strict=False):
+        print(f"{objective} = {value:.4f}   (run {outcome.run_id})")
     print(f"Look at it: {open_store(cfg.tracking, known=True).ui_command()}")
-    return outcome.value
+    return outcome.values[0]
 
 
 def main() -> None:
@@ -90,7 +103,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.multirun or "hydra.mode=MULTIRUN" in args.overrides:
         from ecgexp.sweeps.session import sweep_session
 
-        with sweep_session(asked.configurations[0], args.overrides, asked.cells) as overrides:
+        with sweep_session(asked.configurations[0], args.overrides, asked.cells, asked.search) as overrides:
             sys.argv.extend(overrides)
             run_job()
     else:
@@ -102,6 +115,11 @@ def _mode(monitor: str) -> str:
 
     metric = monitor.partition("/")[2]
     return "max" if is_metric_name(metric) and higher_is_better(metric) else "min"
+
+
+def _directions(objective: str | ListConfig) -> list[str]:
+    names = [objective] if isinstance(objective, str) else objective
+    return [f"{_mode(name.removeprefix('best/'))}imize" for name in names]
 
 
 def _ptbxl_classes(task: str) -> int | None:

@@ -7,15 +7,19 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, open_dict
 
 from ecgexp.errors import UserError
+
+if TYPE_CHECKING:
+    from ecgexp.sweeps.search import Search
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,13 @@ class Plan:
         value is seen once, without composing every combination.
     cells : list of list of str, optional
         Overrides of each job of a grid; None where another sweeper than Hydra's own chooses.
+    search : Search, optional
+        Of a search.
     """
 
     configurations: list[DictConfig]
     cells: list[list[str]] | None
+    search: Search | None
 
 
 def plan(conf: Path, args: argparse.Namespace) -> Plan:
@@ -51,30 +58,35 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
         For a key or an option that does not exist, or a launcher that is not installed.
     """
     name = args.config_name or "config"
-    search = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
+    searchpath = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
     try:
         given = OverridesParser.create().parse_overrides(args.overrides)
         fixed = {o.get_key_element(): str(o.input_line) for o in given if not o.is_sweep_override()}
         with initialize_config_dir(str(conf), version_base="1.3"):
-            base = compose(name, [*search, *fixed.values()], return_hydra_config=True)
+            base = compose(name, [*searchpath, *fixed.values()], return_hydra_config=True)
             _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
             sweeper = base.hydra.sweeper
             params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
             listed = OverridesParser.create().parse_overrides(params)
             axes = {**_axes(listed), **_axes(given)}
             first = {**{key: values[0] for key, values in axes.items()}, **fixed}
-            configurations = [_without_hydra(compose(name, [*search, *first.values()]))]
+            configurations = [_without_hydra(compose(name, [*searchpath, *first.values()]))]
             for key in axes.keys() - fixed.keys():
                 for value in axes[key][1:]:
                     chosen = {**first, key: value}
-                    configurations.append(_without_hydra(compose(name, [*search, *chosen.values()])))
+                    configurations.append(_without_hydra(compose(name, [*searchpath, *chosen.values()])))
     except HydraException as error:
         raise UserError(_sentence(error)) from error
-    cells = None
+    cells: list[list[str]] | None = None
+    search: Search | None = None
     if str(sweeper._target_).endswith(BasicSweeper.__name__):
         task = [o for o in given if not o.get_key_element().lstrip("+~").startswith("hydra")]
         (cells,) = BasicSweeper.split_arguments([*listed, *task], None)
-    return Plan(configurations, cells)
+    elif str(sweeper._target_).endswith(".OptunaSweeper"):
+        from ecgexp.sweeps.search import Search
+
+        search = Search.read(sweeper, given)
+    return Plan(configurations, cells, search)
 
 
 def _check_launcher(launcher: DictConfig, name: str) -> None:
@@ -85,10 +97,18 @@ def _check_launcher(launcher: DictConfig, name: str) -> None:
 
 def _axes(overrides: list[Override]) -> dict[str, list[str]]:
     return {
-        o.get_key_element(): [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        o.get_key_element(): [f"{o.get_key_element()}={value}" for value in _values(o)]
         for o in overrides
-        if o.is_sweep_override() and o.is_discrete_sweep()
+        if o.is_sweep_override()
     }
+
+
+def _values(override: Override) -> list[str]:
+    """Values of a sweep; of an interval its ends."""
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep):
+        return [str(sweep.start), str(sweep.end)]
+    return list(override.sweep_string_iterator())
 
 
 def _without_hydra(cfg: DictConfig) -> DictConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from ecgexp.errors import UserError
-from ecgexp.metrics.names import is_metric_name
+from ecgexp.metrics.names import COSTS, is_metric_name
 
 # What a net needs to know of a dataset: part of every dataset's config, passed to its constructor only
 # where the constructor takes it, and compared with the data after loading.
@@ -23,21 +23,26 @@ Component = dict[str, Any]
 _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
-class _Checked(BaseModel):
+class Checked(BaseModel):
+    """A config group without unknown keys and of the right types."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _Schedule(_Checked):
+Model = TypeVar("Model", bound=Checked)
+
+
+class _Schedule(Checked):
     interval: Literal["epoch", "step"]
     schedule: Component | None
 
 
-class _EarlyStopping(_Checked):
+class _EarlyStopping(Checked):
     patience: Annotated[int, Field(ge=1)] | None
     min_delta: Annotated[float, Field(ge=0)]
 
 
-class _Tracking(_Checked):
+class _Tracking(Checked):
     root: str
     uri: str | None
     experiment: Annotated[str, Field(min_length=1)]
@@ -46,14 +51,14 @@ class _Tracking(_Checked):
     patience: Annotated[float, Field(ge=0)]
 
 
-class _Sweep(_Checked):
+class _Sweep(Checked):
     name: Annotated[str, Field(min_length=1, pattern=r"^[\w.-]+$")] | None
     max_retries: Annotated[int, Field(ge=0)]
     max_failures: Annotated[int, Field(ge=1)] | None
     jobs_per_gpu: Annotated[int, Field(ge=1)]
 
 
-class _Trial(_Checked):
+class _Trial(Checked):
     dataset: Component
     model: Component
     loss: Component
@@ -71,7 +76,7 @@ class _Trial(_Checked):
     threshold: Annotated[float, Field(ge=0, le=1)]
     precision: Literal[32, "bf16-mixed", "16-mixed"]
     monitor: str
-    objective: str
+    objective: str | Annotated[list[str], Field(min_length=1)]
     memory_budget: Annotated[float, Field(ge=0)]
     cache_dir: str
 
@@ -91,10 +96,7 @@ def check(cfg: DictConfig) -> None:
     except OmegaConfBaseException as error:
         message = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"Config key '{error.full_key}' cannot be resolved: {message}.") from error
-    try:
-        _Trial.model_validate(values)
-    except ValidationError as error:
-        raise UserError(_sentence("", error)) from error
+    validated(_Trial, values)
     _check_component("dataset", values["dataset"])
     for name in DATA_SHAPE:
         size = values["dataset"].get(name)
@@ -106,7 +108,30 @@ def check(cfg: DictConfig) -> None:
         _check_component("scheduler.schedule", values["scheduler"]["schedule"])
     _check_trainer(values["trainer"], values["batch_size"])
     _check_metric("monitor", values["monitor"], ("train/", "val/"))
-    _check_metric("objective", values["objective"], ("best/train/", "best/val/"))
+    first, *others = objectives(cfg)
+    _check_metric("objective", first, ("best/train/", "best/val/"))
+    for other in others:
+        if other not in COSTS:
+            _check_metric("objective", other, ("best/train/", "best/val/"))
+
+
+def objectives(cfg: DictConfig) -> list[str]:
+    """Metrics that a trial returns to the sweeper; the first ranks the trials of a sweep."""
+    return [cfg.objective] if isinstance(cfg.objective, str) else list(cfg.objective)
+
+
+def validated(model: type[Model], values: dict[str, Any], key: str = "") -> Model:
+    """Values of a config group, checked against a model.
+
+    Raises
+    ------
+    UserError
+        For the first unknown key or wrong value, naming its key below `key`.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_sentence(key, error)) from error
 
 
 def locate(group: str, component: Component) -> Callable[..., Any]:

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import shutil
+import statistics
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,32 +20,33 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from mlflow.entities import Run as MlflowRun
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks.progress.progress_bar import ProgressBar
 from torch import Tensor, nn
 
-from ecgexp.config import DATA_SHAPE, accepts, check, locate, plain
+from ecgexp.config import DATA_SHAPE, accepts, check, locate, objectives, plain
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError
-from ecgexp.lit.callbacks import LAST, Checkpoints, History, Patience, progress
+from ecgexp.lit.callbacks import LAST, Checkpoints, History, Patience, Pruning, progress
 from ecgexp.lit.data import EVALUATION_BATCH, Batches, ECGDataModule
 from ecgexp.lit.module import Diverged, LitClassifier, Network, measure, predict
 from ecgexp.lit.ranks import other_ranks
 from ecgexp.metrics import higher_is_better
-from ecgexp.metrics.names import PER_LABEL_METRIC_NAMES, escape_labels
+from ecgexp.metrics.names import COSTS, LATENCY, PER_LABEL_METRIC_NAMES, escape_labels
+from ecgexp.reports.sweep import PRUNED, is_pruned, maximizes
 from ecgexp.reports.trial import write_confusion, write_curves, write_predictions
 from ecgexp.sweeps.identity import cell, identity
 from ecgexp.sweeps.job import Job
-from ecgexp.sweeps.ledger import exclusive, find_earlier, reuse
+from ecgexp.sweeps.ledger import exclusive, find_earlier, is_own, reuse
 from ecgexp.tracking import provenance
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.run import EpochLog, Run, end_orphans
 from ecgexp.tracking.store import open_store
 
 ALL_THREADS = torch.get_num_threads()
+Judge = Callable[[list[dict[str, float]]], bool]
 SPLITS: tuple[SplitName, SplitName] = ("train", "val")
 
 for _name in ("pytorch_lightning", "lightning_fabric"):
@@ -59,21 +62,24 @@ class Outcome:
     ----------
     run_id : str
         Its run.
-    value : float
-        Of the objective.
+    values : list of float
+        Of the objectives; empty for a trial that was pruned.
     reused : bool
         It was finished before, and not trained again.
     diverged : bool
         Its loss stopped being finite.
     seconds : float
         That its training took, whenever that was.
+    pruned : bool
+        It was stopped early, as not worth its further epochs.
     """
 
     run_id: str
-    value: float
+    values: list[float]
     reused: bool
     diverged: bool
     seconds: float
+    pruned: bool = False
 
 
 def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambda run_id: None) -> Outcome:
@@ -95,8 +101,8 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
     """
     check(cfg)
     if _rank() != 0:  # a cluster's launcher runs the command once per rank; rank 0 records
-        _fit_rank(plain(cfg), None, lambda: None)
-        return Outcome("", float("nan"), False, False, 0.0)
+        _fit_rank(plain(cfg), None, job.study is not None, lambda: None)
+        return Outcome("", [], False, False, 0.0)
     store = open_store(cfg.tracking, known=job.parent is not None)
     if job.parent is None:
         end_orphans(store)
@@ -114,12 +120,12 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
             _record_inputs(run, cfg, job.overrides)
             raise
     with exclusive(store, tags["identity"], wait=job.parent is not None):
-        earlier = find_earlier(store, tags, job.parent, cfg.sweep.max_retries) if cfg.resume else None
+        earlier = find_earlier(store, tags, job, cfg.sweep.max_retries) if cfg.resume else None
         if earlier is not None and earlier.info.status == "FINISHED":
             shutil.rmtree(store.scratch(earlier.info.run_id), ignore_errors=True)  # killed before it could do so
-            if earlier.data.tags.get(MLFLOW_PARENT_RUN_ID) != job.parent:
+            if not is_own(earlier, job):
                 earlier = reuse(store, earlier, job, tags)
-            return _outcome(earlier, cfg.objective, reused=True)
+            return _outcome(earlier, objectives(cfg), reused=True)
         tags |= {"attempts": 1 if earlier is None else int(earlier.data.tags.get("attempts", 1)) + 1}
         with Run(store, job.name, tags, job.parent, earlier) as run:
             announce(run.id)
@@ -127,14 +133,18 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
             checkpoint = run.scratch / LAST if (run.scratch / LAST).exists() else None
             processes = cfg.trainer.devices if cfg.trainer.strategy == "ddp" else 1
             epoch_log = EpochLog(run, cfg.tracking.system_metrics)
-            with epoch_log as log, other_ranks(processes, _fit_rank, plain(cfg), checkpoint):
-                fitted = fit(cfg, parts, load(cfg, parts), checkpoint, run, log, quiet=job.parent is not None)
-            _record_results(run, cfg, fitted)
-            if cfg.tracking.log_model == "all" or (cfg.tracking.log_model == "best" and job.parent is None):
-                signals = example(fitted.data.splits["val"])
-                log_model(store, run.id, fitted.network, signals, describe(cfg, fitted.dataset))
+            rank = (plain(cfg), checkpoint, job.study is not None)
+            with epoch_log as log, other_ranks(processes, _fit_rank, *rank):
+                quiet = job.parent is not None
+                fitted = fit(cfg, parts, load(cfg, parts), checkpoint, run, log, quiet, _judge(cfg, job))
+            _record_training(run, fitted)
+            if not fitted.pruned:
+                _record_results(run, cfg, fitted)
+                if cfg.tracking.log_model == "all" or (cfg.tracking.log_model == "best" and job.parent is None):
+                    signals = example(fitted.data.splits["val"])
+                    log_model(store, run.id, fitted.network, signals, describe(cfg, fitted.dataset))
         shutil.rmtree(run.scratch, ignore_errors=True)
-    return _outcome(store.client.get_run(run.id), cfg.objective, reused=False)
+    return _outcome(store.client.get_run(run.id), objectives(cfg), reused=False)
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,8 @@ class Fitted:
         The loss stopped being finite.
     best_epoch : int, optional
         Epoch, from 0, whose weights were kept; None where none was validated with a finite loss.
+    pruned : bool
+        It was stopped early, as not worth its further epochs.
     """
 
     network: Network
@@ -180,6 +192,7 @@ class Fitted:
     history: list[dict[str, float]]
     diverged: bool
     best_epoch: int | None
+    pruned: bool
 
 
 def build(cfg: DictConfig) -> Parts:
@@ -240,6 +253,7 @@ def fit(
     run: Run | None = None,
     log: Callable[[list[dict[str, float]]], None] = lambda epochs: None,
     quiet: bool = True,
+    judge: Judge | None = None,
 ) -> Fitted:
     """Train in this process, alone or as one of several ranks.
 
@@ -259,6 +273,8 @@ def fit(
         Told of all epochs so far after each.
     quiet : bool
         Show no progress.
+    judge : callable, optional
+        Told of all epochs so far after each; whether to prune the trial.
     """
     module = LitClassifier(
         Network(parts.net, parts.dataset.normalization()),
@@ -272,7 +288,8 @@ def fit(
     )
     history = History(log)
     kept = Checkpoints(run.scratch if run else None, cfg.monitor, _mode(cfg.monitor))
-    trainer = _trainer(cfg, [history, kept, *_callbacks(cfg, quiet)])
+    pruning = Pruning(history, judge or (lambda epochs: False))
+    trainer = _trainer(cfg, [history, kept, *_callbacks(cfg, quiet), *([pruning] if judge else [])])
     diverged = False
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -283,7 +300,9 @@ def fit(
         module.load_state_dict(torch.load(kept.best_path, map_location="cpu", weights_only=True))
     network = module.net
     assert isinstance(network, Network)
-    return Fitted(network, parts.loss, trainer, data, parts.dataset, history.epochs, diverged, kept.best_epoch)
+    return Fitted(
+        network, parts.loss, trainer, data, parts.dataset, history.epochs, diverged, kept.best_epoch, pruning.pruned
+    )
 
 
 def evaluate(fitted: Fitted, split: SplitName) -> tuple[Tensor, Tensor]:
@@ -341,12 +360,12 @@ def _rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
 
 
-def _fit_rank(config: dict[str, Any], checkpoint: Path | None, ready: Callable[[], None]) -> None:
+def _fit_rank(config: dict[str, Any], checkpoint: Path | None, judged: bool, ready: Callable[[], None]) -> None:
     cfg = OmegaConf.create(config)
     parts = build(cfg)
     data = load(cfg, parts)
     ready()
-    fit(cfg, parts, data, checkpoint)
+    fit(cfg, parts, data, checkpoint, judge=(lambda epochs: False) if judged else None)  # rank 0 decides
 
 
 def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
@@ -360,10 +379,10 @@ def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
 
 def _check_labels(cfg: DictConfig, dataset: Dataset) -> None:
     known = escape_labels(dataset.label_names)
-    for key in ("monitor", "objective"):
-        metric = cfg[key].rsplit("/", 2)
-        if metric[-2] in PER_LABEL_METRIC_NAMES and metric[-1] not in known:
-            raise UserError(f"Config key '{key}' is '{cfg[key]}', but the labels are {', '.join(known)}.")
+    for key, value in [("monitor", cfg.monitor), *(("objective", value) for value in objectives(cfg))]:
+        metric = value.rsplit("/", 2)
+        if len(metric) > 1 and metric[-2] in PER_LABEL_METRIC_NAMES and metric[-1] not in known:
+            raise UserError(f"Config key '{key}' is '{value}', but the labels are {', '.join(known)}.")
 
 
 def _mode(metric: str) -> str:
@@ -429,11 +448,24 @@ def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:
     }
 
 
-def _outcome(run: MlflowRun, objective: str, reused: bool) -> Outcome:
+def _outcome(run: MlflowRun, objectives: list[str], reused: bool) -> Outcome:
     metrics, diverged = run.data.metrics, run.data.tags.get("diverged") == "true"
-    if objective not in metrics:
-        raise UserError(f"objective={objective} was not recorded by run {run.info.run_id}: choose another metric.")
-    return Outcome(run.info.run_id, metrics[objective], reused, diverged, metrics.get("train_seconds", 0.0))
+    seconds = metrics.get("train_seconds", 0.0)
+    if is_pruned(run):
+        return Outcome(run.info.run_id, [], reused, diverged, seconds, pruned=True)
+    for objective in objectives:
+        if objective not in metrics:
+            raise UserError(f"objective={objective} was not recorded by run {run.info.run_id}: choose another metric.")
+    return Outcome(run.info.run_id, [metrics[objective] for objective in objectives], reused, diverged, seconds)
+
+
+def _judge(cfg: DictConfig, job: Job) -> Judge | None:
+    if job.study is None:
+        return None
+    from ecgexp.sweeps.study import judge
+
+    alike = _mode(cfg.monitor) == ("max" if maximizes(objectives(cfg)[0]) else "min")
+    return judge(job.study, cfg.monitor, 1 if alike else -1)
 
 
 def _record_inputs(run: Run, cfg: DictConfig, overrides: list[str]) -> None:
@@ -445,6 +477,14 @@ def _record_inputs(run: Run, cfg: DictConfig, overrides: list[str]) -> None:
         (folder / "environment.txt").write_text(provenance.packages())
 
 
+def _record_training(run: Run, fitted: Fitted) -> None:
+    seconds = sum(epoch["epoch_seconds"] for epoch in fitted.history)
+    parameters = sum(parameter.numel() for parameter in fitted.network.parameters())
+    run.log_metrics({"epochs": len(fitted.history), "train_seconds": seconds, "parameters": parameters})
+    tags = {"diverged": str(fitted.diverged).lower(), "best_epoch": fitted.best_epoch}
+    run.set_tags({**tags, PRUNED: "true"} if fitted.pruned else tags)
+
+
 def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
     metrics: dict[str, float] = {}
     outputs: dict[SplitName, tuple[Tensor, Tensor]] = {}
@@ -454,25 +494,16 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
         found = measure(logits, targets, fitted.loss.cpu(), fitted.dataset.label_names, cfg.threshold)
         metrics |= {f"best/{split}/{name}": value for name, value in found.metrics.items()}
         left_out |= {f"best/{split}/{name}": labels for name, labels in found.left_out.items()}
-    if cfg.objective not in metrics:
-        raise UserError(
-            f"objective={cfg.objective} cannot be computed on these data: "
-            "choose another metric, or data in which its labels occur."
-        )
-    run.log_metrics(
-        {
-            **metrics,
-            "epochs": len(fitted.history),
-            "train_seconds": sum(epoch["epoch_seconds"] for epoch in fitted.history),
-        }
-    )
-    run.set_tags(
-        {
-            "diverged": str(fitted.diverged).lower(),
-            "best_epoch": fitted.best_epoch,
-            **{f"labels_left_out/{name}": ", ".join(labels) for name, labels in left_out.items()},
-        }
-    )
+    for objective in objectives(cfg):
+        if objective == LATENCY:
+            metrics[LATENCY] = _latency(fitted)
+        elif objective not in metrics and objective not in COSTS:
+            raise UserError(
+                f"objective={objective} cannot be computed on these data: "
+                "choose another metric, or data in which its labels occur."
+            )
+    run.log_metrics(metrics)
+    run.set_tags({f"labels_left_out/{name}": ", ".join(labels) for name, labels in left_out.items()})
     logits, targets = outputs["val"]
     names, probabilities = fitted.dataset.label_names, logits.sigmoid()
     description = {**describe(cfg, fitted.dataset), "counts": fitted.dataset.summary()}
@@ -486,7 +517,21 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
         torch.save(fitted.network.cpu().state_dict(), folder / "weights.pt")
 
 
+def _latency(fitted: Fitted) -> float:
+    """Milliseconds that the net takes for one record: the median of ten passes, after a first."""
+    device = fitted.trainer.strategy.root_device
+    network = fitted.network.to(device).eval()
+    record = torch.from_numpy(example(fitted.data.splits["val"])[:1]).to(device)
+    times = []
+    with torch.no_grad(), fitted.trainer.precision_plugin.forward_context():
+        for _ in range(11):
+            begun = time.perf_counter()
+            network(record).cpu()
+            times.append(time.perf_counter() - begun)
+    return 1e3 * statistics.median(times[1:])
+
+
 def _shown(cfg: DictConfig) -> str:
     """Metric that the progress display and the curves show beside the loss."""
-    metric = cfg.objective.split("/", 2)[2]
+    metric = objectives(cfg)[0].split("/", 2)[2]
     return "mlcm_f1_macro" if metric == "loss" else metric

@@ -1,4 +1,4 @@
-"""The words after ``python -m ecgexp.predict`` and its like: ``key=value``, as in training, without Hydra."""
+"""Words ``key=value``: read after ``python -m ecgexp.predict`` and its like, without Hydra; and shown."""
 
 from __future__ import annotations
 
@@ -82,3 +82,8 @@ def one_of(values: dict[str, list[str]], key: str, choices: Sequence[str], defau
         said = f"is '{value}'" if value is not None else "is missing"
         raise UserError(f"The key '{key}' {said}: write {' or '.join(f'{key}={choice}' for choice in choices)}.")
     return value
+
+
+def shortened(text: object) -> str:
+    """A text for the eye: numbers in it with no more than four digits that count."""
+    return re.sub(r"\d*\.\d{5,}(e[-+]?\d+)?", lambda number: f"{float(number[0]):.4g}", str(text))

@@ -111,6 +111,33 @@ class Checkpoints(Checkpoint):
         self.best_epoch, self.best_value = state_dict["best_epoch"], state_dict["best_value"]
 
 
+class Pruning(Callback):
+    """Stops a training that is not worth its further epochs.
+
+    Parameters
+    ----------
+    history : History
+        Its epochs; a callback before this one.
+    judge : callable
+        Told of all epochs so far after each; whether to stop. Of several processes that of rank 0 decides.
+
+    Attributes
+    ----------
+    pruned : bool
+        It was stopped.
+    """
+
+    def __init__(self, history: History, judge: Callable[[list[dict[str, float]]], bool]) -> None:
+        self.pruned = False
+        self._history, self._judge = history, judge
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ask, unless this was the last epoch anyway."""
+        stop = trainer.strategy.broadcast(self._judge(self._history.epochs))
+        if stop and not trainer.should_stop and trainer.current_epoch + 1 != trainer.max_epochs:
+            self.pruned = trainer.should_stop = True
+
+
 class Patience(EarlyStopping):
     """Early stopping that also stops where the interrupted training had just decided to."""
 

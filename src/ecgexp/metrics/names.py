@@ -20,6 +20,8 @@ METRIC_NAMES = (
 )
 PER_LABEL_METRIC_NAMES = ("f1", "mlcm_f1")
 NO_TRUE_LABEL = "NTL"
+# What a trained net costs rather than how good it is: its parameters, and milliseconds for one record.
+PARAMETERS, LATENCY = COSTS = ("parameters", "latency")
 
 
 def is_metric_name(name: str) -> bool:

@@ -12,14 +12,20 @@ from mlflow.entities import Run as MlflowRun
 from ecgexp.metrics import higher_is_better
 from ecgexp.reports.figures import heat_map
 from ecgexp.tracking.store import Store
+from ecgexp.words import shortened
 
 DPI = 110
 # Tag of a trial that another one took the place of.
 SUPERSEDED = "superseded"
+# Artifact of a search's run: its study.
+STUDY = "study.json"
+# Tag of a trial that a search stopped early.
+PRUNED = "pruned"
 TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "auroc_macro", "loss")
 # Columns of the results that are no swept key.
 FIXED = (
-    "trial", "run_id", "status", "diverged", "error", "reused", "reused_from_commit", "source_run_id", "device",
+    "trial", "run_id", "status", "diverged", "pruned", "error", "reused", "reused_from_commit", "source_run_id",
+    "device",
 )  # fmt: skip
 
 
@@ -53,10 +59,10 @@ def results_table(runs: Sequence[MlflowRun]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``error``, ``reused``, ``reused_from_commit``
-        (where it is not the sweep's own), ``source_run_id`` (the run that holds the files: the reused one's),
-        ``device``, then each overridden key (also listed in ``attrs["overridden"]``; of a trial that does not
-        override it, the value it was trained with), then all metrics.
+        Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``pruned``, ``error``, ``reused``,
+        ``reused_from_commit`` (where it is not the sweep's own), ``source_run_id`` (the run that holds the files:
+        the reused one's), ``device``, then each overridden key (also listed in ``attrs["overridden"]``; of a
+        trial that does not override it, the value it was trained with), then all metrics.
     """
     rows: list[dict[str, object]] = []
     overridden = dict.fromkeys(key for run in runs for key in overrides_of(run))
@@ -70,6 +76,7 @@ def results_table(runs: Sequence[MlflowRun]) -> pd.DataFrame:
                 "run_id": run.info.run_id,
                 "status": run.info.status,
                 "diverged": tags.get("diverged", "false") == "true",
+                "pruned": is_pruned(run),
                 "error": tags.get("error", "") if run.info.status == "FAILED" else "",
                 "reused": "reused_from" in tags,
                 "reused_from_commit": tags.get("reused_from_commit", ""),
@@ -83,6 +90,11 @@ def results_table(runs: Sequence[MlflowRun]) -> pd.DataFrame:
     results = pd.DataFrame(rows, columns=None if rows else list(FIXED))
     results.attrs["overridden"] = list(overridden)
     return results
+
+
+def is_pruned(run: MlflowRun) -> bool:
+    """Whether a search stopped the trial early."""
+    return run.data.tags.get(PRUNED) == "true"
 
 
 def setting(run: MlflowRun, key: str) -> str | None:
@@ -119,7 +131,7 @@ def maximizes(objective: str) -> bool:
 
 def described(trial: pd.Series, keys: list[str]) -> str:
     """A trial in words: its number and its values of the swept keys."""
-    return " ".join([f"trial {trial['trial']}", *(f"{key}={trial[key]}" for key in keys)])
+    return " ".join([f"trial {trial['trial']}", *(f"{key}={shortened(trial[key])}" for key in keys)])
 
 
 def failures(results: pd.DataFrame, keys: list[str]) -> list[str]:
@@ -135,7 +147,10 @@ def sweep_table(results: pd.DataFrame, keys: list[str], objective: str) -> str:
     extra = [name for name in ("epochs", "train_seconds") if name in results]
     table = results[["trial", *keys, "status", *metrics, *extra]].copy()
     table["status"] = table["status"].where(~results["reused"], "reused").str.lower()
-    table["status"] = table["status"].where(~results["diverged"], "diverged")
+    for state in ("diverged", "pruned"):
+        table["status"] = table["status"].where(~results[state], state)
+    for key in keys:
+        table[key] = table[key].map(shortened, na_action="ignore")
     for name in metrics:
         table[name] = table[name].map("{:.4f}".format, na_action="ignore")
     for name in extra:

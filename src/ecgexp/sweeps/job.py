@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+if TYPE_CHECKING:
+    from ecgexp.sweeps.study import StudyTrial
 
 # How a sweep tells its trials, through Hydra's hydra.job.env_set, which parent run they belong to.
 PARENT_VARIABLE = "ECGEXP_PARENT_RUN_ID"
@@ -28,6 +33,8 @@ class Job:
         Run of the sweep that it belongs to; None for a single trial.
     parallel : bool
         Other jobs may run beside it on the same cores.
+    study : StudyTrial, optional
+        What the trial is in the study of a search.
     """
 
     overrides: list[str]
@@ -37,6 +44,7 @@ class Job:
     number: int
     parent: str | None
     parallel: bool
+    study: StudyTrial | None = None
 
     @classmethod
     def of(cls, hydra: Any) -> Job:
@@ -51,6 +59,7 @@ class Job:
             number=hydra.job.num if "num" in hydra.job else 0,
             parent=os.environ.get(PARENT_VARIABLE),
             parallel=not str(hydra.launcher._target_).endswith("BasicLauncher"),
+            study=_study_trial(hydra.sweeper),
         )
 
     @property
@@ -58,3 +67,13 @@ class Job:
         """Of the run: its overrides, without where it is recorded; or what it trains on what."""
         own = [override for override in self.overrides if not override.lstrip("+~").startswith("tracking")]
         return " ".join(own) or f"{self.choices['model']} on {self.choices['dataset']}"
+
+
+def _study_trial(sweeper: Any) -> StudyTrial | None:
+    if sweeper.get("trial") is None:
+        return None
+    from ecgexp.sweeps.study import StudyTrial
+
+    pruner = OmegaConf.to_container(sweeper.pruner)
+    assert isinstance(pruner, dict)
+    return StudyTrial(sweeper.storage, sweeper.study, sweeper.trial, {str(key): pruner[key] for key in pruner})

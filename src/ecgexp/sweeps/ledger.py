@@ -12,7 +12,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ecgexp.errors import UserError
-from ecgexp.reports.sweep import SUPERSEDED
+from ecgexp.reports.sweep import SUPERSEDED, is_pruned
 from ecgexp.sweeps.job import Job
 from ecgexp.tracking.run import Run
 from ecgexp.tracking.store import Store
@@ -51,7 +51,7 @@ def exclusive(store: Store, name: str, wait: bool) -> Iterator[None]:
         lock.release()
 
 
-def find_earlier(store: Store, tags: Mapping[str, Any], parent: str | None, max_retries: int) -> MlflowRun | None:
+def find_earlier(store: Store, tags: Mapping[str, Any], job: Job, max_retries: int) -> MlflowRun | None:
     """Find a run to take over: finished, or to be continued.
 
     Parameters
@@ -60,8 +60,8 @@ def find_earlier(store: Store, tags: Mapping[str, Any], parent: str | None, max_
         Where to look.
     tags : mapping
         The trial's ``cell`` and ``identity``.
-    parent : str, optional
-        Run of its sweep.
+    job : Job
+        That trains it.
     max_retries : int
         A trial that failed more often is not tried again.
 
@@ -75,12 +75,12 @@ def find_earlier(store: Store, tags: Mapping[str, Any], parent: str | None, max_
     RetriesExhausted
         Where it failed too often.
     """
-    if parent is None:
+    if job.parent is None:
         same = store.search(f"tags.identity = '{tags['identity']}' and attributes.status = 'KILLED'")
         alone = [run for run in same if MLFLOW_PARENT_RUN_ID not in run.data.tags]
         return alone[-1] if alone else None
-    for run in store.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.cell = '{tags['cell']}'"):
-        if SUPERSEDED in run.data.tags:
+    for run in store.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{job.parent}' and tags.cell = '{tags['cell']}'"):
+        if SUPERSEDED in run.data.tags or not is_own(run, job):
             continue
         if run.data.tags.get("identity", tags["identity"]) != tags["identity"]:
             store.client.set_tag(run.info.run_id, SUPERSEDED, "the data, the device or the threads changed")
@@ -91,7 +91,17 @@ def find_earlier(store: Store, tags: Mapping[str, Any], parent: str | None, max_
             raise RetriesExhausted(f"{error} (failed {failures} times; sweep.max_retries={max_retries})")
         return run
     finished = store.search(f"tags.identity = '{tags['identity']}' and attributes.status = 'FINISHED'")
-    return finished[-1] if finished else None
+    whole = [run for run in finished if not is_pruned(run)]
+    return whole[-1] if whole else None
+
+
+def is_own(run: MlflowRun, job: Job) -> bool:
+    """Whether a run is what this job, started before, left.
+
+    A cell is in a grid once, wherever it stands there; a search may propose the same settings again.
+    """
+    same = run.data.tags.get(MLFLOW_PARENT_RUN_ID) == job.parent
+    return same and (job.study is None or run.data.tags.get("job") == str(job.number))
 
 
 def reuse(store: Store, source: MlflowRun, job: Job, tags: Mapping[str, Any]) -> MlflowRun:

@@ -8,19 +8,24 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from filelock import Timeout
 from mlflow.entities import Run as MlflowRun
 from omegaconf import DictConfig
 
+from ecgexp.config import objectives
 from ecgexp.errors import UserError
 from ecgexp.reports.sweep import (
+    STUDY,
     best_trial,
     described,
     failures,
+    is_pruned,
     maximizes,
     sweep_results,
     sweep_runs,
@@ -30,7 +35,7 @@ from ecgexp.reports.sweep import (
 )
 from ecgexp.restore import load_run, named_packages
 from ecgexp.sweeps.job import PARENT_VARIABLE
-from ecgexp.sweeps.status import Board, StatusLine
+from ecgexp.sweeps.status import Board, StatusLine, TrialStatus
 from ecgexp.sweeps.supervisor import TrialFailed
 from ecgexp.tracking import provenance
 from ecgexp.tracking.heartbeat import SILENCE
@@ -39,17 +44,23 @@ from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, StoreAway, open_store
 from ecgexp.trial import build_dataset, describe, example
 
+if TYPE_CHECKING:
+    from ecgexp.sweeps.search import Search
+
 # Overrides that say how a sweep is run, not what it sweeps.
 _MANNER = ("hydra", "sweep.", "resume=", "tracking")
 # The status line stands for Hydra's line per job; what a trial says goes to its trial.log.
 _QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")
+_INCOMPLETE = "The sweep is not complete: the trials listed above failed."
 
 
 @contextmanager
 def sweep_session(
-    cfg: DictConfig, overrides: Sequence[str], cells: Sequence[Sequence[str]] | None
+    cfg: DictConfig, overrides: Sequence[str], cells: Sequence[Sequence[str]] | None, search: Search | None
 ) -> Iterator[list[str]]:
     """Begin or continue a sweep, show where it stands, and report at the end, whatever happened.
+
+    A search that is running already is joined.
 
     Parameters
     ----------
@@ -59,6 +70,8 @@ def sweep_session(
         Of the command line.
     cells : sequence of sequence of str, optional
         Overrides of each trial, where they are known before.
+    search : Search, optional
+        Of a search.
 
     Yields
     ------
@@ -72,24 +85,30 @@ def sweep_session(
     """
     store = open_store(cfg.tracking)
     asked = [o for o in overrides if not o.lstrip("+~").startswith(_MANNER)]
-    name = cfg.sweep.name or hashlib.sha256(json.dumps(sorted(asked)).encode()).hexdigest()[:12]
-    with _alone(store, name):
+    chosen = asked if search is None else [*asked, *(o for o in overrides if o.startswith("hydra/sweeper"))]
+    name = cfg.sweep.name or hashlib.sha256(json.dumps(sorted(chosen)).encode()).hexdigest()[:12]
+    plan = _Plan(cfg, name, cells, search)
+    with _lock(store, name) as alone:
         end_orphans(store)
-        tags = {"kind": "sweep", "sweep": name, "objective": cfg.objective, **provenance.git_state(Path.cwd())}
+        earlier = _earlier(store, name, cfg.resume or not alone)
+        if not alone or _is_elsewhere(store, earlier):
+            with _joined(store, plan, earlier) as further:
+                yield further
+            return
+        tags = {"kind": "sweep", "sweep": name, "objective": objectives(cfg)[0], **provenance.git_state(Path.cwd())}
         tags |= provenance.note(cfg.dataset._target_)
-        earlier = _earlier(store, name, cfg.resume)
-        _refuse_if_elsewhere(store, name, earlier)
         with Run(store, " ".join(asked) or "sweep", tags, continues=earlier) as run:
             board = Board(store.root, run.id)
             board.clear()
+            if search is not None:
+                _show_earlier(board, run, objectives(cfg)[0])
             build_dataset(cfg).prepare()
-            previous = signal.signal(signal.SIGTERM, _terminate)
             try:
-                with StatusLine(board, cells, maximizes(cfg.objective)):
-                    yield [f"+hydra.job.env_set.{PARENT_VARIABLE}={run.id}", *_QUIET]
+                with _watched(board, plan):
+                    yield plan.overrides(store, run.id)
             except TrialFailed:
                 run.status = "FAILED"
-                raise UserError("The sweep is not complete: the trials listed above failed.") from None
+                raise UserError(_INCOMPLETE) from None
             except BaseException as error:
                 run.status = "FAILED"
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -97,10 +116,9 @@ def sweep_session(
                     store.hurry()
                 raise
             finally:
-                signal.signal(signal.SIGTERM, previous)
                 try:
                     end_orphans(store)
-                    _report(run, cfg)
+                    _report(run, plan)
                     for line in _unrecorded(board, run):
                         print(line, file=sys.stderr)
                 except StoreAway as error:
@@ -109,19 +127,100 @@ def sweep_session(
                     print(error, file=sys.stderr)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be run: the configuration of a first trial, the sweep's name, its cells or its search."""
+
+    cfg: DictConfig
+    name: str
+    cells: Sequence[Sequence[str]] | None
+    search: Search | None
+
+    def overrides(self, store: Store, parent: str) -> list[str]:
+        """What tells the trials of their sweep."""
+        told = [f"+hydra.job.env_set.{PARENT_VARIABLE}={parent}", *_QUIET]
+        if self.search is None:
+            return told
+        storage, study = self.study(store, parent)
+        return [*told, f"hydra.sweeper.storage='{storage}'", f"hydra.sweeper.study='{study}'"]
+
+    def study(self, store: Store, parent: str) -> tuple[str, str]:
+        """Storage and name of the search's study."""
+        assert self.search is not None
+        journal = Board(store.root, parent).folder / "study.journal"
+        return self.search.config.storage or str(journal), self.search.config.study or f"{self.name}-{parent[:8]}"
+
+
 @contextmanager
-def _alone(store: Store, name: str) -> Iterator[None]:
+def _watched(board: Board, plan: _Plan) -> Iterator[None]:
+    """Show where the sweep stands, and leave in order when told to."""
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    search = plan.search
+    told = (search.config.n_trials, search.fixed) if search else ()
+    try:
+        with StatusLine(board, plan.cells, maximizes(objectives(plan.cfg)[0]), *told):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _joined(store: Store, plan: _Plan, running: MlflowRun | None) -> Iterator[list[str]]:
+    """Take part in a search that another command runs; whichever ends last reports it."""
+    if plan.search is None or running is None:
+        host = running.data.tags["host"] if running else provenance.host()
+        raise UserError(
+            f"The sweep {plan.name} is running already on {host}: wait for its end (if that machine died, "
+            f"{SILENCE / 60:.0f} minutes), or start another one with sweep.name=NAME."
+        )
+    parent = running.info.run_id
+    board = Board(store.root, parent)
+    if plan.search.config.storage is None and not board.folder.exists():
+        raise UserError(
+            f"The search {plan.name} runs on {running.data.tags['host']} with its study in a file there: "
+            "to join it from another folder, give both hydra.sweeper.storage=URL."
+        )
+    print(f"Joining the search {plan.name}, which runs already.", file=sys.stderr)
+    build_dataset(plan.cfg).prepare()
+    try:
+        with _watched(board, plan):
+            yield plan.overrides(store, parent)
+    except TrialFailed:
+        raise UserError(_INCOMPLETE) from None
+    finally:
+        with _lock(store, plan.name) as last:
+            now = store.client.get_run(parent)
+            if last and now.info.status != "RUNNING":
+                with Run(store, now.info.run_name, {}, continues=now) as run:
+                    run.status = now.info.status
+                    _report(run, plan)
+
+
+@contextmanager
+def _lock(store: Store, name: str) -> Iterator[bool]:
+    """Keep other commands of this folder from running the sweep; whether none does."""
     lock = store.lock(f"sweep-{name}")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(
-            f"The sweep {name} is running already: wait for its end, or start another one with sweep.name=NAME."
-        ) from None
+        yield False
+        return
     try:
-        yield
+        yield True
     finally:
         lock.release()
+
+
+def _show_earlier(board: Board, run: Run, objective: str) -> None:
+    """Show the finished trials of a search that goes on: it does not come back to them, as a grid does."""
+    for trial in sweep_runs(run.store, run.id):
+        if trial.info.status == "FINISHED":
+            tags, metrics = trial.data.tags, trial.data.metrics
+            status = TrialStatus("pruned" if is_pruned(trial) else "done", json.loads(tags["overrides"]), 0.0)
+            board.write(
+                int(tags["job"]),
+                replace(status, value=metrics.get(objective), seconds=metrics.get("train_seconds")),
+            )
 
 
 def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
@@ -134,14 +233,11 @@ def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
     return None
 
 
-def _refuse_if_elsewhere(store: Store, name: str, earlier: MlflowRun | None) -> None:
-    # Where this folder has seen that start, its lock, which is ours now, tells that the sweep is not running.
-    if earlier is None or earlier.info.status != "RUNNING" or Board(store.root, earlier.info.run_id).folder.exists():
-        return
-    raise UserError(
-        f"The sweep {name} is running already on {earlier.data.tags['host']}: wait for its end (if that machine died, "
-        f"{SILENCE / 60:.0f} minutes), or start another one with sweep.name=NAME."
-    )
+def _is_elsewhere(store: Store, earlier: MlflowRun | None) -> bool:
+    """Whether a sweep runs in another folder; of this one's own its lock has told."""
+    if earlier is None or earlier.info.status != "RUNNING":
+        return False
+    return not Board(store.root, earlier.info.run_id).folder.exists()
 
 
 def _unrecorded(board: Board, run: Run) -> list[str]:
@@ -159,22 +255,32 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _report(run: Run, cfg: DictConfig) -> None:
-    results = sweep_results(run.store, run.id)
+def _report(run: Run, plan: _Plan) -> None:
+    results, objective = sweep_results(run.store, run.id), objectives(plan.cfg)[0]
     if results.empty:
         return
     keys = swept_keys(results)
     with run.artifacts() as folder:
-        write_sweep_report(folder, results, keys, cfg.objective)
-    print(f"\n{sweep_table(results, keys, cfg.objective)}")
+        write_sweep_report(folder, results, keys, objective)
+        if plan.search is not None:
+            _write_study(folder / STUDY, *plan.study(run.store, run.id))
+    print(f"\n{sweep_table(results, keys, objective)}")
     for line in failures(results, keys):
         print(line, file=sys.stderr)
-    best = best_trial(results, cfg.objective)
+    best = best_trial(results, objective)
     if best is not None:
-        print(f"\nBest: {described(best, keys)}  {cfg.objective} = {best[cfg.objective]:.4f}")
-        run.log_metrics({cfg.objective: best[cfg.objective]})
-        _log_best(run, best["source_run_id"], cfg, described(best, keys))
+        print(f"\nBest: {described(best, keys)}  {objective} = {best[objective]:.4f}")
+        run.log_metrics({objective: best[objective]})
+        _log_best(run, best["source_run_id"], plan.cfg, described(best, keys))
     print(f"Report: python -m ecgexp.report sweep={run.id}\nLook at it: {run.store.ui_command()}")
+
+
+def _write_study(path: Path, storage: str, name: str) -> None:
+    """Keep the study with the sweep: the report then needs no storage."""
+    from ecgexp.reports.search import write_study
+    from ecgexp.sweeps.study import open_storage
+
+    write_study(path, open_storage(storage), name)
 
 
 def _log_best(run: Run, run_id: str, cfg: DictConfig, words: str) -> None:

@@ -16,7 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-DONE = ("done", "diverged", "reused")
+from ecgexp.words import shortened
+
+DONE = ("done", "diverged", "pruned", "reused")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class TrialStatus:
     Attributes
     ----------
     state : str
-        'running', 'done', 'diverged', 'reused', 'failed' or 'interrupted'.
+        'running', 'done', 'diverged', 'pruned', 'reused', 'failed' or 'interrupted'.
     overrides : list of str
         Of its job.
     started : float
@@ -98,13 +100,25 @@ class StatusLine:
         Overrides of each job, where the sweeper is known to run them all.
     maximize : bool
         Whether larger values of the objective are better.
+    total : int, optional
+        Number of trials, where their overrides are not known before.
+    common : sequence of str
+        Overrides that all trials have, in that case.
     """
 
     INTERVAL = 1.0  # seconds
 
-    def __init__(self, board: Board, cells: Sequence[Sequence[str]] | None, maximize: bool) -> None:
+    def __init__(
+        self,
+        board: Board,
+        cells: Sequence[Sequence[str]] | None,
+        maximize: bool,
+        total: int | None = None,
+        common: Sequence[str] = (),
+    ) -> None:
         self._board, self._cells, self._maximize = board, cells, maximize
-        self._common = set.intersection(*map(set, cells)) if cells else set()
+        self._total = len(cells) if cells else total
+        self._common = set.intersection(*map(set, cells)) if cells else set(common)
         self._started = time.time()
         self._stop = threading.Event()
         self._said = ""
@@ -126,12 +140,13 @@ class StatusLine:
         trials = self._board.read()
         states = Counter(status.state for status in trials.values())
         done = sum(states[state] for state in DONE)
-        parts = [f"{done}/{len(self._cells)} trials" if self._cells else f"{done} trials"]
-        parts += [f"{states[state]} {state}" for state in ("running", "reused", "diverged", "failed") if states[state]]
+        parts = [f"{done}/{self._total} trials" if self._total else f"{done} trials"]
+        shown = ("running", "reused", "pruned", "diverged", "failed")
+        parts += [f"{states[state]} {state}" for state in shown if states[state]]
         finished = [status for status in trials.values() if status.value is not None]
         if finished:
             best = (max if self._maximize else min)(finished, key=lambda status: status.value or 0.0)
-            words = " ".join(o for o in best.overrides if o not in self._common)
+            words = " ".join(shortened(o) for o in best.overrides if o not in self._common)
             parts.append(f"best {best.value:.4f} ({words})")
         parts.append(f"elapsed {_clock(now - self._started)}")
         left = self._time_left(trials, now)
@@ -140,17 +155,18 @@ class StatusLine:
         return "  |  ".join(parts)
 
     def _time_left(self, trials: dict[int, TrialStatus], now: float) -> float | None:
-        took = [status for status in trials.values() if status.state == "done" and status.seconds]
-        if not self._cells or not took:
+        took = [status for status in trials.values() if status.state in ("done", "pruned") and status.seconds]
+        if not self._total or not took:
             return None
-        left = 0.0
-        for job, cell in enumerate(self._cells):
-            status = trials.get(job)
-            if status is None or status.state == "running":
-                spent = now - status.started if status else 0.0
-                left += max(0.0, _expected(cell, took) - spent)
-        running = sum(status.state == "running" for status in trials.values())
-        return left / max(1, running)
+        running = [status for status in trials.values() if status.state == "running"]
+        if self._cells:
+            begun = [trials.get(job) for job in range(len(self._cells))]
+            waiting = [cell for cell, status in zip(self._cells, begun, strict=True) if status is None]
+        else:
+            waiting = [[]] * (self._total - len(trials))
+        left = sum(_expected(cell, took) for cell in waiting)
+        left += sum(max(0.0, _expected(status.overrides, took) - (now - status.started)) for status in running)
+        return left / max(1, len(running))
 
     def _watch(self) -> None:
         while not self._stop.wait(self.INTERVAL):

@@ -61,13 +61,13 @@ _worker: _Worker | None = None
 _gpu: FileLock | None = None
 
 
-def supervise(cfg: DictConfig, job: Job) -> float:
+def supervise(cfg: DictConfig, job: Job) -> list[float]:
     """Have one trial of a sweep trained.
 
     Returns
     -------
-    float
-        The value of ``cfg.objective``.
+    list of float
+        The values of ``cfg.objective``; empty where the trial was pruned.
 
     Raises
     ------
@@ -90,9 +90,17 @@ def supervise(cfg: DictConfig, job: Job) -> float:
     except BaseException:
         board.write(job.number, status.ended("interrupted"))
         raise
-    state = "reused" if outcome.reused else "diverged" if outcome.diverged else "done"
-    board.write(job.number, status.ended(state, value=outcome.value, seconds=outcome.seconds))
-    return outcome.value
+    board.write(
+        job.number, status.ended(_state(outcome), value=next(iter(outcome.values), None), seconds=outcome.seconds)
+    )
+    return outcome.values
+
+
+def _state(outcome: Outcome) -> str:
+    for state in ("reused", "pruned", "diverged"):
+        if getattr(outcome, state):
+            return state
+    return "done"
 
 
 def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:

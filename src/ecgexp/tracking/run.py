@@ -27,7 +27,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_USER,
 )
 
-from ecgexp.errors import UserError
+from ecgexp.errors import first_line
 from ecgexp.tracking.heartbeat import Heartbeat, is_alive, process_tags
 from ecgexp.tracking.store import HASTE, Store, StoreAway, away
 
@@ -161,7 +161,7 @@ class Run:
         else:
             status = "FAILED"
             text = "".join(traceback.format_exception(kind, error, trace))
-            record_failure(self.store, self.id, _first_line(error), text)
+            record_failure(self.store, self.id, first_line(error), text)
         self.store.client.set_terminated(self.id, status)
 
     def _shortened(self, key: str, value: str) -> str:
@@ -286,8 +286,3 @@ def _own_tags() -> dict[str, Any]:
         MLFLOW_SOURCE_NAME: "ecgexp",
         MLFLOW_SOURCE_TYPE: "LOCAL",
     }
-
-
-def _first_line(error: BaseException | None) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

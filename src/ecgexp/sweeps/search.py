@@ -1,0 +1,339 @@
+"""A search: what chooses its trials, and what each of its workers does."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import optuna
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, run_job
+from hydra.errors import HydraException
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_class, get_method, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GridSampler
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+from pydantic import ConfigDict, Field
+
+from ecgexp.config import Checked, validated
+from ecgexp.errors import UserError, first_line
+from ecgexp.sweeps.space import Axis, axes
+from ecgexp.sweeps.study import (
+    ERROR,
+    HEARTBEAT,
+    SURPLUS,
+    SeededSampler,
+    build_pruner,
+    counted,
+    end_dead,
+    first_number,
+    give_up,
+    note_process,
+    open_storage,
+    open_study,
+    revive,
+)
+from ecgexp.tracking.heartbeat import Heartbeat
+
+logger = logging.getLogger(__name__)
+
+
+class SweeperConfig(Checked):
+    """``hydra.sweeper``, each key explained in conf/hydra/sweeper/optuna.yaml."""
+
+    model_config = ConfigDict(extra="ignore")  # Hydra's own keys are there too, and it has refused unknown ones
+
+    params: dict[str, Any] | None
+    sampler: dict[str, Any]
+    pruner: dict[str, Any]
+    space: str | None
+    enqueue: list[dict[str, Any]]
+    n_trials: Annotated[int, Field(ge=1)]
+    timeout: Annotated[float, Field(gt=0)] | None
+    workers: Annotated[int, Field(ge=1)] | None
+    storage: str | None
+    study: str | None
+    seed: Annotated[int, Field(ge=0)]
+    directions: list[Literal["maximize", "minimize"]]
+    max_retries: int
+    max_failures: int | None
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and how.
+
+    Attributes
+    ----------
+    axes : dict of str to Axis
+        The keys that are searched.
+    fixed : list of str
+        The other overrides.
+    config : SweeperConfig
+        The rest.
+    """
+
+    axes: dict[str, Axis]
+    fixed: list[str]
+    config: SweeperConfig
+
+    @classmethod
+    def read(cls, sweeper: DictConfig, overrides: Sequence[Override]) -> Search:
+        """Check what a configuration and a command line say.
+
+        Parameters
+        ----------
+        sweeper : DictConfig
+            ``hydra.sweeper``.
+        overrides : sequence of Override
+            Of the command line; what they set is not searched, whatever ``params`` says.
+
+        Raises
+        ------
+        UserError
+            For what cannot be searched like that.
+        """
+        values = OmegaConf.to_container(sweeper, resolve=True)
+        assert isinstance(values, dict)
+        config = validated(SweeperConfig, {str(key): value for key, value in values.items()}, "hydra.sweeper")
+        listed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in (config.params or {}).items()])
+        given = [o for o in overrides if not o.get_key_element().lstrip("+~").startswith("hydra")]
+        merged = {o.get_key_element(): o for o in (*listed, *given)}.values()
+        search = cls(axes(merged), [str(o.input_line) for o in merged if not o.is_sweep_override()], config)
+        search._check()
+        return search
+
+    def build_sampler(self, seed: int) -> BaseSampler:
+        """The sampler with a seed.
+
+        Raises
+        ------
+        UserError
+            Where its configuration cannot be used.
+        """
+        component = dict(self.config.sampler)
+        if get_class(component["_target_"]) is GridSampler:
+            component["search_space"] = {name: _grid(name, axis) for name, axis in self.axes.items()}
+            # values may be None, which a configuration cannot tell from nothing
+            return GridSampler(component["search_space"], seed=self.config.seed)
+        try:
+            return instantiate(component, seed=seed)
+        except Exception as error:  # whatever a sampler's constructor raises
+            raise UserError(f"hydra.sweeper.sampler cannot be used: {first_line(error)}") from error
+
+    def open(self, storage: optuna.storages.BaseStorage, name: str) -> Study:
+        """Open the study, ready to be asked."""
+        study = open_study(storage, name, self.config.directions)
+        study.sampler = SeededSampler(self.build_sampler, self.config.seed)
+        study.pruner = build_pruner(self.config.pruner)
+        return study
+
+    def first_overrides(self) -> list[str]:
+        """Overrides of some trial of the search."""
+        return [*self.fixed, *(axis.override(_some(axis)) for axis in self.axes.values())]
+
+    def function(self) -> Callable[[Trial], Mapping[str, Any] | None] | None:
+        """The function that ``space`` names."""
+        if self.config.space is None:
+            return None
+        try:
+            return get_method(self.config.space)
+        except Exception as error:  # whatever importing a user's module may raise
+            raise UserError(
+                f"hydra.sweeper.space names '{self.config.space}', which cannot be imported: {first_line(error)}"
+            ) from error
+
+    def _check(self) -> None:
+        function = self.function()
+        if not self.axes and function is None:
+            raise UserError(
+                "hydra/sweeper=optuna has nothing to search: give keys several values, such as "
+                "'lr=tag(log, interval(1e-4, 1e-1))', or hydra.sweeper.space."
+            )
+        for known in self.config.enqueue:
+            for key, value in known.items():
+                self._check_known(key, value, function is not None)
+        if len(self.config.directions) > 1 and not self.config.pruner["_target_"].endswith("NopPruner"):
+            raise UserError("A search with several objectives cannot prune: use hydra/sweeper/pruner=none.")
+        if function is not None and get_class(self.config.sampler["_target_"]) is GridSampler:
+            raise UserError("The grid sampler has to know all values before: leave hydra.sweeper.space out.")
+        self.build_sampler(self.config.seed)
+        try:
+            build_pruner(self.config.pruner)
+        except Exception as error:  # whatever a pruner's constructor raises
+            raise UserError(f"hydra.sweeper.pruner cannot be used: {first_line(error)}") from error
+
+    def _check_known(self, key: str, value: Any, more: bool) -> None:
+        if key not in self.axes:
+            if more:  # the function may add it
+                return
+            raise UserError(f"hydra.sweeper.enqueue sets '{key}', which is not searched: {', '.join(self.axes)} are.")
+        distribution = self.axes[key].distribution
+        try:
+            inside = distribution._contains(distribution.to_internal_repr(value))
+        except ValueError:
+            inside = False
+        if not inside:
+            raise UserError(f"hydra.sweeper.enqueue sets {key}={value}, which is outside of its search space.")
+
+
+@dataclass
+class Worker:
+    """Asks the study, has a trial run, tells what it came to, and asks again: what Hydra calls as a job.
+
+    Attributes
+    ----------
+    search : Search
+        The search.
+    storage, study : str
+        See `open_study`.
+    config : DictConfig
+        Composed for the whole multirun.
+    hydra_context : HydraContext
+        What composes a trial's configuration.
+    task_function : callable
+        What runs a trial: its configuration to the values of the objectives.
+    deadline : float
+        Time of the day after which no trial begins.
+    """
+
+    search: Search
+    storage: str
+    study: str
+    config: DictConfig
+    hydra_context: HydraContext
+    task_function: TaskFunction
+    deadline: float = field(default=float("inf"))
+
+    def __call__(self, cfg: DictConfig) -> int:
+        """Work until the study is complete; returns how many trials failed here."""
+        study = self.search.open(open_storage(self.storage), self.study)
+        failed = 0
+        while (trial := self._ask(study)) is not None:
+            failed += not self._run(study, trial)
+        return failed
+
+    def prepare(self) -> Study:
+        """Begin or continue the study, once, before any worker."""
+        study = self.search.open(open_storage(self.storage), self.study)
+        end_dead(study)
+        revive(study, self.search.config.max_retries)
+        for known in self.search.config.enqueue:
+            study.enqueue_trial(known, skip_if_exists=True)
+        return study
+
+    def _ask(self, study: Study) -> Trial | None:
+        end_dead(study)
+        trials = counted(study.get_trials(deepcopy=False))
+        failures = sum(trial.state == TrialState.FAIL for trial in trials)
+        limit = self.search.config.max_failures
+        if len(trials) >= self._most() or time.time() > self.deadline or (limit is not None and failures >= limit):
+            return None
+        trial = study.ask({name: axis.distribution for name, axis in self.search.axes.items()})
+        note_process(trial)
+        # Others may have asked since this one counted.
+        before = [other for other in counted(study.get_trials(deepcopy=False)) if other.number < trial.number]
+        if len(before) >= self._most():
+            trial.set_user_attr(SURPLUS, True)
+            study.tell(trial, state=TrialState.FAIL)
+            return None
+        return trial
+
+    def _most(self) -> int:
+        sampler = self.search.config.sampler["_target_"]
+        if get_class(sampler) is not GridSampler:
+            return self.search.config.n_trials
+        cells = itertools.product(*(_grid(name, axis) for name, axis in self.search.axes.items()))
+        return min(self.search.config.n_trials, sum(1 for _ in cells))
+
+    def _run(self, study: Study, trial: Trial) -> bool:
+        """Run a trial and tell the study; whether it did not fail."""
+        try:
+            with Heartbeat(lambda now: trial.set_user_attr(HEARTBEAT, now)):
+                result = self._launch(study, trial)
+        except (UserError, HydraException) as error:
+            return self._fail(study, trial, error)
+        except BaseException:  # Ctrl-C, SIGTERM, or what a launcher's own handler of signals raises
+            give_up(study, study.get_trials(deepcopy=False)[trial.number], "it was interrupted.")
+            raise
+        value = result._return_value  # the property of that name would print an error
+        if isinstance(value, optuna.TrialPruned):
+            study.tell(trial, state=TrialState.PRUNED)
+        elif isinstance(value, Exception):
+            return self._fail(study, trial, value)
+        else:
+            study.tell(trial, value)
+        return True
+
+    def _fail(self, study: Study, trial: Trial, error: Exception) -> bool:
+        trial.set_user_attr(ERROR, first_line(error))
+        study.tell(trial, state=TrialState.FAIL)
+        logger.error("Trial %d failed: %s", trial.number, first_line(error))
+        return False
+
+    def _launch(self, study: Study, trial: Trial) -> JobReturn:
+        """Run a trial as the Hydra job that it would be in a grid."""
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, self._overrides(trial))
+        number = first_number(study.get_trials(deepcopy=False), study.get_trials(deepcopy=False)[trial.number])
+        with open_dict(config):
+            config.hydra.job.num = number
+            config.hydra.job.id = f"{config.hydra.job.name}_{number}"
+            config.hydra.sweeper.update(
+                storage=self.storage, study=self.study, trial=trial.number, pruner=self.search.config.pruner
+            )
+        HydraConfig.instance().set_config(config)
+        return run_job(
+            self.task_function,
+            config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=self.hydra_context,
+            configure_logging=False,
+        )
+
+    def _overrides(self, trial: Trial) -> list[str]:
+        function = self.search.function()
+        added = None
+        if function is not None:
+            try:
+                added = function(trial)
+            except Exception as error:  # whatever a user's function raises
+                raise UserError(
+                    f"hydra.sweeper.space={self.search.config.space} failed: {first_line(error)}"
+                ) from error
+        if added is None:
+            added = {name: value for name, value in trial.params.items() if name not in self.search.axes}
+        chosen = [axis.override(trial.params[name]) for name, axis in self.search.axes.items()]
+        return [*self.search.fixed, *chosen, *(f"{key}={_word(value)}" for key, value in added.items())]
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _grid(name: str, axis: Axis) -> list[Any]:
+    distribution = axis.distribution
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    if distribution.step is None:
+        raise UserError(f"The grid sampler needs steps: give {name} a choice or a range instead of an interval.")
+    count = int((distribution.high - distribution.low) / distribution.step + 1.5)
+    return [distribution.low + i * distribution.step for i in range(count)]
+
+
+def _some(axis: Axis) -> Any:
+    distribution = axis.distribution
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    return distribution.low

@@ -1,0 +1,89 @@
+"""What a search may choose from, in Hydra's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from ecgexp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A key that is searched.
+
+    Attributes
+    ----------
+    key : str
+        Left of the ``=`` of its override.
+    distribution : BaseDistribution
+        The values that it may have.
+    words : dict
+        Right of the ``=`` for each value of a choice.
+    """
+
+    key: str
+    distribution: BaseDistribution
+    words: Mapping[Any, str]
+
+    def override(self, value: Any) -> str:
+        """The override that sets a value."""
+        return f"{self.key}={self.words.get(value, value)}"
+
+
+def axes(overrides: Iterable[Override]) -> dict[str, Axis]:
+    """Searched keys, by the name of their parameter, of the overrides that sweep something.
+
+    ``a,b``, ``choice(a,b)`` and ``glob(*)`` are categories, ``range(start, stop, step)`` numbers in steps without
+    its stop, ``interval(low, high)`` a float; ``int(interval(...))`` a whole number; ``tag(log, ...)`` of a range
+    or an interval samples its logarithm.
+
+    Raises
+    ------
+    UserError
+        For a space that is empty or cannot be sampled.
+    """
+    return {o.get_key_element().lstrip("+"): _axis(o) for o in overrides if o.is_sweep_override()}
+
+
+def _axis(override: Override) -> Axis:
+    key, sweep = override.get_key_element(), override.value()
+    try:
+        if isinstance(sweep, IntervalSweep):
+            return Axis(key, _interval(sweep), {})
+        if isinstance(sweep, RangeSweep):
+            return Axis(key, _range(sweep), {})
+        assert isinstance(sweep, ChoiceSweep)
+        sweep.shuffle = False  # else the two iterators below would differ
+        words = list(override.sweep_string_iterator())
+        values = [_category(value, word) for value, word in zip(override.sweep_iterator(), words, strict=True)]
+        return Axis(key, CategoricalDistribution(values), dict(zip(values, words, strict=True)))
+    except ValueError as error:
+        raise UserError(f"The search space {override.input_line} cannot be sampled: {error}") from error
+
+
+def _interval(sweep: IntervalSweep) -> BaseDistribution:
+    log = "log" in sweep.tags
+    assert sweep.start is not None and sweep.end is not None
+    if isinstance(sweep.start, int) and isinstance(sweep.end, int):
+        return IntDistribution(sweep.start, sweep.end, log=log)
+    return FloatDistribution(float(sweep.start), float(sweep.end), log=log)
+
+
+def _range(sweep: RangeSweep) -> BaseDistribution:
+    values = sorted(sweep.range())
+    if not values:
+        raise ValueError("the range holds no value.")
+    log, step = "log" in sweep.tags, abs(sweep.step)
+    if all(isinstance(value, int) for value in values):
+        return IntDistribution(int(values[0]), int(values[-1]), log=log, step=int(step))
+    return FloatDistribution(values[0], values[-1], log=log, step=None if log else float(step))
+
+
+def _category(value: Any, word: str) -> Any:
+    """A category as Optuna keeps it: a plain value as itself, anything else as it is written."""
+    return value if value is None or isinstance(value, (bool, int, float)) else word

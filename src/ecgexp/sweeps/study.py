@@ -1,0 +1,284 @@
+"""An Optuna study that processes on several machines work on at once, and that survives the death of any."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from filelock import FileLock
+from hydra.utils import instantiate
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
+from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from ecgexp.errors import UserError
+from ecgexp.tracking.heartbeat import SILENCE, is_alive, process_tags
+
+logger = logging.getLogger(__name__)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+# What we note of an Optuna trial, as its user attributes.
+PROCESS, HEARTBEAT, RETRY_OF, ATTEMPT, SURPLUS, ERROR = (
+    "process", "heartbeat", "retry_of", "attempt", "surplus", "error",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudyTrial:
+    """A trial of a study, plain enough to be sent to the process that trains it.
+
+    Attributes
+    ----------
+    storage, study : str
+        See `open_study`.
+    number : int
+        Of the trial.
+    pruner : dict
+        Configuration of the pruner.
+    """
+
+    storage: str
+    study: str
+    number: int
+    pruner: dict[str, Any]
+
+
+def open_storage(place: str) -> BaseStorage:
+    """Open what keeps studies.
+
+    Parameters
+    ----------
+    place : str
+        URL of a database, or path of a journal file, which is made where there is none.
+
+    Raises
+    ------
+    UserError
+        Where it cannot be used.
+    """
+    try:
+        if "://" in place:
+            return get_storage(place)
+        path = Path(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _Lock(path)
+        _mend(path, lock)
+        return JournalStorage(JournalFileBackend(str(path), lock))
+    except (OSError, ImportError, ValueError, StorageInternalError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"The study's storage {place} (hydra.sweeper.storage) cannot be used: {first}") from error
+
+
+def open_study(storage: BaseStorage, name: str, directions: Sequence[Literal["maximize", "minimize"]]) -> Study:
+    """Make a study, or open the one of this name.
+
+    Raises
+    ------
+    UserError
+        Where there is one with other objectives.
+    """
+    study = optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
+    found = [direction.name.lower() for direction in study.directions]
+    if found != list(directions):
+        raise UserError(
+            f"The study {name} has the directions {', '.join(found)}, not {', '.join(directions)}: "
+            "start another one with sweep.name=NAME."
+        )
+    return study
+
+
+class SeededSampler(BaseSampler):
+    """Gives each trial a sampler of its own, seeded by the trial's number.
+
+    So a study that goes on proposes neither what it proposed before, as a sampler with its first seed would,
+    nor anything that cannot be reproduced; and two processes never draw alike.
+
+    Parameters
+    ----------
+    build : callable
+        A seed to a sampler.
+    seed : int
+        Of the study.
+    """
+
+    def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
+        self._build, self._seed = build, seed
+        self._sampler = build(seed)
+        # Points of one sequence, of which the storage says how far it is: another seed would be another sequence.
+        self._one_sequence = isinstance(self._sampler, (GridSampler, QMCSampler))
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Take the sampler of this trial."""
+        if not self._one_sequence:
+            self._sampler = self._build(self._seed + trial.number)
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As the sampler does."""
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As the sampler does."""
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        """As the sampler does."""
+        return self._sampler.sample_independent(study, trial, name, distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """As the sampler does."""
+        if isinstance(self._sampler, GridSampler):
+            return  # it would stop a `study.optimize`, which nobody runs
+        self._sampler.after_trial(study, trial, state, values)
+
+
+def build_pruner(component: Mapping[str, Any]) -> BasePruner:
+    """The pruner that a configuration names."""
+    return instantiate(dict(component))
+
+
+def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials that are neither waiting, nor surplus, nor tried again by another one."""
+    replaced = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    return [
+        trial
+        for trial in trials
+        if trial.state != TrialState.WAITING and SURPLUS not in trial.user_attrs and trial.number not in replaced
+    ]
+
+
+def first_number(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
+    """Number of the trial that this one tries again, perhaps after others did; else its own."""
+    while RETRY_OF in trial.user_attrs:
+        trial = trials[trial.user_attrs[RETRY_OF]]
+    return trial.number
+
+
+def give_up(study: Study, trial: FrozenTrial, error: str) -> None:
+    """Fail a trial whose process stopped, and have its settings tried again.
+
+    Of several processes that do so at once one succeeds.
+    """
+    try:
+        study.tell(trial.number, state=TrialState.FAIL)
+    except (UpdateFinishedTrialError, ValueError):  # another process was faster
+        return
+    logger.info("Trial %d of the study: %s Its settings are tried again.", trial.number, error)
+    try_again(study, trial)
+
+
+def try_again(study: Study, trial: FrozenTrial) -> None:
+    """Have the settings of a failed trial tried again, before any new ones."""
+    attempt = trial.user_attrs.get(ATTEMPT, 1) + 1
+    study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number, ATTEMPT: attempt})
+
+
+def end_dead(study: Study) -> None:
+    """Give up the trials that dead processes left behind as running."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not _lives(trial):
+            give_up(study, trial, "its process died.")
+
+
+def revive(study: Study, max_retries: int) -> None:
+    """Have failed trials tried again, but those that failed more than `max_retries` times."""
+    for trial in counted(study.get_trials(deepcopy=False)):
+        if trial.state == TrialState.FAIL and trial.user_attrs.get(ATTEMPT, 1) <= max_retries:
+            try_again(study, trial)
+
+
+def note_process(trial: Trial) -> None:
+    """Write into a trial which process runs it."""
+    trial.set_user_attr(PROCESS, process_tags())
+
+
+def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapping[str, float]]], bool]:
+    """What tells a study how a trial is doing, and whether to prune it.
+
+    Parameters
+    ----------
+    trial : StudyTrial
+        The trial.
+    monitor : str
+        Metric that is reported, with the number of epochs trained as its step.
+    sign : int
+        -1 where it is better the other way than the study's objective: then its negative is reported.
+
+    Returns
+    -------
+    callable
+        Told of the metrics of all epochs so far; whether to stop. A storage that is away stops nothing.
+    """
+    study = optuna.load_study(
+        study_name=trial.study,
+        storage=open_storage(trial.storage),
+        sampler=RandomSampler(),  # nothing is sampled here, but Optuna would go about it
+        pruner=build_pruner(trial.pruner),
+    )
+    handle = Trial(study, study.get_trials(deepcopy=False)[trial.number]._trial_id)
+    reported = 0
+
+    def decide(epochs: Sequence[Mapping[str, float]]) -> bool:
+        nonlocal reported
+        try:
+            for number in range(reported, len(epochs)):
+                handle.report(sign * epochs[number][monitor], number + 1)
+                reported = number + 1
+            return handle.should_prune()
+        except StorageInternalError as error:
+            logger.warning("The study cannot be told of this epoch: %s", error)
+            return False
+
+    return decide
+
+
+def _lives(trial: FrozenTrial) -> bool:
+    process = trial.user_attrs.get(PROCESS)
+    if process is None:  # asked for, and killed before it could be noted, unless that happens now
+        begun = trial.datetime_start
+        return begun is not None and time.time() - begun.timestamp() < SILENCE
+    return is_alive({**process, "heartbeat": trial.user_attrs.get(HEARTBEAT, process["heartbeat"])})
+
+
+class _Lock(JournalFileOpenLock):
+    """A lock that the system releases when its holder dies: Optuna's own would be waited for 30 seconds."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"))
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _mend(path: Path, lock: _Lock) -> None:
+    """Cut off a last line that was not written to its end: what is appended to it could not be read."""
+    if not path.exists():
+        return
+    lock.acquire()
+    try:
+        with path.open("rb+") as file:
+            content = file.read()
+            if not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+                os.fsync(file.fileno())
+    finally:
+        lock.release()
