@@ -16,6 +16,7 @@ from ecgexp.words import TRACKING, place_of_runs, read_words
 
 if TYPE_CHECKING:
     import numpy as np
+    import optuna
     from mlflow.entities import Run as MlflowRun
     from numpy.typing import NDArray
 
@@ -141,7 +142,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
     with tempfile.TemporaryDirectory() as temporary:
         for run, row in zip(runs, results.to_dict("records"), strict=True):
             source = row["source_run_id"]
-            if row["status"] != "FINISHED" or source in predictions:
+            if row["status"] != "FINISHED" or row["pruned"] or source in predictions:
                 continue
             threshold = float(setting(run, "threshold") or 0.5)
             found = _read_predictions(store, source, threshold, Path(temporary))
@@ -165,6 +166,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         data=[found for found in data.values() if found],
         looks=[{**entry, "metrics": looked_at[entry["run"]].data.metrics} for entry in entries],
         histories={},
+        search=_read_search(store, parents[0]),
     )
     for extreme in study.extremes():
         study.histories[extreme["run_id"]] = _history(store, str(extreme["source_run_id"]), study.metric)
@@ -202,6 +204,17 @@ def _read_predictions(store: Store, run_id: str, threshold: float, scratch: Path
 
     path = _artifact(store, run_id, PREDICTIONS, scratch)
     return None if path is None else read_predictions(path, threshold)
+
+
+def _read_search(store: Store, parent: MlflowRun) -> optuna.Study | None:
+    from ecgexp.reports.search import read_study as read_search
+    from ecgexp.reports.sweep import STUDY
+
+    if "search" not in parent.data.tags:
+        return None
+    with tempfile.TemporaryDirectory() as temporary:
+        path = _artifact(store, parent.info.run_id, STUDY, Path(temporary))
+        return None if path is None else read_search(path)
 
 
 def _read_data(store: Store, run_id: str, scratch: Path) -> dict[str, Any]:

@@ -21,8 +21,10 @@ from ecgexp.reports import paper
 from ecgexp.reports.cells import arrange, cell_keys, cells_frame, collect_cells, to_csv, to_markdown
 from ecgexp.reports.experiment import experiment_file
 from ecgexp.reports.figures import heat_map, learning_curves, mlcm_figure
+from ecgexp.reports.search import search_figures
 from ecgexp.reports.study import Study
 from ecgexp.reports.sweep import described
+from ecgexp.words import shortened
 
 DPI = 130
 AUROC = "best/val/auroc_macro"
@@ -76,7 +78,7 @@ def write_report(folder: Path, study: Study) -> list[str]:
         loader=PackageLoader("ecgexp", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": _number, "clock": _clock, "day": _day}
+    environment.filters |= {"number": _number, "short": shortened, "clock": _clock, "day": _day}
     findings = study.findings()
     page = environment.get_template("report.html.j2").render(
         study=study,
@@ -89,7 +91,8 @@ def write_report(folder: Path, study: Study) -> list[str]:
         unfinished=_unfinished(study),
         cost=_cost(study),
         commits=_commits(study),
-        heat_maps=list(_heat_maps(folder, study)),
+        heat_maps=[] if study.search else list(_heat_maps(folder, study)),
+        searched=list(_searched(folder, study)),
         curves=list(_curves(folder, study)),
         matrices=list(_matrices(folder, study)),
         described=described,
@@ -98,9 +101,9 @@ def write_report(folder: Path, study: Study) -> list[str]:
     return findings
 
 
-def _save(folder: Path, name: str, figure: Figure, caption: str) -> Picture:
+def _save(folder: Path, name: str, figure: Figure, caption: str, **how: Any) -> Picture:
     path = folder / name
-    figure.savefig(path, dpi=DPI)
+    figure.savefig(path, dpi=DPI, **how)
     return Picture(name, caption, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
 
 
@@ -114,6 +117,13 @@ def _heat_maps(folder: Path, study: Study) -> Iterator[Picture]:
             name = metric.removeprefix("best/")
             averaged = ", repetitions averaged" if study.repetitions else ""
             yield _save(folder, f"heat_map_{_file(name)}.png", heat_map(grid, name), f"{name}{averaged}")
+
+
+def _searched(folder: Path, study: Study) -> Iterator[Picture]:
+    if study.search is not None:
+        names = [objective.removeprefix("best/") for objective in study.objectives]
+        for name, figure, caption in search_figures(study.search, names):
+            yield _save(folder, f"search_{name}.png", figure, caption, bbox_inches="tight")
 
 
 def _curves(folder: Path, study: Study) -> Iterator[Picture]:
@@ -149,6 +159,7 @@ def _tiles(study: Study) -> list[tuple[str, str]]:
     tiles = [(f"{len(study.finished)} of {len(results)}", "trials finished")]
     for words, count in (
         ("diverged", int(results["diverged"].sum())),
+        ("pruned", int(results["pruned"].sum())),
         ("failed", int((results["status"] == "FAILED").sum())),
         ("taken over from other sweeps", int(results["reused"].sum())),
     ):
@@ -179,7 +190,7 @@ def _trials(study: Study) -> list[dict[str, Any]]:
         lines.append(
             {
                 "row": row,
-                "values": [row[key] for key in study.keys],
+                "values": [None if pd.isna(row[key]) else shortened(row[key]) for key in study.keys],
                 "marks": marks,
                 "best": study.best is not None and row["run_id"] == study.best["run_id"],
                 "score": row.get(column),
@@ -210,7 +221,11 @@ def _trials(study: Study) -> list[dict[str, Any]]:
 def _unfinished(study: Study) -> list[tuple[str, str, str]]:
     """Trial, status and error of those without a result."""
     rows = study.results[~study.results["run_id"].isin(study.finished["run_id"])]
-    return [(described(row, study.keys), row["status"].lower(), row["error"]) for _, row in rows.iterrows()]
+    return [
+        (described(row, study.keys), row["status"].lower(), row["error"])
+        for _, row in rows.iterrows()
+        if not row["pruned"]
+    ]
 
 
 def _cost(study: Study) -> list[dict[str, Any]]:

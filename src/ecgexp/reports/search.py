@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib
+import numpy as np
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+# Fewer trials tell nothing about which key matters.
+_FEWEST = 4
 
 
 def write_study(path: Path, storage: BaseStorage, name: str) -> None:
@@ -45,6 +55,7 @@ def write_study(path: Path, storage: BaseStorage, name: str) -> None:
 def read_study(path: Path) -> Study:
     """Read what `write_study` wrote, into memory."""
     kept = json.loads(path.read_text())
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(study_name=kept["name"], directions=kept["directions"])
     for trial in kept["trials"]:
         distributions = {key: json_to_distribution(text) for key, text in trial["distributions"].items()}
@@ -59,3 +70,91 @@ def read_study(path: Path) -> Study:
             )
         )
     return study
+
+
+def search_figures(study: Study, objectives: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
+    """Draw what a search did.
+
+    Parameters
+    ----------
+    study : Study
+        As of `read_study`.
+    objectives : sequence of str
+        Names of its objectives.
+
+    Yields
+    ------
+    name : str
+        Of the picture.
+    figure : Figure
+        Drawn by Optuna.
+    caption : str
+    """
+    from matplotlib import pyplot
+    from optuna.visualization import matplotlib as plots
+
+    whole = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    searched = list(dict.fromkeys(key for trial in whole for key in trial.params))
+    if not searched:
+        return
+    drawn: list[tuple[str, Callable[[], Any], str]] = []
+    if len(objectives) > 1:
+        pareto = lambda: plots.plot_pareto_front(study, target_names=list(objectives))  # noqa: E731
+        if len(objectives) <= 3:
+            drawn.append(("pareto_front", pareto, f"Pareto front of {', '.join(objectives)}"))
+    first: dict[str, Any] = {"target_name": objectives[0]}
+    if len(objectives) > 1:
+        first["target"] = lambda trial: trial.values[0]
+    drawn.append(
+        ("history", lambda: plots.plot_optimization_history(study, **first), "Value of each trial that was not pruned")
+    )
+    if any(trial.intermediate_values for trial in study.trials):
+        drawn.append(
+            (
+                "reports",
+                lambda: plots.plot_intermediate_values(study),
+                "What each trial reported per epoch (cut off below)",
+            )
+        )
+    if len(whole) >= _FEWEST and len({trial.values[0] for trial in whole}) > 1:
+        drawn.append(
+            ("importances", lambda: plots.plot_param_importances(study, **first), "How much each key matters (fANOVA)")
+        )
+    drawn.append(("slices", lambda: plots.plot_slice(study, **first), "Value over each key"))
+    if len(searched) > 1:
+        drawn.append(
+            ("parallel", lambda: plots.plot_parallel_coordinate(study, **first), "Trials over all keys at once")
+        )
+    for name, draw, caption in drawn:
+        with matplotlib.rc_context(), warnings.catch_warnings():  # Optuna changes the style of all later pictures
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.simplefilter("ignore", UserWarning)
+            pyplot.switch_backend("agg")
+            axes = draw()
+            figure = np.ravel(axes)[0].figure
+            if name == "reports":
+                axes.get_legend().remove()  # a line for each trial
+                axes.set_ylim(*_most([value for t in study.trials for value in t.intermediate_values.values()]))
+            elif name in ("slices", "parallel"):
+                figure.set_size_inches(max(6.4, 2.4 * len(searched)), 4.2)
+            yield name, figure, caption
+            pyplot.close(figure)
+
+
+def _most(values: Sequence[float]) -> tuple[float, float]:
+    """Limits that hold all values but the lowest fifth, which one that diverges may fill a picture with."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = float(np.quantile(finite, 0.2)), max(finite)
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def pareto_front(study: Study) -> list[FrozenTrial]:
+    """Trials that no other one beats in all objectives, by the first objective."""
+    return sorted(study.best_trials, key=lambda trial: trial.values[0], reverse=True)
+
+
+def epochs_saved(study: Study, max_epochs: int) -> tuple[int, int]:
+    """Epochs that pruned trials trained, and that they would have had at most."""
+    pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
+    return sum(trial.last_step or 0 for trial in pruned), max_epochs * len(pruned)

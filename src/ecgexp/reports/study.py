@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import optuna
 import pandas as pd
 from mlflow.entities import Run as MlflowRun
 
 from ecgexp.reports import paper
 from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, repetition_keys
+from ecgexp.reports.search import epochs_saved, pareto_front
 from ecgexp.reports.significance import Group, Predictions, score_name, uncertainty_columns
 from ecgexp.reports.sweep import best_trial, described, maximizes, results_table, setting, swept_keys
 from ecgexp.reports.variance import VarianceComponents, variance_components
@@ -76,6 +79,8 @@ class Study:
         At the test fold, each with the run's ``metrics``.
     histories : dict of str to list of dict
         Epochs of the best and the worst trial, by run.
+    search : optuna.Study, optional
+        Where the sweep is a search.
     """
 
     parents: list[MlflowRun]
@@ -87,6 +92,7 @@ class Study:
     data: list[dict[str, Any]]
     looks: list[dict[str, Any]]
     histories: dict[str, list[dict[str, float]]]
+    search: optuna.Study | None = None
 
     @cached_property
     def name(self) -> str:
@@ -103,6 +109,21 @@ class Study:
     def objective(self) -> str:
         """What the (first) sweep was about."""
         return str(self.parents[0].data.tags.get("objective", paper.METRIC))
+
+    @cached_property
+    def objectives(self) -> list[str]:
+        """All objectives of a search, the first of which ranks its trials."""
+        return list(json.loads(self.parents[0].data.tags.get("objectives", f'["{self.objective}"]')))
+
+    @cached_property
+    def front(self) -> list[dict[str, Any]]:
+        """Trials of a search with several objectives that no other one beats in all of them."""
+        if self.search is None or len(self.objectives) < 2:
+            return []
+        by_job = {run.data.tags.get("job"): run.info.run_id for run in self.runs}
+        rows = {row["run_id"]: row for _, row in self.results.iterrows()}
+        found = ((trial, rows.get(by_job.get(str(trial.number), ""))) for trial in pareto_front(self.search))
+        return [{"row": row, "values": trial.values} for trial, row in found if row is not None]
 
     @cached_property
     def metric(self) -> str:
@@ -199,7 +220,13 @@ class Study:
         """What the sweep says, a sentence or two each, the most important first."""
         if self.best is None:
             return ["No trial has finished, so there is nothing to compare."]
-        said = [self._said_of_the_best(), *self._said_of_the_others(), *self._said_of_cells(), *self._said_of_seeds()]
+        said = [
+            self._said_of_the_best(),
+            *self._said_of_the_search(),
+            *self._said_of_the_others(),
+            *self._said_of_cells(),
+            *self._said_of_seeds(),
+        ]
         if any(not isinstance(group.uncertainty, str) for group in self.groups):
             said.append(COVERAGE)
         return [*said, *self._said_of_data(), self._said_of_looks()]
@@ -212,6 +239,20 @@ class Study:
         if low is not None and not pd.isna(low):
             words += f" (95 % interval {low:.3f} to {high:.3f})"
         return f"{words}."
+
+    def _said_of_the_search(self) -> list[str]:
+        if self.search is None:
+            return []
+        pruned = int(self.results["pruned"].sum())
+        said = f"The search tried {len(self.results)} trials"
+        if not pruned:
+            return [f"{said} and pruned none."]
+        longest = max(int(setting(run, "max_epochs") or 0) for run in self.runs)
+        trained, at_most = epochs_saved(self.search, longest)
+        return [
+            f"{said} and pruned {pruned} of them ({pruned / len(self.results):.0%}) after {trained} of the {at_most} "
+            f"epochs that they may have had: at most {at_most - trained} epochs are saved."
+        ]
 
     def _said_of_the_others(self) -> list[str]:
         said = []

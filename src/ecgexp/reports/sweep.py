@@ -172,10 +172,10 @@ def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd
     return ordered.pivot_table(objective, rows, columns, aggfunc="mean", observed=True)
 
 
-def write_sweep_report(folder: Path, results: pd.DataFrame, keys: list[str], objective: str) -> None:
-    """Write ``results.csv``, ``table.txt`` and, where something was swept and measured, ``heat_map.png``."""
+def write_sweep_report(folder: Path, results: pd.DataFrame, keys: list[str], objective: str, grid: bool) -> None:
+    """Write ``results.csv``, ``table.txt`` and, of a grid in which something was measured, ``heat_map.png``."""
     results.to_csv(folder / "results.csv", index=False)
     (folder / "table.txt").write_text(sweep_table(results, keys, objective) + "\n")
-    if keys and best_trial(results, objective) is not None:
+    if grid and keys and best_trial(results, objective) is not None:
         finished = results[results["status"] == "FINISHED"]
         heat_map(objective_grid(finished, keys, objective), objective).savefig(folder / "heat_map.png", dpi=DPI)

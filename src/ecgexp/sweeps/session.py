@@ -97,6 +97,8 @@ def sweep_session(
             return
         tags = {"kind": "sweep", "sweep": name, "objective": objectives(cfg)[0], **provenance.git_state(Path.cwd())}
         tags |= provenance.note(cfg.dataset._target_)
+        if search is not None:
+            tags |= {"search": "true", "objectives": json.dumps(objectives(cfg))}
         with Run(store, " ".join(asked) or "sweep", tags, continues=earlier) as run:
             board = Board(store.root, run.id)
             board.clear()
@@ -261,7 +263,7 @@ def _report(run: Run, plan: _Plan) -> None:
         return
     keys = swept_keys(results)
     with run.artifacts() as folder:
-        write_sweep_report(folder, results, keys, objective)
+        write_sweep_report(folder, results, keys, objective, grid=plan.search is None)
         if plan.search is not None:
             _write_study(folder / STUDY, *plan.study(run.store, run.id))
     print(f"\n{sweep_table(results, keys, objective)}")
