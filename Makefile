@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format data sweep paper bench ui clean
+.PHONY: help setup demo test test-fast lint format data sweep paper bench ui dashboard clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,6 +9,7 @@ JOBS ?= 2
 DATASET ?= ptbxl
 RATE ?= 100
 ARGS ?= optimizer=sgd,adam lr=0.001,0.01
+STUDY ?= $(shell ls -t mlruns/sweeps/*/study.journal 2>/dev/null | head -1)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +60,10 @@ $(VENV)/bench: $(VENV)/installed
 
 ui: setup ## Open the MLflow UI on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --host 127.0.0.1
+
+dashboard: setup ## Open optuna-dashboard on the latest search (STUDY=postgresql://... for a database)
+	@test -n "$(STUDY)" || { echo "There is no search in mlruns/ yet: python -m ecgexp -m hydra/sweeper=optuna ..."; exit 1; }
+	optuna-dashboard $(STUDY) --host 127.0.0.1 --port 8080
 
 clean: ## Remove what tests and builds leave behind (not data, not mlruns)
 	rm -rf build dist outputs multirun .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
