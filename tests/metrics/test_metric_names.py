@@ -14,6 +14,8 @@ from ecgexp.metrics import escape_label, higher_is_better, is_metric_name
         *("loss", "subset_accuracy", "binary_accuracy", "keras_accuracy", "auroc_macro", "ap_macro"),
         *("mlcm_precision_micro", "mlcm_recall_weighted", "mlcm_f1_macro"),
         *("f1/NORM", "mlcm_f1/NTL", "f1/PRC-S-", "f1/1AVB"),
+        *("accuracy", "balanced_accuracy", "f1_macro", "recall_macro", "precision_weighted"),
+        *("recall/V", "precision/PRC-S-"),
     ],
 )
 def test_knows_the_metrics(name):
@@ -35,12 +37,27 @@ def test_knows_the_metrics(name):
         "val/loss",
         "mlcm_f1_median",
         "LOSS",
+        "accuracy/NORM",
+        "f1_micro",
     ],
 )
 def test_knows_what_is_no_metric(name):
     assert not is_metric_name(name)
     with pytest.raises(UserError, match=r"There is no metric .* mlcm_f1_macro"):
         higher_is_better(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "multilabel", "multiclass"),
+    [
+        *(("loss", True, True), ("auroc_macro", True, True), ("f1/V", True, True)),
+        *(("mlcm_f1_macro", True, False), ("subset_accuracy", True, False), ("mlcm_f1/V", True, False)),
+        *(("f1_macro", False, True), ("accuracy", False, True), ("recall/V", False, True)),
+    ],
+)
+def test_knows_which_metrics_are_of_records_with_one_label(name, multilabel, multiclass):
+    assert is_metric_name(name, multiclass=False) == multilabel
+    assert is_metric_name(name, multiclass=True) == multiclass
 
 
 @pytest.mark.parametrize(

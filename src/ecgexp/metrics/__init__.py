@@ -1,4 +1,4 @@
-"""How good predictions are: the multi-label confusion matrix and the other metrics of a split."""
+"""How good predictions are: confusion matrices and the other metrics of a split."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from ecgexp.metrics.names import escape_label, higher_is_better, is_metric_name
 if TYPE_CHECKING:
     from ecgexp.metrics.confusion import MLCM, Rule, mlcm
     from ecgexp.metrics.evaluation import Evaluation, classification_metrics
+    from ecgexp.metrics.multiclass import confusion_matrix, multiclass_metrics, predicted_classes
     from ecgexp.metrics.report import MLCMReport, mlcm_report
 
 __all__ = [
@@ -16,11 +17,14 @@ __all__ = [
     "MLCMReport",
     "Rule",
     "classification_metrics",
+    "confusion_matrix",
     "escape_label",
     "higher_is_better",
     "is_metric_name",
     "mlcm",
     "mlcm_report",
+    "multiclass_metrics",
+    "predicted_classes",
 ]
 
 # The command line checks the name of an objective, and torch takes seconds to import: it waits for first use.
@@ -32,6 +36,9 @@ _MODULES = {
     "classification_metrics": "evaluation",
     "MLCMReport": "report",
     "mlcm_report": "report",
+    "confusion_matrix": "multiclass",
+    "multiclass_metrics": "multiclass",
+    "predicted_classes": "multiclass",
 }
 
 

@@ -78,7 +78,7 @@ def mlcm(
     """
     if validate_args:
         _validate_arguments(num_labels, threshold, rule)
-        _validate_tensors(preds, target, num_labels)
+        validate_tensors(preds, target, num_labels)
     return _update(*_format(preds, target, threshold), rule)
 
 
@@ -112,7 +112,7 @@ def mlcm_marginals(
     (tensor([[1, 0, 0]]), tensor([[1, 1, 0]]), tensor([[1, 0, 1]]))
     """
     _validate_arguments(num_labels, threshold, rule)
-    _validate_tensors(preds, target, num_labels)
+    validate_tensors(preds, target, num_labels)
     hit, pairs = _assign(*_format(preds, target, threshold), rule)
     hits = hit.long()
     true = hits + sum(rows * columns.sum(dim=0) for rows, columns in pairs)
@@ -177,7 +177,7 @@ class MLCM(Metric):
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add a batch: `preds` and `target`, each (records, labels), as for `mlcm`."""
         if self.validate_args:
-            _validate_tensors(preds, target, self.num_labels)
+            validate_tensors(preds, target, self.num_labels)
         self.matrix += _update(*_format(preds, target, self.threshold), self.rule)
 
     def compute(self) -> Tensor:
@@ -194,7 +194,8 @@ def _validate_arguments(num_labels: int, threshold: float, rule: Rule) -> None:
         raise UserError(f"rule is one of {', '.join(get_args(Rule))}, not {rule!r}.")
 
 
-def _validate_tensors(preds: Tensor, target: Tensor, num_labels: int) -> None:
+def validate_tensors(preds: Tensor, target: Tensor, num_labels: int) -> None:
+    """Raise a UserError unless these are predictions and targets, both (records, labels)."""
     if preds.ndim != 2 or preds.shape[1] != num_labels:
         raise UserError(
             f"Predictions have the shape (records, {num_labels}), one column per label, not {tuple(preds.shape)}."
@@ -207,7 +208,7 @@ def _validate_tensors(preds: Tensor, target: Tensor, num_labels: int) -> None:
         raise UserError("Predictions that are integers hold 0 and 1 only: pass probabilities as floats.")
     # NaN passes: a diverged net puts it out.
     if preds.is_floating_point() and not _within_0_and_1(preds.nan_to_num(nan=0.0)):
-        raise UserError("Predictions are probabilities from 0 to 1: apply the sigmoid to logits first.")
+        raise UserError("Predictions are probabilities from 0 to 1: apply the sigmoid or softmax to logits first.")
 
 
 def _within_0_and_1(values: Tensor) -> bool:

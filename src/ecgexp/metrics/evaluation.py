@@ -20,7 +20,7 @@ from ecgexp.metrics.report import mlcm_report
 
 
 class Evaluation(NamedTuple):
-    """What `classification_metrics` returns.
+    """What `classification_metrics` and `multiclass_metrics` return.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Evaluation(NamedTuple):
 def classification_metrics(
     probabilities: Tensor, targets: Tensor, label_names: Sequence[str], threshold: float = 0.5
 ) -> Evaluation:
-    """Every metric of a split but its loss.
+    """Every metric of a split but its loss; see `multiclass_metrics` where each record has exactly one label.
 
     - `subset_accuracy`: share of the records with all labels right; `binary_accuracy`: share of all labels;
       `keras_accuracy`: share of the records whose most probable label is the first true one (the first label
@@ -89,17 +89,31 @@ def classification_metrics(
         "binary_accuracy": matches.float().mean().item(),
         "keras_accuracy": first_matches.float().mean().item(),
     }
-    macro_averages, left_out = _ranking_metrics(scores, true, label_names)
+    macro_averages, left_out = ranking_metrics(scores, true, label_names)
     f1 = multilabel_f1_score(predicted, true, len(names), average="none", validate_args=False)
     per_label = zip(names, f1.reshape(-1).tolist(), strict=True)
     metrics |= macro_averages | {f"f1/{name}": value for name, value in per_label}
     return Evaluation(metrics | _mlcm_metrics(matrix, names), left_out)
 
 
-def _ranking_metrics(
-    scores: Tensor, true: Tensor, label_names: Sequence[str]
+def ranking_metrics(
+    scores: Tensor, true: Tensor, label_names: Sequence[str], counted: Tensor | None = None
 ) -> tuple[dict[str, float], dict[str, tuple[str, ...]]]:
+    """`auroc_macro` and `ap_macro`, each label against the rest, and the labels that they are without.
+
+    Parameters
+    ----------
+    scores : float tensor, (records, labels)
+        Without NaN.
+    true : integer tensor, (records, labels)
+        0 and 1.
+    label_names : sequence of str, (labels,)
+    counted : bool tensor, (labels,), optional
+        Labels that may enter; all by default.
+    """
     positive, negative = (true == 1).any(dim=0), (true == 0).any(dim=0)
+    if counted is not None:
+        positive = positive & counted
     metrics, left_out = {}, {}
     for name, compute, defined in (
         ("auroc_macro", multilabel_auroc, positive & negative),

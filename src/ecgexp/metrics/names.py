@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from ecgexp.errors import UserError
 
 AVERAGES = ("micro", "macro", "weighted")
-METRIC_NAMES = (
+NO_TRUE_LABEL = "NTL"
+# Of a split whose records have any number of labels, and of one whose records have exactly one label each.
+MULTILABEL_METRIC_NAMES = (
     "loss",
     "subset_accuracy",
     "binary_accuracy",
@@ -18,22 +20,48 @@ METRIC_NAMES = (
     "ap_macro",
     *(f"mlcm_{score}_{average}" for score in ("precision", "recall", "f1") for average in AVERAGES),
 )
-PER_LABEL_METRIC_NAMES = ("f1", "mlcm_f1")
-NO_TRUE_LABEL = "NTL"
+MULTICLASS_METRIC_NAMES = (
+    "loss",
+    "accuracy",
+    "balanced_accuracy",
+    "auroc_macro",
+    "ap_macro",
+    *(f"{score}_{average}" for score in ("precision", "recall", "f1") for average in ("macro", "weighted")),
+)
+METRIC_NAMES = tuple(dict.fromkeys((*MULTILABEL_METRIC_NAMES, *MULTICLASS_METRIC_NAMES)))
+MULTILABEL_PER_LABEL_METRIC_NAMES = ("f1", "mlcm_f1")
+MULTICLASS_PER_LABEL_METRIC_NAMES = ("precision", "recall", "f1")
+PER_LABEL_METRIC_NAMES = ("precision", "recall", "f1", "mlcm_f1")
 # What a trained net costs rather than how good it is: its parameters, and milliseconds for one record.
 PARAMETERS, LATENCY = COSTS = ("parameters", "latency")
 
 
-def is_metric_name(name: str) -> bool:
+def is_metric_name(name: str, multiclass: bool | None = None) -> bool:
     """Whether `name` is a metric of a split, such as 'loss', 'mlcm_f1_macro' or 'f1/NORM'.
 
     The label after the slash, escaped as by `escape_label`, may be any: which labels there are only the
     data can say.
+
+    Parameters
+    ----------
+    name : str
+    multiclass : bool, optional
+        Whether the records have exactly one label each; by default a metric of either kind is one.
     """
+    whole, per_label = {
+        None: (METRIC_NAMES, PER_LABEL_METRIC_NAMES),
+        False: (MULTILABEL_METRIC_NAMES, MULTILABEL_PER_LABEL_METRIC_NAMES),
+        True: (MULTICLASS_METRIC_NAMES, MULTICLASS_PER_LABEL_METRIC_NAMES),
+    }[multiclass]
     metric, slash, label = name.partition("/")
     if slash:
-        return metric in PER_LABEL_METRIC_NAMES and _is_escaped(label)
-    return metric in METRIC_NAMES
+        return metric in per_label and _is_escaped(label)
+    return metric in whole
+
+
+def macro_f1_name(multiclass: bool) -> str:
+    """The metric that trials are compared by unless told otherwise: macro F1, multi-label by the MLCM."""
+    return "f1_macro" if multiclass else "mlcm_f1_macro"
 
 
 def higher_is_better(name: str) -> bool:
