@@ -1,10 +1,15 @@
-"""Losses on logits: modules called with ``(logits, targets)``, both (batch, classes)."""
+"""Losses on logits: modules called with ``(logits, targets)``, both (batch, classes).
+
+One with an attribute ``multiclass`` is only for records with exactly one label each (True), or with any number of
+labels (False).
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +24,7 @@ class BinaryCrossEntropy(nn.Module):
         training split; a label without positives there keeps weight 1.
     """
 
+    multiclass = False
     pos_weight: Tensor | None
 
     def __init__(self, pos_weight: Literal["none", "inverse_frequency"] = "none") -> None:
@@ -37,3 +43,55 @@ class BinaryCrossEntropy(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss of a batch, a scalar."""
         return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight)
+
+
+class CrossEntropy(nn.Module):
+    """Cross-entropy of the softmax over records with exactly one label each, a mean weighted by class.
+
+    As in torch, the sum of the weighted terms is divided by the sum of their weights, so that only the ratios of
+    the weights matter.
+
+    Parameters
+    ----------
+    class_weights : {'none', 'inverse_frequency', 'effective_number'}
+        Weight of each class from the records n_c that it has in the training split, where K classes have any of
+        the n records; a class without records there keeps weight 1. ``'inverse_frequency'``: n / (K n_c), what
+        scikit-learn calls 'balanced'. ``'effective_number'``: in proportion to (1 - beta) / (1 - beta^n_c), with
+        a mean of 1 [1]_.
+    beta : float
+        Of the effective number, from 0 (no weights) to below 1 (in the limit inverse frequency).
+
+    References
+    ----------
+    .. [1] Y. Cui, M. Jia, T.-Y. Lin, Y. Song, S. Belongie, "Class-Balanced Loss Based on Effective Number of
+       Samples", CVPR 2019, https://doi.org/10.1109/CVPR.2019.00949
+    """
+
+    multiclass = True
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        class_weights: Literal["none", "inverse_frequency", "effective_number"] = "none",
+        beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999,
+    ) -> None:
+        super().__init__()
+        self.class_weights, self.beta = class_weights, beta
+        self.register_buffer("weight", None)
+
+    def fit_labels(self, targets: Tensor) -> None:
+        """Set the weights from the training targets, one-hot (records, classes)."""
+        if self.class_weights == "none":
+            return
+        counts = targets.sum(dim=0, dtype=torch.float64)
+        seen = counts > 0
+        if self.class_weights == "inverse_frequency":
+            weight = counts.sum() / (seen.sum() * counts)
+        else:
+            weight = (1 - self.beta) / (1 - self.beta**counts)
+            weight = weight / weight[seen].mean()
+        self.weight = torch.where(seen, weight, torch.ones_like(weight)).float()
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss of a batch, a scalar."""
+        return F.cross_entropy(logits, targets.argmax(dim=1), weight=self.weight)
