@@ -179,6 +179,91 @@ def test_every_metric_may_be_watched_or_aimed_at(cfg, key, name):
     check(cfg)
 
 
+# --- records with exactly one label
+
+
+class Focal:
+    """A loss of a user's own, which does not say what records it is for."""
+
+
+def composed(*words):
+    register_resolvers()
+    (composed,) = plan(CONF, get_args_parser().parse_args(list(words))).configurations
+    return composed
+
+
+FOLDER = ("dataset=wfdb", "dataset.labels=[N,V]")
+ONE_LABEL = (*FOLDER, "dataset.multiclass=true")
+
+
+@pytest.mark.parametrize(
+    ("words", "objective"),
+    [
+        ((), "best/val/mlcm_f1_macro"),
+        (FOLDER, "best/val/mlcm_f1_macro"),
+        ((*ONE_LABEL, "loss=cross_entropy"), "best/val/f1_macro"),
+        ((*ONE_LABEL, "loss=cross_entropy", "objective=best/val/recall/V"), "best/val/recall/V"),
+        ((*ONE_LABEL, "loss=cross_entropy", "model=constant"), "best/val/f1_macro"),
+    ],
+)
+def test_the_objective_follows_the_dataset_unless_it_is_chosen(words, objective):
+    cfg = composed(*words)
+    check(cfg)
+    assert cfg.objective == objective
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (ONE_LABEL, ("BinaryCrossEntropy", "exactly one label", "loss=cross_entropy")),
+        ((*FOLDER, "loss=cross_entropy"), ("CrossEntropy", "loss=bce", "dataset.multiclass=true")),
+        (("loss=cross_entropy",), ("CrossEntropy", "loss=bce")),
+        ((*FOLDER, "dataset.multiclass=1"), ("dataset.multiclass",)),
+        ((*ONE_LABEL, "loss=cross_entropy", "objective=best/val/mlcm_f1_macro"), ("objective", "best/val/f1_macro")),
+        ((*ONE_LABEL, "loss=cross_entropy", "monitor=val/subset_accuracy"), ("monitor", "val/f1_macro")),
+        (("objective=best/val/balanced_accuracy",), ("objective", "best/val/mlcm_f1_macro")),
+        ((*ONE_LABEL, "loss=cross_entropy", "loss.beta=1"), ("loss.beta",)),
+        ((*ONE_LABEL, "loss=cross_entropy", "loss.class_weights=some"), ("loss.class_weights", "effective_number")),
+    ],
+)
+def test_what_does_not_fit_records_with_exactly_one_label_is_refused(words, named):
+    sentence = refusal(composed(*words))
+    assert all(word in sentence for word in named), sentence
+
+
+@pytest.mark.parametrize("words", [FOLDER, ONE_LABEL])
+def test_a_loss_of_ones_own_is_for_any_records(words):
+    cfg = composed(*words)
+    with open_dict(cfg):
+        cfg.loss = {"_target_": f"{__name__}.Focal"}
+    check(cfg)
+
+
+@pytest.fixture
+def own_conf(tmp_path):
+    """A folder with a dataset that chooses its loss, and an experiment that chooses the dataset."""
+    dataset = "defaults:\n  - wfdb\n  - override /loss@_global_.loss: cross_entropy\nmulticlass: true\nlabels: [N, V]\n"
+    experiment = "# @package _global_\ndefaults:\n  - override /dataset: beats\n"
+    for name, text in (("dataset/beats", dataset), ("experiment/study", experiment)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return ("--config-dir", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "loss"),
+    [
+        (["dataset=beats"], "CrossEntropy"),
+        (["dataset=beats", "loss=bce"], "BinaryCrossEntropy"),
+        (["experiment=study"], "CrossEntropy"),
+        (["experiment=study", "loss=bce"], "BinaryCrossEntropy"),
+        (["experiment=study", "dataset=synthetic"], "BinaryCrossEntropy"),
+    ],
+)
+def test_a_dataset_may_choose_its_loss_and_the_command_line_has_the_last_word(own_conf, words, loss):
+    assert composed(*own_conf, *words).loss._target_ == f"ecgexp.losses.{loss}"
+
+
 def test_locate_finds_what_a_target_names():
     assert locate("model", {"_target_": "collections.OrderedDict"}).__name__ == "OrderedDict"
     assert locate("model", {"_target_": f"{__name__}.Net"}) is Net

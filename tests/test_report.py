@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ecgexp.reports.significance import Group, Predictions
+from ecgexp.reports.study import Study
 from trained import call, is_one_sentence, shell
 
 sys.path.insert(0, str(Path(__file__).parent / "reports"))
@@ -301,6 +303,18 @@ def test_looks_at_the_test_fold_are_shown(store, folder, monkeypatch):
     assert "The test fold was looked at 2 times" in page.text
     looks = [row for row in page.rows if run in row]
     assert [row[0] for row in looks] == ["1", "2"] and all("0.432" in row for row in looks)
+
+
+def test_classes_that_validation_lacks_are_named():
+    targets = np.eye(4, dtype=np.uint8)[[0, 1, 1]]
+    ids, probabilities = np.array(["a", "b", "c"]), targets.astype(np.float32)
+    lacking = [
+        Predictions(ids, targets, probabilities, ("N", "V", "S", "F"), 0.5, multiclass, None)
+        for multiclass in (True, False)
+    ]
+    groups = [Group(["run"], found, "few", True) for found in lacking]
+    (said,) = Study([], [], pd.DataFrame(), groups, {}, [], [], [], {})._said_of_data()
+    assert said == "Macro averages are without S, F, which no validation record has."
 
 
 # --- the paper's study

@@ -28,6 +28,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("ecgexp.product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("ecgexp.mode", _mode, replace=True)
     OmegaConf.register_new_resolver("ecgexp.directions", _directions, replace=True)
+    OmegaConf.register_new_resolver("ecgexp.macro_f1", _macro_f1, replace=True)
     OmegaConf.register_new_resolver("ecgexp.ptbxl_classes", _ptbxl_classes, replace=True)
 
 
@@ -120,6 +121,12 @@ def _mode(monitor: str) -> str:
 def _directions(objective: str | ListConfig) -> list[str]:
     names = [objective] if isinstance(objective, str) else objective
     return [f"{_mode(name.removeprefix('best/'))}imize" for name in names]
+
+
+def _macro_f1(multiclass: bool) -> str:
+    from ecgexp.metrics.names import macro_f1_name
+
+    return macro_f1_name(multiclass)
 
 
 def _ptbxl_classes(task: str) -> int | None:

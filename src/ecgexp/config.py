@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from ecgexp.errors import UserError
-from ecgexp.metrics.names import COSTS, is_metric_name
+from ecgexp.metrics.names import COSTS, is_metric_name, macro_f1_name
 
 # What a net needs to know of a dataset: part of every dataset's config, passed to its constructor only
-# where the constructor takes it, and compared with the data after loading.
+# where the constructor takes it, and compared with the data after loading. So is `multiclass`, if it is true.
 DATA_SHAPE = ("leads", "samples", "classes")
+DATA_KEYS = (*DATA_SHAPE, "multiclass")
 
 Component = dict[str, Any]
 _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -102,17 +103,19 @@ def check(cfg: DictConfig) -> None:
         size = values["dataset"].get(name)
         if not isinstance(size, int) or size < 1:
             raise UserError(f"Config key 'dataset.{name}' must be a positive whole number, but is {size!r}.")
+    multiclass = values["dataset"].get("multiclass", False)
+    if not isinstance(multiclass, bool):
+        raise UserError(f"Config key 'dataset.multiclass' must be true or false, but is {multiclass!r}.")
     for group in ("model", "loss", "optimizer"):
         _check_component(group, values[group])
+    _check_loss(values["loss"], multiclass)
     if values["scheduler"]["schedule"] is not None:
         _check_component("scheduler.schedule", values["scheduler"]["schedule"])
     _check_trainer(values["trainer"], values["batch_size"])
-    _check_metric("monitor", values["monitor"], ("train/", "val/"))
+    _check_metric("monitor", values["monitor"], ("train/", "val/"), multiclass)
     first, *others = objectives(cfg)
-    _check_metric("objective", first, ("best/train/", "best/val/"))
-    for other in others:
-        if other not in COSTS:
-            _check_metric("objective", other, ("best/train/", "best/val/"))
+    for objective in (first, *(other for other in others if other not in COSTS)):
+        _check_metric("objective", objective, ("best/train/", "best/val/"), multiclass)
 
 
 def objectives(cfg: DictConfig) -> list[str]:
@@ -170,7 +173,7 @@ def _check_component(group: str, component: Component) -> None:
     signature = inspect.signature(target)
     hints = _hints(target)
     for key, value in component.items():
-        if key in _SPECIAL or (group == "dataset" and key in DATA_SHAPE):
+        if key in _SPECIAL or (group == "dataset" and key in DATA_KEYS):
             continue
         if not accepts(target, key):
             known = ", ".join(signature.parameters)
@@ -213,13 +216,26 @@ def _check_trainer(trainer: dict[str, Any], batch_size: int) -> None:
         raise UserError(f"batch_size={batch_size} cannot be shared equally by trainer.devices={devices} processes.")
 
 
-def _check_metric(key: str, value: str, prefixes: tuple[str, ...]) -> None:
-    prefix = next((p for p in prefixes if value.startswith(p)), None)
-    if prefix is None or not is_metric_name(value.removeprefix(prefix)):
-        starts = " or ".join(f"'{p}'" for p in prefixes)
+def _check_loss(loss: Component, multiclass: bool) -> None:
+    fits = getattr(locate("loss", loss), "multiclass", multiclass)  # a loss of one's own may not say
+    if fits != multiclass:
         raise UserError(
-            f"Config key '{key}' is '{value}', which no trial measures: "
-            f"it is {starts} and a metric, such as '{prefixes[-1]}mlcm_f1_macro'."
+            f"The loss {loss['_target_']} does not fit the dataset, whose records have exactly one label each: "
+            "choose loss=cross_entropy."
+            if multiclass
+            else f"The loss {loss['_target_']} is for records with exactly one label each, which the dataset does not "
+            "promise: choose loss=bce, or set dataset.multiclass=true where it is so."
+        )
+
+
+def _check_metric(key: str, value: str, prefixes: tuple[str, ...], multiclass: bool) -> None:
+    prefix = next((p for p in prefixes if value.startswith(p)), None)
+    if prefix is None or not is_metric_name(value.removeprefix(prefix), multiclass):
+        starts = " or ".join(f"'{p}'" for p in prefixes)
+        records = "records with exactly one label each" if multiclass else "multi-label records"
+        raise UserError(
+            f"Config key '{key}' is '{value}', which no trial measures on {records}: "
+            f"it is {starts} and a metric, such as '{prefixes[-1]}{macro_f1_name(multiclass)}'."
         )
 
 

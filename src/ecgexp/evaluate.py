@@ -35,7 +35,8 @@ Evaluates the kept weights of a run on a split.
 
   run=ID                 a trial of the store (see results.csv or the MLflow UI)
   split=test|val         val rehearses: nothing is noted, and no metric is logged
-  thresholds=fixed|tuned tuned: also report with a threshold per label that gives the best F1 in validation
+  thresholds=fixed|tuned tuned: also report with a threshold per label that gives the best F1 in validation; not for
+                         records with exactly one label, of which the most probable one is predicted
   dataset.root=FOLDER    where the data lie, if not where the run had them; so also dataset.cache_dir,
                          dataset.labels_csv, dataset.on_bad_record and dataset.workers
   trust=PACKAGE,...      let the run's config build classes of these packages, too
@@ -49,8 +50,9 @@ fold was looked at, when, by whom and with which commit. A further look is allow
 PLACES = ("root", "cache_dir", "labels_csv", "on_bad_record", "workers")
 KEYS = ("run", "split", "thresholds", "trust", *TRACKING, *(f"dataset.{key}" for key in PLACES))
 SHOWN = (
-    "loss", "mlcm_f1_macro", "mlcm_f1_micro", "mlcm_precision_macro", "mlcm_recall_macro", "auroc_macro", "ap_macro",
-    "subset_accuracy", "binary_accuracy", "brier",
+    "loss", "mlcm_f1_macro", "mlcm_f1_micro", "mlcm_precision_macro", "mlcm_recall_macro", "f1_macro", "f1_weighted",
+    "precision_macro", "recall_macro", "accuracy", "auroc_macro", "ap_macro", "subset_accuracy", "binary_accuracy",
+    "brier",
 )  # fmt: skip
 LEVEL, RESAMPLES = 0.95, 1000
 DPI = 110
@@ -84,6 +86,8 @@ class Predictions:
         The classes.
     threshold : float
         The run's.
+    multiclass : bool
+        Each record has exactly one label: the most probable one is predicted, whatever the threshold.
     """
 
     name: SplitName
@@ -92,11 +96,14 @@ class Predictions:
     targets: Tensor
     label_names: tuple[str, ...]
     threshold: float
+    multiclass: bool
 
     @property
     def probabilities(self) -> Tensor:
         """Probabilities, (records, classes)."""
-        return self.logits.sigmoid()
+        from ecgexp.lit.module import output_layer
+
+        return output_layer(self.multiclass)(self.logits)
 
 
 @dataclass(frozen=True)
@@ -148,10 +155,13 @@ def evaluate(
     from ecgexp.lit.module import measure
     from ecgexp.reports import evaluation
 
-    names, threshold = predictions.label_names, predictions.threshold
+    names, threshold, multiclass = predictions.label_names, predictions.threshold, predictions.multiclass
     probabilities, targets = predictions.probabilities, predictions.targets
-    metrics, left_out = measure(predictions.logits, targets, loss, names, threshold)
-    labels = evaluation.label_table(probabilities, targets, names, np.full(len(names), threshold))
+    metrics, left_out = measure(
+        predictions.logits, targets, loss, names, threshold, multiclass, evaluation.SMALLEST_CLASS
+    )
+    thresholds = None if multiclass else np.full(len(names), threshold)
+    labels = evaluation.label_table(probabilities, targets, names, thresholds)
     metrics |= {"brier": float(labels["brier"].mean())} | _per_label("brier", labels["brier"])
     metrics |= _per_label("auroc", labels["auroc"].dropna())
     uncertainty = _uncertainty(predictions, probabilities, threshold)
@@ -169,7 +179,7 @@ def evaluate(
     subgroups = None
     if metadata is not None:
         patients = predictions.split.patients
-        subgroups = evaluation.subgroup_table(probabilities, targets, patients, metadata, names, threshold)
+        subgroups = evaluation.subgroup_table(probabilities, targets, patients, metadata, names, threshold, multiclass)
     bins = evaluation.calibration_bins(probabilities, targets, names)
     return Findings(metrics, left_out, labels, tuned_labels, bins, subgroups, uncertainty)
 
@@ -191,13 +201,16 @@ def _run(values: dict[str, list[str]]) -> None:
         check_trusted(group, cfg.get(group), trusted)
     cfg = _placed(cfg, values)
     dataset = build_dataset(cfg)
+    if tune and dataset.multiclass:
+        raise UserError("Records with exactly one label take no thresholds: leave out thresholds=tuned.")
     same_data = _check_data(cfg, dataset, run)
     dataset.load(split)  # what is wrong with the data is said before a look is noted
     number, what = 0, ""
     if split == "test":
         from ecgexp.tracking.looks import note_look
 
-        number, what = note_look(store, run, {"thresholds": "tuned" if tune else "fixed", "same_data": same_data})
+        thresholds = "none" if dataset.multiclass else "tuned" if tune else "fixed"
+        number, what = note_look(store, run, {"thresholds": thresholds, "same_data": same_data})
     predictions = predict_split(network, dataset, split, cfg)
     validation = predict_split(network, dataset, "val", cfg) if tune else None
     findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
@@ -221,7 +234,9 @@ def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: Dic
     loaded = dataset.load(split)
     records = Records(loaded, float(cfg.memory_budget) * GIGABYTE, device)
     logits, targets = predict(network.to(device), Batches(records, EVALUATION_BATCH), device)
-    return Predictions(split, loaded, logits.cpu(), targets.cpu(), dataset.label_names, float(cfg.threshold))
+    return Predictions(
+        split, loaded, logits.cpu(), targets.cpu(), dataset.label_names, float(cfg.threshold), dataset.multiclass
+    )
 
 
 def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
@@ -265,11 +280,21 @@ def _tensor(values: NDArray[np.float64]) -> Tensor:
 
 
 def _uncertainty(predictions: Predictions, probabilities: Tensor, threshold: float) -> Uncertainty | str:
+    from ecgexp.reports.evaluation import SMALLEST_CLASS
     from ecgexp.reports.uncertainty import bootstrap
 
-    targets, patients, names = predictions.targets.numpy(), predictions.split.patients, predictions.label_names
     try:
-        return bootstrap([probabilities.numpy()], targets, patients, names, threshold, RESAMPLES, level=LEVEL)
+        return bootstrap(
+            [probabilities.numpy()],
+            predictions.targets.numpy(),
+            predictions.split.patients,
+            predictions.label_names,
+            threshold,
+            RESAMPLES,
+            level=LEVEL,
+            multiclass=predictions.multiclass,
+            smallest_class=SMALLEST_CLASS,
+        )
     except UserError as error:  # too few records or patients
         return str(error)
 
@@ -324,7 +349,7 @@ def _write(folder: Path, predictions: Predictions, findings: Findings, number: i
     path = folder / f"predictions_{split}.parquet"
     records = predictions.split
     write_predictions(path, records.ids, probabilities, targets, names, patients=records.patients)
-    write_confusion(folder, split, probabilities, targets, names, predictions.threshold)
+    write_confusion(folder, split, probabilities, targets, names, predictions.threshold, predictions.multiclass)
     findings.labels.to_csv(folder / "labels.csv")
     findings.bins.to_csv(folder / "calibration.csv", index=False)
     title = f"Reliability, {split} split, {len(predictions.split)} records"
@@ -351,11 +376,13 @@ def _summary(run: MlflowRun, predictions: Predictions, findings: Findings) -> st
     import numpy as np
     import pandas as pd
 
+    from ecgexp.reports.evaluation import SMALLEST_CLASS
+
     patients = len(np.unique(predictions.split.patients))
+    rule = "the most probable class" if predictions.multiclass else f"threshold {predictions.threshold:g}"
     blocks = [
         f"Run {run.info.run_id} ({run.info.run_name})\n"
-        f"{predictions.name} split: {len(predictions.split)} records of {patients} patients, "
-        f"threshold {predictions.threshold:g}"
+        f"{predictions.name} split: {len(predictions.split)} records of {patients} patients, {rule}"
     ]
     rows = []
     for name in (name for name in SHOWN if name in findings.metrics):
@@ -370,8 +397,10 @@ def _summary(run: MlflowRun, predictions: Predictions, findings: Findings) -> st
         blocks.append(f"No intervals: {findings.uncertainty}")
     else:
         blocks.append("The intervals cover the choice of records (patients), not of seeds.")
-    for name, absent in findings.left_out.items():
-        blocks.append(f"{name} is without {', '.join(absent)}, of which all records or none have the label.")
+    reason = f"fewer than {SMALLEST_CLASS} records" if predictions.multiclass else "all records or none have the label"
+    for labels_out in dict.fromkeys(findings.left_out.values()):
+        which = ", ".join(name for name, labels in findings.left_out.items() if labels == labels_out)
+        blocks.append(f"Without {', '.join(labels_out)} ({reason}): {which}.")
     labels = findings.labels.drop(columns=["mean_probability", "prevalence"])
     if findings.tuned_labels is not None:
         tuned = findings.tuned_labels[["threshold", "precision", "recall", "f1", "mlcm_f1"]]

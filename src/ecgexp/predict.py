@@ -119,7 +119,8 @@ def _run(values: dict[str, list[str]]) -> int:
             result["plot"] = str(target)
     if form == "json":
         refused = [{"record": str(path), "error": problem} for path, problem in problems.items()]
-        answer = {"run": trained.name, "threshold": trained.threshold, "records": [*results, *refused]}
+        threshold = None if trained.multiclass else trained.threshold
+        answer = {"run": trained.name, "threshold": threshold, "records": [*results, *refused]}
         print(json.dumps(answer, indent=1, ensure_ascii=False))
     elif results:
         print(_table(results))
@@ -174,7 +175,10 @@ def _results(trained: Trained, readings: dict[Path, Reading]) -> list[dict[str, 
     results = []
     for (path, reading), row in zip(readings.items(), rows, strict=True):
         probabilities = dict(zip(trained.label_names, row, strict=True))
-        predicted = [label for label, value in probabilities.items() if value > trained.threshold]
+        if trained.multiclass:
+            predicted = [max(probabilities, key=probabilities.__getitem__)]
+        else:
+            predicted = [label for label, value in probabilities.items() if value > trained.threshold]
         results.append(
             {
                 "record": str(path),
@@ -187,7 +191,7 @@ def _results(trained: Trained, readings: dict[Path, Reading]) -> list[dict[str, 
 
 
 def _table(results: list[dict[str, Any]]) -> str:
-    """A line per record, the label's probabilities, and the labels above the threshold."""
+    """A line per record: the probabilities of the labels, and those that are predicted."""
     labels = list(results[0]["probabilities"])
     lines = [["record", *labels, "predicted"]]
     for result in results:

@@ -145,7 +145,8 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
             if row["status"] != "FINISHED" or row["pruned"] or source in predictions:
                 continue
             threshold = float(setting(run, "threshold") or 0.5)
-            found = _read_predictions(store, source, threshold, Path(temporary))
+            multiclass = setting(run, "dataset.multiclass") == "True"  # None in runs from before there was such a key
+            found = _read_predictions(store, source, threshold, multiclass, Path(temporary))
             if found is None:
                 missing.append(row["trial"])
             else:
@@ -164,7 +165,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         predictions=predictions,
         missing=missing,
         data=[found for found in data.values() if found],
-        looks=[{**entry, "metrics": looked_at[entry["run"]].data.metrics} for entry in entries],
+        looks=[{**entry, **_seen(looked_at[entry["run"]])} for entry in entries],
         histories={},
         search=_read_search(store, parents[0]),
     )
@@ -183,6 +184,11 @@ def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any
     return sorted((json.loads(text) for text in noted.elements()), key=lambda entry: str(entry["when"]))
 
 
+def _seen(run: MlflowRun) -> dict[str, Any]:
+    """What the last look with a run came to."""
+    return {"metrics": run.data.metrics, "left_out": run.data.tags.get("labels_left_out/test/f1_macro", "")}
+
+
 def _artifact(store: Store, run_id: str, name: str, scratch: Path) -> Path | None:
     """A file of a run: where it lies, or a copy; None where there is none."""
     from mlflow.exceptions import MlflowException
@@ -199,11 +205,13 @@ def _artifact(store: Store, run_id: str, name: str, scratch: Path) -> Path | Non
         return None
 
 
-def _read_predictions(store: Store, run_id: str, threshold: float, scratch: Path) -> Predictions | None:
+def _read_predictions(
+    store: Store, run_id: str, threshold: float, multiclass: bool, scratch: Path
+) -> Predictions | None:
     from ecgexp.reports.significance import read_predictions
 
     path = _artifact(store, run_id, PREDICTIONS, scratch)
-    return None if path is None else read_predictions(path, threshold)
+    return None if path is None else read_predictions(path, threshold, multiclass)
 
 
 def _read_search(store: Store, parent: MlflowRun) -> optuna.Study | None:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError
-from ecgexp.lit.module import Network
+from ecgexp.lit.module import Network, output_layer
 from ecgexp.tracking.store import PatientClient, Store
 from ecgexp.trial import instantiate_group
 
@@ -71,6 +71,8 @@ class Trained:
         Length of a record.
     threshold : float
         A label is predicted where its probability is above this.
+    multiclass : bool
+        Each record has exactly one label: the most probable one is predicted, whatever the threshold.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Trained:
     sampling_rate: float
     samples: int
     threshold: float
+    multiclass: bool
 
 
 def load_run(store: Store, run_id: str, trust: Collection[str] = ()) -> tuple[DictConfig, Network]:
@@ -384,8 +387,9 @@ def _load_from_folder(folder: Path, name: str, trust: Collection[str]) -> Traine
 
 def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
     cfg, network = load_folder(folder, trust)
-    net = nn.Sequential(network, nn.Sigmoid()).eval()
-    return Trained(name, net, **_description(_read_json(folder / DATA), folder / DATA), threshold=float(cfg.threshold))
+    described = _description(_read_json(folder / DATA), folder / DATA)
+    net = nn.Sequential(network, output_layer(described["multiclass"])).eval()
+    return Trained(name, net, **described, threshold=float(cfg.threshold))
 
 
 def _description(data: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -396,6 +400,7 @@ def _description(data: dict[str, Any], path: Path) -> dict[str, Any]:
             "lead_names": tuple(map(str, data["leads"])),
             "sampling_rate": float(data["sampling_rate"]),
             "samples": int(data["samples"]),
+            "multiclass": data.get("multiclass", False) is True,  # earlier runs do not say
         }
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not say which labels, leads, sampling_rate and samples the net has.") from error

@@ -26,15 +26,15 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks.progress.progress_bar import ProgressBar
 from torch import Tensor, nn
 
-from ecgexp.config import DATA_SHAPE, accepts, check, locate, objectives, plain
+from ecgexp.config import DATA_KEYS, DATA_SHAPE, accepts, check, locate, objectives, plain
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError
 from ecgexp.lit.callbacks import LAST, Checkpoints, History, Patience, Pruning, progress
 from ecgexp.lit.data import EVALUATION_BATCH, Batches, ECGDataModule
-from ecgexp.lit.module import Diverged, LitClassifier, Network, measure, predict
+from ecgexp.lit.module import Diverged, LitClassifier, Network, measure, output_layer, predict
 from ecgexp.lit.ranks import other_ranks
 from ecgexp.metrics import higher_is_better
-from ecgexp.metrics.names import COSTS, LATENCY, PER_LABEL_METRIC_NAMES, escape_labels
+from ecgexp.metrics.names import COSTS, LATENCY, PER_LABEL_METRIC_NAMES, escape_labels, macro_f1_name
 from ecgexp.reports.sweep import PRUNED, is_pruned, maximizes
 from ecgexp.reports.trial import write_confusion, write_curves, write_predictions
 from ecgexp.sweeps.identity import cell, identity
@@ -224,7 +224,7 @@ def build_dataset(cfg: DictConfig) -> Dataset:
     """The dataset of a configuration; reads nothing yet."""
     component = plain(cfg.dataset)
     target = locate("dataset", component)
-    kept = {key: value for key, value in component.items() if key not in DATA_SHAPE or accepts(target, key)}
+    kept = {key: value for key, value in component.items() if key not in DATA_KEYS or accepts(target, key)}
     return instantiate_group("dataset", kept)
 
 
@@ -285,6 +285,7 @@ def fit(
         cfg.monitor,
         parts.dataset.label_names,
         cfg.threshold,
+        parts.dataset.multiclass,
     )
     history = History(log)
     kept = Checkpoints(run.scratch if run else None, cfg.monitor, _mode(cfg.monitor))
@@ -348,6 +349,7 @@ def describe(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
     """What one has to know to use a trained net on other records."""
     return {
         "labels": list(dataset.label_names),
+        "multiclass": dataset.multiclass,
         "leads": list(dataset.lead_names),
         "sampling_rate": dataset.sampling_rate,
         "samples": cfg.dataset.samples,
@@ -375,6 +377,16 @@ def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
         value = cfg.dataset[name]
         if value != found[name]:
             raise UserError(f"Config key 'dataset.{name}' is {value}, but the data have {found[name]}.")
+    multiclass = bool(cfg.dataset.get("multiclass", False))
+    if multiclass != dataset.multiclass:
+        raise UserError(
+            f"Config key 'dataset.multiclass' is {str(multiclass).lower()}, "
+            f"but that of {type(dataset).__name__} is {str(dataset.multiclass).lower()}: set both alike."
+        )
+    counts = split.targets.sum(axis=1, dtype=np.int64)
+    if multiclass and (counts != 1).any():
+        record = (counts != 1).argmax()
+        raise UserError(f"Record {split.ids[record]} has {counts[record]} labels, not one: correct it or leave it out.")
 
 
 def _check_labels(cfg: DictConfig, dataset: Dataset) -> None:
@@ -486,12 +498,13 @@ def _record_training(run: Run, fitted: Fitted) -> None:
 
 
 def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
+    dataset = fitted.dataset
     metrics: dict[str, float] = {}
     outputs: dict[SplitName, tuple[Tensor, Tensor]] = {}
     left_out: dict[str, tuple[str, ...]] = {}
     for split in SPLITS:
         logits, targets = outputs[split] = evaluate(fitted, split)
-        found = measure(logits, targets, fitted.loss.cpu(), fitted.dataset.label_names, cfg.threshold)
+        found = measure(logits, targets, fitted.loss.cpu(), dataset.label_names, cfg.threshold, dataset.multiclass)
         metrics |= {f"best/{split}/{name}": value for name, value in found.metrics.items()}
         left_out |= {f"best/{split}/{name}": labels for name, labels in found.left_out.items()}
     for objective in objectives(cfg):
@@ -505,13 +518,13 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
     run.log_metrics(metrics)
     run.set_tags({f"labels_left_out/{name}": ", ".join(labels) for name, labels in left_out.items()})
     logits, targets = outputs["val"]
-    names, probabilities = fitted.dataset.label_names, logits.sigmoid()
-    description = {**describe(cfg, fitted.dataset), "counts": fitted.dataset.summary()}
+    names, probabilities = dataset.label_names, output_layer(dataset.multiclass)(logits)
+    description = {**describe(cfg, dataset), "counts": dataset.summary()}
     with run.artifacts() as folder:
         records = fitted.data.splits["val"]
         path = folder / "predictions_val.parquet"
         write_predictions(path, records.ids, probabilities, targets, names, patients=records.patients)
-        write_confusion(folder, "val", probabilities, targets, names, cfg.threshold)
+        write_confusion(folder, "val", probabilities, targets, names, cfg.threshold, dataset.multiclass)
         write_curves(folder / "learning_curves.png", fitted.history, _shown(cfg), fitted.best_epoch)
         (folder / "data.json").write_text(json.dumps(description, indent=1))
         torch.save(fitted.network.cpu().state_dict(), folder / "weights.pt")
@@ -534,4 +547,4 @@ def _latency(fitted: Fitted) -> float:
 def _shown(cfg: DictConfig) -> str:
     """Metric that the progress display and the curves show beside the loss."""
     metric = objectives(cfg)[0].split("/", 2)[2]
-    return "mlcm_f1_macro" if metric == "loss" else metric
+    return macro_f1_name(bool(cfg.dataset.get("multiclass", False))) if metric == "loss" else metric

@@ -204,6 +204,35 @@ def test_a_bad_record(own, damage, options, message):
     assert len(dataset.summary()["train"]["bad"]) == 1
 
 
+def test_records_with_exactly_one_label(own):
+    own.table["AF"] = 1 - own.table["PVC"]
+    dataset = own.dataset(multiclass=True)
+    assert dataset.multiclass and not own.dataset().multiclass
+    assert (dataset.load("train").targets.sum(axis=1) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "damage", "held"),
+    [
+        ({}, set_cell(2, "AF", 0), "no label"),
+        ({}, set_cell(4, "AF", 1), "PVC and AF"),
+        ({"label_column": "findings"}, set_cell(2, "findings", " "), "no label"),
+        ({"label_column": "findings"}, set_cell(2, "findings", "AF;PVC"), "PVC and AF"),
+    ],
+)
+def test_none_or_several_labels_are_bad_where_there_is_exactly_one(own, columns, damage, held):
+    own.table["AF"] = 1 - own.table["PVC"]
+    own.table["findings"] = np.where(own.table["AF"] == 1, "AF", "PVC")
+    damage(own)
+    message = rf"record .* is bad: .*: it has {held} in labels\.csv, where dataset\.multiclass takes exactly one label;"
+    with pytest.raises(UserError, match=message):
+        own.dataset(multiclass=True, **columns).prepare()
+    dataset = own.dataset(multiclass=True, on_bad_record="skip", **columns)
+    assert len(dataset.load("train")) == 29
+    assert (dataset.load("train").targets.sum(axis=1) == 1).all()
+    assert len(own.dataset(**columns).load("train")) == 30
+
+
 def test_a_missing_folder_or_table(own, tmp_path):
     with pytest.raises(UserError, match=r"the folder .*nowhere does not exist: set dataset\.root"):
         WFDBFolder(

@@ -35,6 +35,15 @@ def test_linear_starts_from_the_prevalences():
     torch.testing.assert_close(linear(x), constant(x))
 
 
+@pytest.mark.parametrize("net", [Constant, Linear])
+def test_the_prevalences_of_classes_are_those_of_a_softmax(net):
+    targets = torch.eye(3, dtype=torch.uint8)[[0, 0, 0, 0, 0, 2, 2, 2]]
+    model = net(leads=2, samples=10, classes=3, multiclass=True)
+    model.fit_labels(targets)
+    for row in model(torch.randn(4, 2, 10)).softmax(dim=1):
+        assert row.tolist() == pytest.approx([5 / 8, 0, 3 / 8], abs=2e-6)
+
+
 def test_linear_sees_means_and_deviations_only():
     torch.manual_seed(0)
     net = Linear(leads=2, samples=50, classes=3)

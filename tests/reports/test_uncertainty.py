@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from ecgexp.errors import UserError
 from ecgexp.metrics import classification_metrics
@@ -252,6 +252,51 @@ def test_a_wrong_argument_is_named(change, message):
     }
     with pytest.raises(UserError, match=message):
         bootstrap(**(arguments | change))
+
+
+# --- records with exactly one label
+
+
+def one_label(records, people, seed, shares):
+    rng = np.random.default_rng(seed)
+    true = rng.choice(len(shares), records, p=shares)
+    logits = 1.2 * np.eye(len(shares))[true] + rng.normal(size=(records, len(shares)))
+    probabilities = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.eye(len(shares), dtype=np.uint8)[true], rng.integers(people, size=records), probabilities
+
+
+@pytest.mark.parametrize("smallest_class", [1, 12])
+def test_draws_of_classes_are_the_scores_of_records_repeated_one_by_one(smallest_class):
+    targets, patients, first = one_label(160, 40, 1, (0.6, 0.32, 0.05, 0.03))
+    unknown = first.round(1)
+    unknown[::9] = np.nan
+    trials, names = [first, unknown], ("N", "V", "S", "F")
+    counted = [k for k in range(4) if targets[:, k].sum() >= smallest_class]
+    assert len(counted) == (4 if smallest_class == 1 else 2)
+    result = bootstrap(
+        trials, targets, patients, names, resamples=60, seed=2, multiclass=True, smallest_class=smallest_class
+    )
+    assert list(result.scores) == ["f1_macro", "auroc_macro"]
+    mask = np.isin(range(4), counted)
+    weights = resample_patients(targets, patients, names, 60, seed=2, counted=mask).weights
+    assert (weights @ targets > 0)[:, counted].all()
+    for number, trial in enumerate(trials):
+        predicted = np.where(np.isnan(trial).any(axis=1), 4, np.nan_to_num(trial).argmax(axis=1))
+        for draw, row in enumerate([np.ones(160, dtype=int), *weights]):
+            rows = np.repeat(np.arange(160), row)
+            true, known = targets[rows], np.nan_to_num(trial[rows], nan=0.0)
+            f1 = f1_score(true.argmax(axis=1), predicted[rows], labels=counted, average="macro", zero_division=0)
+            auroc = np.mean([roc_auc_score(true[:, k], known[:, k]) for k in counted])
+            for name, expected in (("f1_macro", f1), ("auroc_macro", auroc)):
+                score = result.scores[name]
+                found = score.values[number] if draw == 0 else score.draws[draw - 1, number]
+                assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_where_no_class_is_large_enough_there_is_no_interval():
+    targets, patients, probabilities = one_label(30, 10, 0, (0.5, 0.5))
+    with pytest.raises(UserError, match="No class has 31 records"):
+        bootstrap([probabilities], targets, patients, "ab", multiclass=True, smallest_class=31)
 
 
 def binomial_range(share, repetitions, sigmas=3.0):

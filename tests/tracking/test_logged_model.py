@@ -31,8 +31,8 @@ class Net(nn.Module):
         return self.layers(x)
 
 
-@pytest.fixture(scope="module")
-def logged(tmp_path_factory):
+@pytest.fixture(scope="module", params=[False, True], ids=["multilabel", "multiclass"])
+def logged(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     store = open_store(SimpleNamespace(root=str(folder), uri=None, experiment="ecgexp", patience=0.0))
     run = store.client.create_run(store.experiment_id)
@@ -40,25 +40,26 @@ def logged(tmp_path_factory):
     net = Net().train()
     net(torch.randn(8, 3, 50))  # moves the statistics away from their start
     example = np.random.default_rng(0).normal(size=(2, 3, 50)).astype(np.float32)
-    uri = log_model(store, run.info.run_id, net, example, {"labels": ["A", "B"]})
-    return store, run.info.run_id, net, uri
+    uri = log_model(store, run.info.run_id, net, example, {"labels": ["A", "B"], "multiclass": request.param})
+    probabilities = (lambda x: net.eval()(x).softmax(dim=1)) if request.param else (lambda x: net.eval()(x).sigmoid())
+    return store, run.info.run_id, probabilities, uri
 
 
 def test_it_gives_the_probabilities_of_the_net_for_any_number_of_records(logged):
-    _, _, net, uri = logged
+    _, _, probabilities, uri = logged
     model = mlflow.pytorch.load_model(uri)
     for records in (1, 2, 7):
         signals = torch.randn(records, 3, 50)
         with torch.no_grad():
-            torch.testing.assert_close(model(signals), net.eval()(signals).sigmoid())
+            torch.testing.assert_close(model(signals), probabilities(signals))
 
 
 def test_it_answers_arrays_through_the_generic_interface(logged):
-    _, _, net, uri = logged
+    _, _, probabilities, uri = logged
     signals = np.random.default_rng(1).normal(size=(3, 3, 50)).astype(np.float32)
     answered = mlflow.pyfunc.load_model(uri).predict(signals)
     with torch.no_grad():
-        expected = net.eval()(torch.from_numpy(signals)).sigmoid().numpy()
+        expected = probabilities(torch.from_numpy(signals)).numpy()
     np.testing.assert_allclose(answered, expected, atol=1e-6)
 
 

@@ -67,12 +67,15 @@ class Dataset(ABC):
         In Hz.
     normalize : {'none', 'scalar', 'per_lead'}
         How `normalization` computes its statistics.
+    multiclass : bool
+        Each record has exactly one label.
     """
 
     label_names: tuple[str, ...]
     lead_names: tuple[str, ...]
     sampling_rate: float
     normalize: Normalization = "none"
+    multiclass: bool = False
 
     @abstractmethod
     def load(self, split: SplitName) -> Split:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -62,6 +63,8 @@ class WFDBFolder(RecordDataset):
         Shares of the train, validation and test splits, where there is no `split_column`.
     split_seed : int
         Same seed, same splits.
+    multiclass : bool
+        Each record has exactly one label; one with none or several is bad, see `on_bad_record`.
     normalize, on_bad_record, workers
         See `RecordDataset`.
 
@@ -91,6 +94,7 @@ class WFDBFolder(RecordDataset):
         split_column: str | None = None,
         fractions: tuple[Share, Share, Share] = (0.8, 0.1, 0.1),
         split_seed: Annotated[int, Field(ge=0)] = 0,
+        multiclass: bool = False,
         normalize: Normalization = "none",
         on_bad_record: Literal["raise", "skip"] = "raise",
         workers: Annotated[int, Field(ge=1)] | None = None,
@@ -102,6 +106,7 @@ class WFDBFolder(RecordDataset):
         self.record_column, self.label_column, self.separator = record_column, label_column, separator
         self.patient_column, self.split_column = patient_column, split_column
         self.fractions, self.split_seed = tuple(fractions), split_seed
+        self.multiclass = multiclass
         for key, names in (("labels", self.label_names), ("lead_names", self.lead_names)):
             folded = [name.casefold() if key == "lead_names" else name for name in names]
             twice = [name for name, fold in zip(names, folded, strict=True) if folded.count(fold) > 1]
@@ -179,6 +184,7 @@ class WFDBFolder(RecordDataset):
         for i, record in enumerate(records.ids.tolist()):
             try:
                 targets[i] = self._text(rows[record][0]) if self.label_column else self._flags(rows[record])
+                self._check_count(targets[i])
             except _LabelError as error:
                 problems[i] = str(error)
         return Labels(targets, problems)
@@ -195,6 +201,11 @@ class WFDBFolder(RecordDataset):
         if unknown:
             raise _LabelError(f"its label {unknown[0]!r} in {self.table.name} is not in dataset.labels")
         return np.isin(self.label_names, list(labels))
+
+    def _check_count(self, flags: NDArray[np.uint8]) -> None:
+        if self.multiclass and flags.sum() != 1:
+            held = " and ".join(compress(self.label_names, flags)) or "no label"
+            raise _LabelError(f"it has {held} in {self.table.name}, where dataset.multiclass takes exactly one label")
 
     def _empty_split_advice(self, name: str) -> str:
         if self.split_column:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ecgexp.lit.data import Batch
-from ecgexp.metrics import Evaluation, classification_metrics
+from ecgexp.metrics import Evaluation, classification_metrics, multiclass_metrics
 
 
 class Diverged(Exception):
@@ -48,8 +48,13 @@ class Network(nn.Module):
         return self.net(signals)
 
 
+def output_layer(multiclass: bool) -> nn.Module:
+    """Logits to probabilities, both (batch, classes): softmax where each record has exactly one label, else sigmoid."""
+    return nn.Softmax(dim=1) if multiclass else nn.Sigmoid()
+
+
 class LitClassifier(pl.LightningModule):
-    """Trains a net on multi-label records and measures each epoch.
+    """Trains a net on labelled records and measures each epoch.
 
     Parameters
     ----------
@@ -68,7 +73,9 @@ class LitClassifier(pl.LightningModule):
     label_names : tuple of str
         The classes.
     threshold : float
-        A label is predicted where its probability reaches it.
+        A label is predicted where its probability is above it.
+    multiclass : bool
+        Each record has exactly one label: the most probable one is predicted, whatever the threshold.
     """
 
     def __init__(
@@ -81,11 +88,12 @@ class LitClassifier(pl.LightningModule):
         monitor: str,
         label_names: tuple[str, ...],
         threshold: float,
+        multiclass: bool = False,
     ) -> None:
         super().__init__()
         self.net, self.loss = net, loss
         self.optimizer, self.schedule, self.interval, self.monitor = optimizer, schedule, interval, monitor
-        self.label_names, self.threshold = label_names, threshold
+        self.label_names, self.threshold, self.multiclass = label_names, threshold, multiclass
         self._seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"train": [], "val": []}
         self._scheduler: Any = None
         self._restored: dict[str, Any] = {}
@@ -185,7 +193,9 @@ class LitClassifier(pl.LightningModule):
                 torch.as_tensor(self.all_gather(part)).flatten(0, 1) for part in (index, logits, targets)
             )
         index, first = _unique(index)
-        metrics, _ = measure(logits[first], targets[first], self.loss, self.label_names, self.threshold)
+        metrics, _ = measure(
+            logits[first], targets[first], self.loss, self.label_names, self.threshold, self.multiclass
+        )
         if not np.isfinite(metrics["loss"]):
             raise Diverged
         return metrics
@@ -197,11 +207,20 @@ def measure(
     loss: Callable[[Tensor, Tensor], Tensor],
     label_names: tuple[str, ...],
     threshold: float,
+    multiclass: bool,
+    smallest_class: int = 1,
 ) -> Evaluation:
-    """Loss and metrics of a split from its logits and targets, both (records, classes)."""
+    """Loss and metrics of a split from its logits and targets, both (records, classes).
+
+    See `classification_metrics` and, for `smallest_class`, `multiclass_metrics`.
+    """
     with torch.no_grad():
         value = float(loss(logits, targets))
-    metrics, left_out = classification_metrics(logits.sigmoid(), targets, label_names, threshold)
+    probabilities = output_layer(multiclass)(logits)
+    if multiclass:
+        metrics, left_out = multiclass_metrics(probabilities, targets, label_names, smallest_class)
+    else:
+        metrics, left_out = classification_metrics(probabilities, targets, label_names, threshold)
     return Evaluation({"loss": value, **metrics}, left_out)
 
 

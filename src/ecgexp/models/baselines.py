@@ -21,11 +21,13 @@ class Linear(nn.Module):
         Shape of one record.
     classes : int
         Labels to predict.
+    multiclass : bool
+        Each record has exactly one of them: the logits are for a softmax.
     """
 
-    def __init__(self, leads: Count = 12, samples: Count = 1000, classes: Count = 5) -> None:
+    def __init__(self, leads: Count = 12, samples: Count = 1000, classes: Count = 5, multiclass: bool = False) -> None:
         super().__init__()
-        self.leads, self.samples = leads, samples
+        self.leads, self.samples, self.multiclass = leads, samples, multiclass
         self.standardize = BatchNorm(2 * leads, momentum=None, affine=False)
         self.head = nn.Linear(2 * leads, classes)
         nn.init.zeros_(self.head.weight)
@@ -34,7 +36,7 @@ class Linear(nn.Module):
     def fit_labels(self, targets: Tensor) -> None:
         """Start from the prevalences in the training targets, (records, classes)."""
         with torch.no_grad():
-            self.head.bias.copy_(_prevalence_logits(targets))
+            self.head.bias.copy_(_prevalence_logits(targets, self.multiclass))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, leads, samples) to logits (batch, classes)."""
@@ -46,7 +48,7 @@ class Linear(nn.Module):
 class Constant(nn.Module):
     """The prevalence of each label, whatever the record: (batch, leads, samples) to logits (batch, classes).
 
-    Nothing is trained; until `fit_labels` is called every label has probability 0.5.
+    Nothing is trained; until `fit_labels` is called all logits are 0.
 
     Parameters
     ----------
@@ -54,6 +56,8 @@ class Constant(nn.Module):
         Shape of one record.
     classes : int
         Labels to predict.
+    multiclass : bool
+        Each record has exactly one of them: the logits are for a softmax.
 
     Attributes
     ----------
@@ -63,14 +67,14 @@ class Constant(nn.Module):
 
     logits: Tensor
 
-    def __init__(self, leads: Count = 12, samples: Count = 1000, classes: Count = 5) -> None:
+    def __init__(self, leads: Count = 12, samples: Count = 1000, classes: Count = 5, multiclass: bool = False) -> None:
         super().__init__()
-        self.leads, self.samples = leads, samples
+        self.leads, self.samples, self.multiclass = leads, samples, multiclass
         self.register_buffer("logits", torch.zeros(classes))
 
     def fit_labels(self, targets: Tensor) -> None:
         """Take the prevalences from the training targets, (records, classes)."""
-        self.logits.copy_(_prevalence_logits(targets))
+        self.logits.copy_(_prevalence_logits(targets, self.multiclass))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, leads, samples) to logits (batch, classes)."""
@@ -78,6 +82,7 @@ class Constant(nn.Module):
         return self.logits.repeat(x.shape[0], 1)
 
 
-def _prevalence_logits(targets: Tensor) -> Tensor:
-    """Log odds of each column, (classes,); those of a label that always or never holds stay finite."""
-    return torch.logit(targets.double().mean(dim=0), eps=1e-6)
+def _prevalence_logits(targets: Tensor, multiclass: bool) -> Tensor:
+    """What gives each column its prevalence, (classes,); finite also where a label always or never holds."""
+    prevalences = targets.double().mean(dim=0)
+    return prevalences.clamp(min=1e-6).log() if multiclass else torch.logit(prevalences, eps=1e-6)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import partial
+from itertools import compress, pairwise
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,14 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ecgexp.metrics import classification_metrics, mlcm, mlcm_report
+from ecgexp.metrics import classification_metrics, mlcm, mlcm_report, multiclass_metrics, predicted_classes
 
 Floats = NDArray[np.float64]
 
 AGES = (0, 40, 60, 80, np.inf)
 """Edges of the age bands, in years."""
+SMALLEST_CLASS = 20
+"""Records from which on a class enters macro averages, where each record has exactly one label."""
 SMALLEST_GROUP = 10
 """Records from which on the scores of a group are worth a number."""
 MOST_GROUPS = 12
@@ -66,7 +69,7 @@ def threshold_metrics(predicted: Tensor, targets: Tensor, label_names: Sequence[
 
 
 def label_table(
-    probabilities: Tensor, targets: Tensor, label_names: Sequence[str], thresholds: ArrayLike
+    probabilities: Tensor, targets: Tensor, label_names: Sequence[str], thresholds: ArrayLike | None
 ) -> pd.DataFrame:
     """One row per label.
 
@@ -74,19 +77,22 @@ def label_table(
     ----------
     probabilities, targets : tensors, (records, classes)
     label_names : sequence of str
-    thresholds : array, (classes,)
+    thresholds : array, (classes,), optional
+        None where each record has exactly one label, of which the most probable one is predicted.
 
     Returns
     -------
     DataFrame
         Index: label. ``positives`` (records that have it), ``prevalence``, ``mean_probability``, ``auroc`` and
-        ``ap`` (NaN where not defined), ``brier`` (mean squared difference of probability and label),
-        ``threshold``, and at it ``precision``, ``recall``, ``f1`` of the label by itself and ``mlcm_f1``.
+        ``ap`` (NaN where not defined), ``brier`` (mean squared difference of probability and label), and of what is
+        predicted ``precision``, ``recall``, ``f1`` of the label by itself; with thresholds also ``threshold`` and
+        ``mlcm_f1``.
     """
-    limits = torch.as_tensor(np.asarray(thresholds, dtype=np.float64))
-    predicted, true = probabilities.double() > limits, targets == 1
-    matrix = mlcm(predicted, targets, len(label_names))
-    report = mlcm_report(matrix, label_names)
+    true = targets == 1
+    if thresholds is None:
+        predicted = predicted_classes(probabilities)[:, None] == torch.arange(len(label_names))
+    else:
+        predicted = probabilities.double() > torch.as_tensor(np.asarray(thresholds, dtype=np.float64))
     rows = []
     for i, name in enumerate(label_names):
         ranking = classification_metrics(probabilities[:, [i]], targets[:, [i]], [name]).metrics
@@ -101,14 +107,17 @@ def label_table(
                 "auroc": ranking.get("auroc_macro", np.nan),
                 "ap": ranking.get("ap_macro", np.nan),
                 "brier": float((probabilities[:, i].double() - targets[:, i].double()).square().mean()),
-                "threshold": float(limits[i]),
                 "precision": hits / claimed if claimed else 0.0,
                 "recall": hits / positives if positives else 0.0,
                 "f1": 2 * hits / (claimed + positives) if claimed + positives else 0.0,
-                "mlcm_f1": float(report.f1[i]),
             }
         )
-    return pd.DataFrame(rows).set_index("label")
+    table = pd.DataFrame(rows).set_index("label")
+    if thresholds is not None:
+        place = list(table.columns).index("precision")
+        table.insert(place, "threshold", np.asarray(thresholds, dtype=np.float64))
+        table["mlcm_f1"] = mlcm_report(mlcm(predicted, targets, len(label_names))).f1[:-1]
+    return table
 
 
 def calibration_bins(probabilities: ArrayLike, targets: ArrayLike, label_names: Sequence[str]) -> pd.DataFrame:
@@ -178,6 +187,7 @@ def subgroup_table(
     metadata: pd.DataFrame,
     label_names: Sequence[str],
     threshold: float,
+    multiclass: bool = False,
 ) -> pd.DataFrame:
     """Scores of groups of records by age, sex, site and device, those columns that `metadata` has.
 
@@ -189,14 +199,18 @@ def subgroup_table(
         One row per record, in their order.
     label_names : sequence of str
     threshold : float
+    multiclass : bool
+        Each record has exactly one label.
 
     Returns
     -------
     DataFrame
         ``by``, ``group`` ('unknown' where the value is missing), ``records``, ``patients``, ``mlcm_f1_micro``,
         ``mlcm_f1_macro`` (NaN where a label is `absent`, which would count as 0), ``auroc_macro`` (over the labels
-        that have positives and negatives), ``brier``, and ``absent``: labels that no record of the group has. Of a
-        group with fewer than `SMALLEST_GROUP` records all scores are NaN.
+        that have positives and negatives), ``brier``, and ``absent``: labels that no record of the group has. Where
+        `multiclass`, ``accuracy`` and ``f1_macro`` stand for the first two scores, and macro averages are without
+        the classes of ``left_out``, which have fewer than `SMALLEST_CLASS` records in the group. Of a group with
+        fewer than `SMALLEST_GROUP` records all scores are NaN.
     """
     rows = []
     for column in ("age", "sex", "site", "device"):
@@ -205,15 +219,9 @@ def subgroup_table(
         groups = _bands(metadata[column]) if column == "age" else _named(metadata[column])
         for group, here in groups:
             at = torch.from_numpy(np.flatnonzero(here))
-            metrics = classification_metrics(probabilities[at], targets[at], label_names, threshold).metrics
-            held = (targets[at] == 1).any(dim=0)
-            brier = float((probabilities[at].double() - targets[at].double()).square().mean())
-            scores = {
-                "mlcm_f1_micro": metrics["mlcm_f1_micro"],
-                "mlcm_f1_macro": metrics["mlcm_f1_macro"] if held.all() else np.nan,
-                "auroc_macro": metrics.get("auroc_macro", np.nan),
-                "brier": brier,
-            }
+            score = _multiclass_scores if multiclass else partial(_multilabel_scores, threshold=threshold)
+            scores, without = score(probabilities[at], targets[at], label_names)
+            scores["brier"] = float((probabilities[at].double() - targets[at].double()).square().mean())
             rows.append(
                 {
                     "by": column,
@@ -221,10 +229,32 @@ def subgroup_table(
                     "records": len(at),
                     "patients": len(np.unique(np.asarray(patients)[here])),
                     **(scores if len(at) >= SMALLEST_GROUP else dict.fromkeys(scores, np.nan)),
-                    "absent": ", ".join(name for name, holds in zip(label_names, held, strict=True) if not holds),
+                    "left_out" if multiclass else "absent": ", ".join(without),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _multilabel_scores(
+    probabilities: Tensor, targets: Tensor, label_names: Sequence[str], threshold: float
+) -> tuple[dict[str, float], list[str]]:
+    """Scores of a group, and the labels that it does not have."""
+    metrics = classification_metrics(probabilities, targets, label_names, threshold).metrics
+    absent = list(compress(label_names, (targets != 1).all(dim=0)))
+    return {
+        "mlcm_f1_micro": metrics["mlcm_f1_micro"],
+        "mlcm_f1_macro": np.nan if absent else metrics["mlcm_f1_macro"],
+        "auroc_macro": metrics.get("auroc_macro", np.nan),
+    }, absent
+
+
+def _multiclass_scores(
+    probabilities: Tensor, targets: Tensor, label_names: Sequence[str]
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Scores of a group, and the classes that its macro averages are without."""
+    metrics, left_out = multiclass_metrics(probabilities, targets, label_names, SMALLEST_CLASS)
+    names = ("accuracy", "f1_macro", "auroc_macro")
+    return {name: metrics.get(name, np.nan) for name in names}, left_out.get("f1_macro", ())
 
 
 def _bands(ages: pd.Series) -> list[tuple[str, NDArray[np.bool_]]]:

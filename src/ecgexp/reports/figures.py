@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 LARGEST_ANNOTATED = 25
 
 
-def mlcm_figure(matrix: NDArray[np.int64], label_names: Sequence[str], title: str) -> Figure:
-    """Multi-label confusion matrix, (classes + 1, classes + 1), each row normalised to 100 %."""
+def confusion_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Confusion matrix from `ecgexp.reports.trial.confusion_table`, each row normalised to 100 %."""
+    matrix = table.to_numpy()
     rows = matrix.sum(axis=1, keepdims=True)
     percent = 100 * np.divide(matrix, rows, out=np.zeros(matrix.shape), where=rows > 0)
     size = max(4.5, 0.55 * len(matrix) + 1.5)
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(len(matrix)), [*label_names, "NPL"], rotation=45, ha="right")
-    axes.set_yticks(range(len(matrix)), [*label_names, "NTL"])
-    axes.set_xlabel("predicted (NPL: no predicted label)")
-    axes.set_ylabel("true (NTL: no true label)")
+    axes.set_xticks(range(matrix.shape[1]), table.columns, rotation=45, ha="right")
+    axes.set_yticks(range(matrix.shape[0]), table.index)
+    axes.set_xlabel("predicted (NPL: no predicted label)" if "NPL" in table.columns else "predicted")
+    axes.set_ylabel("true (NTL: no true label)" if "NTL" in table.index else "true")
     axes.set_title(title, fontsize=10)
     if len(matrix) <= LARGEST_ANNOTATED:
         axes.set_title(f"{title}, % of the row", fontsize=10)

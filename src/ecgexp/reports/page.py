@@ -16,14 +16,14 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from ecgexp.metrics import mlcm
 from ecgexp.reports import paper
 from ecgexp.reports.cells import arrange, cell_keys, cells_frame, collect_cells, to_csv, to_markdown
 from ecgexp.reports.experiment import experiment_file
-from ecgexp.reports.figures import heat_map, learning_curves, mlcm_figure
+from ecgexp.reports.figures import confusion_figure, heat_map, learning_curves
 from ecgexp.reports.search import search_figures
 from ecgexp.reports.study import Study
 from ecgexp.reports.sweep import described
+from ecgexp.reports.trial import confusion_table
 from ecgexp.words import shortened
 
 DPI = 130
@@ -146,10 +146,11 @@ def _matrices(folder: Path, study: Study) -> Iterator[Picture]:
         if found is None:
             continue
         probabilities, targets = torch.tensor(found.probabilities), torch.tensor(found.targets).int()
-        matrix = mlcm(probabilities, targets, len(found.label_names), found.threshold).numpy()
+        table = confusion_table(probabilities, targets, found.label_names, found.threshold, found.multiclass)
+        stem, what = ("confusion", "Confusion matrix") if found.multiclass else ("mlcm", "MLCM")
         whose = "The best" if number == 0 else f"The best of {row['model']}"
-        name = "mlcm_best.png" if number == 0 else f"mlcm_best_{_file(str(row['model']))}.png"
-        figure = mlcm_figure(matrix, found.label_names, f"MLCM, validation, {len(targets)} records")
+        name = f"{stem}_best.png" if number == 0 else f"{stem}_best_{_file(str(row['model']))}.png"
+        figure = confusion_figure(table, f"{what}, validation, {len(targets)} records")
         yield _save(folder, name, figure, f"{whose}: {described(row, study.keys)}")
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ecgexp.errors import UserError
-from ecgexp.reports.uncertainty import SCORES, Uncertainty, bootstrap
+from ecgexp.reports.uncertainty import AUROC, Uncertainty, bootstrap
 
 RESAMPLES = 1000
 
@@ -27,6 +27,8 @@ class Predictions:
     probabilities : float32 array, (records, labels)
     label_names : tuple of str
     threshold : float
+    multiclass : bool
+        Each record has exactly one label: the most probable one is predicted, whatever the threshold.
     patients : str array, (records,), or None
         None where the file does not have them.
     """
@@ -36,6 +38,7 @@ class Predictions:
     probabilities: NDArray[np.float32]
     label_names: tuple[str, ...]
     threshold: float
+    multiclass: bool
     patients: NDArray[np.str_] | None
 
 
@@ -61,8 +64,8 @@ class Group:
     patients_known: bool
 
 
-def read_predictions(path: Path, threshold: float) -> Predictions:
-    """Read what `write_predictions` wrote; `threshold` is the trial's.
+def read_predictions(path: Path, threshold: float, multiclass: bool = False) -> Predictions:
+    """Read what `write_predictions` wrote; `threshold` and `multiclass` are the trial's.
 
     Raises
     ------
@@ -78,6 +81,7 @@ def read_predictions(path: Path, threshold: float) -> Predictions:
             table[[f"probability/{name}" for name in names]].to_numpy(dtype=np.float32),
             names,
             threshold,
+            multiclass,
             table["patient"].to_numpy(dtype=str) if "patient" in table else None,
         )
     except (OSError, ValueError, KeyError) as error:
@@ -88,7 +92,7 @@ def compare_trials(
     predictions: Mapping[str, Predictions],
     find_patients: Callable[[str, NDArray[np.str_]], NDArray[np.str_] | None],
 ) -> list[Group]:
-    """Bootstrap the trials of a sweep, those together that share validation records, labels and threshold.
+    """Bootstrap the trials of a sweep, those together that share validation records, labels and prediction rule.
 
     Parameters
     ----------
@@ -99,7 +103,7 @@ def compare_trials(
     """
     alike: dict[object, list[str]] = {}
     for run, found in predictions.items():
-        key = (tuple(found.ids), found.targets.tobytes(), found.label_names, found.threshold)
+        key = (tuple(found.ids), found.targets.tobytes(), found.label_names, found.threshold, found.multiclass)
         alike.setdefault(key, []).append(run)
     return [_compare([(run, predictions[run]) for run in runs], find_patients) for runs in alike.values()]
 
@@ -134,10 +138,10 @@ def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
     return pd.concat(frames) if frames else pd.DataFrame(columns=["validation_set"])
 
 
-def score_name(objective: str) -> str:
-    """The bootstrapped score that stands for an objective: itself, or macro F1."""
+def score_name(objective: str, macro_f1: str) -> str:
+    """The bootstrapped score that stands for an objective: itself, or macro F1, which is called `macro_f1`."""
     name = objective.split("/", 2)[2]
-    return name if name in SCORES else SCORES[0]
+    return name if name == AUROC else macro_f1
 
 
 def _compare(
@@ -157,6 +161,7 @@ def _compare(
             example.label_names,
             example.threshold,
             resamples=RESAMPLES,
+            multiclass=example.multiclass,
         )
     except UserError as error:  # too few records or patients
         uncertainty = str(error)

@@ -12,6 +12,7 @@ import optuna
 import pandas as pd
 from mlflow.entities import Run as MlflowRun
 
+from ecgexp.metrics.names import macro_f1_name
 from ecgexp.reports import paper
 from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, repetition_keys
 from ecgexp.reports.search import epochs_saved, pareto_front
@@ -76,7 +77,7 @@ class Study:
     data : list of dict
         What the runs say of each data set.
     looks : list of dict
-        At the test fold, each with the run's ``metrics``.
+        At the test fold, each with the run's ``metrics`` and the labels ``left_out`` of its macro F1, as a text.
     histories : dict of str to list of dict
         Epochs of the best and the worst trial, by run.
     search : optuna.Study, optional
@@ -126,15 +127,21 @@ class Study:
         return [{"row": row, "values": trial.values} for trial, row in found if row is not None]
 
     @cached_property
+    def macro_f1(self) -> str:
+        """The macro F1 that the trials have: multi-label, or of records with exactly one label."""
+        names = [macro_f1_name(multiclass) for multiclass in (False, True)]
+        return next((name for name in names if f"best/val/{name}" in self.results), names[0])
+
+    @cached_property
     def metric(self) -> str:
         """The objective without split, or macro F1 where it is the loss, which is shown anyway."""
         name = self.objective.split("/", 2)[2]
-        return "mlcm_f1_macro" if name == "loss" else name
+        return self.macro_f1 if name == "loss" else name
 
     @cached_property
     def score(self) -> str:
         """The score whose intervals are shown first."""
-        return score_name(self.objective)
+        return score_name(self.objective, self.macro_f1)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -187,7 +194,8 @@ class Study:
     @cached_property
     def is_the_papers(self) -> bool:
         """Whether the cells are those of Leandro et al. 2023."""
-        return paper.is_the_papers_grid(self.results, cell_keys(self.results))
+        same_metric = f"best/val/{self.macro_f1}" == paper.METRIC
+        return same_metric and paper.is_the_papers_grid(self.results, cell_keys(self.results))
 
     @cached_property
     def departures(self) -> list[str]:
@@ -327,6 +335,11 @@ class Study:
                 "Whose records they are is not known here, since the data are not where the runs had them: each "
                 "record was taken for a patient of its own, and intervals are too narrow where patients have several."
             )
+        for group in self.groups:
+            counts = zip(group.example.label_names, group.example.targets.sum(axis=0).tolist(), strict=True)
+            absent = [name for name, count in counts if count == 0]
+            if group.example.multiclass and absent:
+                said.append(f"Macro averages are without {', '.join(absent)}, which no validation record has.")
         if self.missing:
             numbers = ", ".join(map(str, self.missing))
             said.append(f"The predictions of trial {numbers} are not there, so they have no interval.")

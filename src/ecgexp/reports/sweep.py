@@ -21,7 +21,8 @@ SUPERSEDED = "superseded"
 STUDY = "study.json"
 # Tag of a trial that a search stopped early.
 PRUNED = "pruned"
-TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "auroc_macro", "loss")
+# Those of them that trials have: multi-label ones first, then those of records with exactly one label.
+TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "f1_macro", "recall_macro", "accuracy", "auroc_macro", "loss")
 # Columns of the results that are no swept key.
 FIXED = (
     "trial", "run_id", "status", "diverged", "pruned", "error", "reused", "reused_from_commit", "source_run_id",

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecgexp.metrics import mlcm
-from ecgexp.reports.figures import learning_curves, mlcm_figure
+from ecgexp.metrics import confusion_matrix, mlcm
+from ecgexp.reports.figures import confusion_figure, learning_curves
 
 DPI = 110
 
@@ -40,13 +40,33 @@ def write_confusion(
     targets: Tensor,
     label_names: Sequence[str],
     threshold: float,
+    multiclass: bool,
 ) -> None:
-    """Write the multi-label confusion matrix of a split: counts as CSV, row-normalised as a picture."""
-    matrix = mlcm(probabilities, targets.int(), len(label_names), threshold).numpy()
-    frame = pd.DataFrame(matrix, index=[*label_names, "NTL"], columns=[*label_names, "NPL"])
-    frame.to_csv(folder / f"mlcm_{split}.csv", index_label="true")
-    title = f"MLCM, {split} split, {len(targets)} records"
-    mlcm_figure(matrix, label_names, title).savefig(folder / f"mlcm_{split}.png", dpi=DPI)
+    """Write the confusion matrix of a split, ``mlcm_...`` or ``confusion_...``: counts as CSV, rows in % as a picture.
+
+    See `confusion_table`.
+    """
+    table = confusion_table(probabilities, targets, label_names, threshold, multiclass)
+    stem, what = ("confusion", "Confusion matrix") if multiclass else ("mlcm", "MLCM")
+    table.to_csv(folder / f"{stem}_{split}.csv", index_label="true")
+    title = f"{what}, {split} split, {len(targets)} records"
+    confusion_figure(table, title).savefig(folder / f"{stem}_{split}.png", dpi=DPI)
+
+
+def confusion_table(
+    probabilities: Tensor, targets: Tensor, label_names: Sequence[str], threshold: float, multiclass: bool
+) -> pd.DataFrame:
+    """Counts by true labels (rows) and predicted ones (columns).
+
+    Multi-label it is the `mlcm`, with row NTL (no true label) and column NPL (no predicted label); where each record
+    has exactly one label it is the `confusion_matrix`, with column NPL only if some record has no prediction.
+    """
+    if not multiclass:
+        matrix = mlcm(probabilities, targets.int(), len(label_names), threshold).numpy()
+        return pd.DataFrame(matrix, index=[*label_names, "NTL"], columns=[*label_names, "NPL"])
+    matrix = confusion_matrix(probabilities, targets).numpy()
+    table = pd.DataFrame(matrix, index=list(label_names), columns=[*label_names, "NPL"])
+    return table if table["NPL"].any() else table.drop(columns="NPL")
 
 
 def write_curves(path: Path, history: Sequence[dict[str, float]], metric: str, best_epoch: int | None) -> None:

@@ -16,12 +16,14 @@ from scipy.sparse import csr_array
 
 from ecgexp.errors import UserError
 from ecgexp.metrics.confusion import mlcm_marginals
+from ecgexp.metrics.multiclass import predicted_classes
+from ecgexp.metrics.names import macro_f1_name
 
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.uint16]
 Floats = NDArray[np.float64]
 
-SCORES = ("mlcm_f1_macro", "auroc_macro")
+AUROC = "auroc_macro"
 
 # A label that a single patient has is absent from 37 % of the draws; ten such labels leave one draw in a hundred.
 _DRAWS_PER_RESAMPLE = 200
@@ -108,7 +110,8 @@ class Uncertainty:
     Attributes
     ----------
     scores : dict of str to ScoreUncertainty
-        By 'mlcm_f1_macro' and 'auroc_macro'; the latter is absent where no label has both positives and negatives.
+        By 'mlcm_f1_macro', or 'f1_macro' of records with exactly one label each, and 'auroc_macro'; the latter is
+        absent where no label has both positives and negatives.
     level : float
         Confidence of each trial's interval, and of all intervals of differences together.
     patients, records, resamples, redraws : int
@@ -131,11 +134,14 @@ def bootstrap(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    multiclass: bool = False,
+    smallest_class: int = 1,
 ) -> Uncertainty:
     """Intervals for macro F1 and AUROC of each trial, and for how far each is from the best.
 
-    The scores are those of `ecgexp.metrics.classification_metrics`, for which a NaN counts as 0. Patients are drawn
-    with replacement and bring all their records; all trials are scored on the same resamples.
+    The scores are those of `ecgexp.metrics.classification_metrics` or, where `multiclass`, `multiclass_metrics`, and
+    so is what a NaN counts as. Patients are drawn with replacement and bring all their records; all trials are scored
+    on the same resamples.
 
     A trial's limits are the percentiles of its resampled scores [1]_: they stay within 0 and 1, and there are some
     for a diverged trial, which scores alike in all resamples. The bias-corrected and accelerated interval has none
@@ -169,6 +175,10 @@ def bootstrap(
     seed : int
     level : float
         Confidence, between 0 and 1.
+    multiclass : bool
+        Each record has exactly one label, and the most probable one is predicted, whatever the threshold.
+    smallest_class : int
+        Where `multiclass`, records from which on a class enters the scores; resamples leave out the same ones.
 
     Returns
     -------
@@ -187,29 +197,33 @@ def bootstrap(
     """
     if len(probabilities) == 0:
         raise UserError("There is no trial to score: pass the probabilities of at least one.")
-    drawn = resample_patients(targets, patients, label_names, resamples, seed)
+    counted = np.asarray(targets).sum(axis=0) >= max(smallest_class, 1) if multiclass else None
+    if counted is not None and not counted.any():
+        raise UserError(f"No class has {smallest_class} records, so there is no macro average to find an interval of.")
+    drawn = resample_patients(targets, patients, label_names, resamples, seed, counted)
     true = np.asarray(targets) == 1
     everyone = np.ones((1, len(true)), dtype=np.uint16)
-    values = np.stack([_score(trial, true, threshold, everyone)[0] for trial in probabilities])
-    draws = np.stack([_score(trial, true, threshold, drawn.weights) for trial in probabilities], axis=1)
-    defined = [i for i in range(len(SCORES)) if not np.isnan(values[:, i]).any()]
+    values = np.stack([_score(trial, true, threshold, counted, everyone)[0] for trial in probabilities])
+    draws = np.stack([_score(trial, true, threshold, counted, drawn.weights) for trial in probabilities], axis=1)
+    names = (macro_f1_name(multiclass), AUROC)
+    defined = [i for i in range(len(names)) if not np.isnan(values[:, i]).any()]
     comparisons = {i: compare(values[:, i], draws[..., i], level) for i in defined}
 
     left_out = (drawn.weights == 0).astype(np.uint16)
-    scored = _complete(left_out, true)
+    scored = _complete(left_out, true, counted)
     enough = scored.mean() >= _LEAST_SHARE_LEFT_OUT
     outside = np.full((int(scored.sum()), *values.shape), np.nan)
     if enough:
         # Only trials that some resample chooses need a score on what it leaves out.
         chosen = np.any([comparison.share_best > 0 for comparison in comparisons.values()], axis=0)
         for trial in np.flatnonzero(chosen).tolist():
-            outside[:, trial] = _score(probabilities[trial], true, threshold, left_out[scored])
+            outside[:, trial] = _score(probabilities[trial], true, threshold, counted, left_out[scored])
 
     scores = {}
     for i, comparison in comparisons.items():
         low, high = np.quantile(draws[..., i], [(1 - level) / 2, (1 + level) / 2], axis=0)
         optimism = _optimism(values[:, i], draws[scored, :, i], outside[..., i]) if enough else None
-        scores[SCORES[i]] = ScoreUncertainty(values[:, i], low, high, draws[..., i], comparison, optimism)
+        scores[names[i]] = ScoreUncertainty(values[:, i], low, high, draws[..., i], comparison, optimism)
     return Uncertainty(scores, level, len(np.unique(np.asarray(patients))), len(true), resamples, drawn.redraws)
 
 
@@ -219,6 +233,7 @@ def resample_patients(
     label_names: Sequence[str],
     resamples: int = 1000,
     seed: int = 0,
+    counted: Bools | None = None,
 ) -> Resamples:
     """Draw as many patients as there are, with replacement, `resamples` times.
 
@@ -230,6 +245,8 @@ def resample_patients(
     ----------
     targets, patients, label_names, resamples, seed
         As for `bootstrap`.
+    counted : bool array, (labels,), optional
+        Labels that this asks; by default all, and 'no label'.
 
     Returns
     -------
@@ -243,7 +260,8 @@ def resample_patients(
     """
     true, patient = _validate(targets, patients, label_names, resamples)
     people = int(patient.max()) + 1
-    labels = _with_no_label(true)[:, _varied(true)]
+    asked = _varied(true, counted)
+    labels = _with_no_label(true)[:, asked]
     has = np.zeros((people, 2 * labels.shape[1]))
     np.maximum.at(has, patient, np.hstack([labels, ~labels]).astype(np.float64))
 
@@ -260,7 +278,7 @@ def resample_patients(
         used = _DRAWS_AT_ONCE if missing > 0 else int(complete[-1]) + 1
         redraws += used - len(complete)
         if redraws > _DRAWS_PER_RESAMPLE * resamples:
-            raise UserError(_too_rare(labels, patient, np.flatnonzero(_varied(true)), label_names))
+            raise UserError(_too_rare(labels, patient, np.flatnonzero(asked), label_names))
     # Records first in memory: scores go through the records, of all resamples at once.
     return Resamples(np.concatenate(kept).T[patient].T, redraws)
 
@@ -346,11 +364,15 @@ def _optimism(values: Floats, inside: Floats, outside: Floats) -> float:
     return float(values.max() - (values[chosen] + deviation).mean())
 
 
-def _score(probabilities: ArrayLike, true: Bools, threshold: float, weights: Counts) -> Floats:
-    """Macro F1 and AUROC of one trial with weighted records: (resamples, 2); AUROC is NaN where no label has one."""
-    known = np.nan_to_num(np.asarray(probabilities, dtype=np.float32), nan=0.0)
-    counts = _f1_counts(known, true, threshold)
-    curves = [_curve(known[:, label], true[:, label]) for label in np.flatnonzero(_varied(true)[:-1])]
+def _score(probabilities: ArrayLike, true: Bools, threshold: float, counted: Bools | None, weights: Counts) -> Floats:
+    """Macro F1 and AUROC of one trial with weighted records: (resamples, 2); AUROC is NaN where no label has one.
+
+    `counted`: the classes that enter where each record has exactly one label, else None.
+    """
+    given = np.asarray(probabilities, dtype=np.float32)
+    known = np.nan_to_num(given, nan=0.0)
+    counts = _mlcm_f1_counts(known, true, threshold) if counted is None else _f1_counts(given, true, counted)
+    curves = [_curve(known[:, label], true[:, label]) for label in np.flatnonzero(_varied(true, counted)[:-1])]
     blocks = []
     for block in _blocks(weights):
         areas = [_areas(*curve, block) for curve in curves]
@@ -366,7 +388,7 @@ def _blocks(weights: Counts) -> Iterator[Floats]:
         yield np.ascontiguousarray(weights[start : start + size].T, dtype=np.float64)
 
 
-def _f1_counts(known: NDArray[np.float32], true: Bools, threshold: float) -> Floats:
+def _mlcm_f1_counts(known: NDArray[np.float32], true: Bools, threshold: float) -> Floats:
     """What each record adds to the numerators, then to the denominators, of each label's F1: (2 * counted, records).
 
     NTL is counted where it has a record: resamples then have one too.
@@ -377,6 +399,13 @@ def _f1_counts(known: NDArray[np.float32], true: Bools, threshold: float) -> Flo
     counted = true.shape[1] + int(not true.any(axis=1).all())
     counts = torch.cat([2 * hits[:, :counted], (rows + columns)[:, :counted]], dim=1)
     return np.ascontiguousarray(counts.numpy().T, dtype=np.float64)
+
+
+def _f1_counts(given: NDArray[np.float32], true: Bools, counted: Bools) -> Floats:
+    """As `_mlcm_f1_counts`, of the counted classes where each record has exactly one label."""
+    predicted = predicted_classes(torch.tensor(given)).numpy()[:, None] == np.arange(true.shape[1])
+    hits, totals = (predicted & true)[:, counted], (predicted.astype(np.float64) + true)[:, counted]
+    return np.ascontiguousarray(np.hstack([2 * hits, totals]).T, dtype=np.float64)
 
 
 def _macro_f1(sums: Floats) -> Floats:
@@ -419,15 +448,16 @@ def _with_no_label(true: Bools) -> Bools:
     return np.column_stack([true, ~true.any(axis=1)])
 
 
-def _varied(true: Bools) -> Bools:
-    """Which labels, and last 'no label', have both positives and negatives: (labels + 1,)."""
+def _varied(true: Bools, counted: Bools | None) -> Bools:
+    """Which labels of those counted, and last 'no label', have both positives and negatives: (labels + 1,)."""
     labels = _with_no_label(true)
-    return np.asarray(labels.any(axis=0) & ~labels.all(axis=0))
+    varied = np.asarray(labels.any(axis=0) & ~labels.all(axis=0))
+    return varied if counted is None else varied & np.append(counted, False)
 
 
-def _complete(weights: Counts, true: Bools) -> Bools:
-    """In which resamples every label that has positives and negatives has them: (resamples,)."""
-    labels = _with_no_label(true)[:, _varied(true)]
+def _complete(weights: Counts, true: Bools, counted: Bools | None) -> Bools:
+    """In which resamples every counted label that has positives and negatives has them: (resamples,)."""
+    labels = _with_no_label(true)[:, _varied(true, counted)]
     parts = np.hstack([labels, ~labels]).astype(np.float64)
     return np.concatenate([((parts.T @ block) > 0).all(axis=0) for block in _blocks(weights)])
 

@@ -17,6 +17,7 @@ from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 from torch import nn
 
+from ecgexp.lit.module import output_layer
 from ecgexp.tracking.store import MLFLOW_RETRIES, Store, StoreAway, is_away, mlflow_settings
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def log_model(
     example : float32 array, (2 or more, leads, samples), mV
         Input that the graph is traced with, and kept beside it.
     description : mapping
-        What one has to know to use it: labels, leads, sampling rate, samples, threshold.
+        What one has to know to use it: labels, multiclass, leads, sampling rate, samples, threshold.
 
     Returns
     -------
@@ -48,7 +49,7 @@ def log_model(
         URI of the logged model; None, with a warning, where torch cannot export the net. Its weights are an
         artifact of the run all the same.
     """
-    probabilities = nn.Sequential(network, nn.Sigmoid()).cpu().eval()
+    probabilities = nn.Sequential(network, output_layer(description["multiclass"])).cpu().eval()
     with torch.no_grad():
         classes = probabilities(torch.from_numpy(example)).shape[1]
     signature = ModelSignature(

@@ -1,0 +1,61 @@
+"""What a trial asks of its data before it trains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from ecgexp.datasets import Dataset, Split
+from ecgexp.errors import UserError
+from ecgexp.trial import Parts, load
+
+
+class Beats(Dataset):
+    """Four records with one of three labels each."""
+
+    label_names, lead_names, sampling_rate = ("N", "V", "S"), ("I", "II"), 100.0
+
+    def __init__(self, multiclass, classes=(0, 1, 2, 0)):
+        self.multiclass = multiclass
+        self.targets = np.eye(3, dtype=np.uint8)[list(classes)]
+
+    def load(self, split):
+        ids = np.array([f"{split}-{number}" for number in range(4)])
+        return Split(np.zeros((4, 10, 2), np.float32), np.arange(4), self.targets, ids, ids)
+
+
+def loaded(dataset, **keys):
+    shape = {"leads": 2, "samples": 10, "classes": 3, **keys}
+    cfg = OmegaConf.create({"dataset": shape, "batch_size": 2, "seed": 0, "memory_budget": 1.0})
+    return load(cfg, Parts(dataset, nn.Identity(), nn.Identity(), torch.optim.SGD, None))
+
+
+@pytest.mark.parametrize(
+    ("multiclass", "keys"), [(True, {"multiclass": True}), (False, {"multiclass": False}), (False, {})]
+)
+def test_data_that_are_as_the_configuration_says_are_loaded(multiclass, keys):
+    assert len(loaded(Beats(multiclass), **keys).splits["train"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("multiclass", "keys", "named"),
+    [
+        (False, {"leads": 12}, r"'dataset\.leads' is 12, but the data have 2"),
+        (False, {"multiclass": True}, r"'dataset\.multiclass' is true, but that of Beats is false"),
+        (True, {}, r"'dataset\.multiclass' is false, but that of Beats is true"),
+    ],
+)
+def test_data_that_are_not_are_refused(multiclass, keys, named):
+    with pytest.raises(UserError, match=named):
+        loaded(Beats(multiclass), **keys)
+
+
+@pytest.mark.parametrize(("row", "count"), [((0, 0, 0), 0), ((1, 0, 1), 2)])
+def test_a_record_that_has_none_or_several_labels_is_named_where_each_has_exactly_one(row, count):
+    dataset = Beats(multiclass=True)
+    dataset.targets[2] = row
+    with pytest.raises(UserError, match=f"Record train-2 has {count} labels, not one"):
+        loaded(dataset, multiclass=True)
