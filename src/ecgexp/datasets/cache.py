@@ -12,7 +12,7 @@ import signal
 import time
 import uuid
 from bisect import bisect_left
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -74,12 +74,7 @@ class Signals:
 def cached_signals(
     root: Path, files: Sequence[str], layout: Layout, cache_dir: Path, workers: int | None = None
 ) -> Signals:
-    """Signals of records, from the cache, or read into it.
-
-    The cache is two files in `cache_dir`, named by a hash of the records' names, the names, sizes and
-    modification times of their files, and `layout`. Each is written under a temporary name and moved,
-    the one that makes the cache valid last, so no process sees half of it; of two that read at once the
-    last to finish replaces equal files by equal files.
+    """Signals of records, from the cache (see `cached_array`), or read into it.
 
     Parameters
     ----------
@@ -103,23 +98,96 @@ def cached_signals(
     UserError
         Where the cache cannot be written or a reading process dies.
     """
-    key = _key(root, files, layout)
+
+    def read(path: Path) -> dict[str, Any]:
+        create_array(path, (len(files), layout["samples"], len(layout["lead_names"])))
+        logger.info("reading %d records of %s into %s", len(files), root, cache_dir)
+        outcomes = _read_all(path, root, files, layout, workers)
+        return {
+            "layout": layout,
+            "records": list(files),
+            "hashes": [outcome.hash for outcome in outcomes],
+            "problems": {i: outcome.problem for i, outcome in enumerate(outcomes) if outcome.problem},
+            "notes": {i: outcome.notes for i, outcome in enumerate(outcomes) if outcome.notes},
+        }
+
+    array, known = cached_array(cache_dir, cache_key(root, files, [FORMAT, layout]), read)
+    return Signals(
+        array,
+        tuple(known["hashes"]),
+        {int(i): problem for i, problem in known["problems"].items()},
+        {int(i): tuple(notes) for i, notes in known["notes"].items()},
+    )
+
+
+def cached_array(
+    cache_dir: Path, key: str, make: Callable[[Path], dict[str, Any]]
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """An array and what is known of it, from the cache, or made and put there.
+
+    It is two files in `cache_dir`, named by `key`. Each is written under a temporary name and moved, the one
+    that makes the cache valid last, so no process sees half of it; of two that write at once the last to
+    finish replaces equal files by equal files.
+
+    Parameters
+    ----------
+    cache_dir : Path
+        Made where missing.
+    key : str
+        Of everything that the array depends on, see `cache_key`.
+    make : callable
+        Writes the array to a path as a .npy file (see `create_array`) and returns what is known of it, JSON-able.
+
+    Returns
+    -------
+    array : float32 array
+        Memory-mapped, read-only.
+    known : dict
+        What `make` returned, as JSON gives it back.
+
+    Raises
+    ------
+    UserError
+        Where the cache cannot be written.
+    """
     try:
-        signals = _open(cache_dir, key, len(files))
-        if signals is None:
-            _write(cache_dir, key, root, files, layout, workers)
-            signals = _open(cache_dir, key, len(files))
+        found = _open(cache_dir, key)
+        if found is None:
+            _write(cache_dir, key, make)
+            found = _open(cache_dir, key)
     except OSError as error:
         raise UserError(
             f"the signal cache {cache_dir} cannot be used ({error}); set dataset.cache_dir to a folder that can"
         ) from error
-    if signals is None:
+    if found is None:
         raise UserError(f"the signal cache {cache_dir} is changed by something else; remove it and retry")
-    return signals
+    return found
 
 
-def _key(root: Path, files: Sequence[str], layout: Layout) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT, layout]).encode())
+def create_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A .npy file of zeros, memory-mapped for writing; OSError where the disk has no room for it."""
+    # A memory-mapped file that outgrows the disk kills the process without a word.
+    size = 4 * math.prod(shape)
+    if size > shutil.disk_usage(path.parent).free:
+        raise OSError(f"{size / 1e9:.1f} GB are needed and fewer are free")
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    array.flush()
+    return array
+
+
+def cache_key(root: Path, files: Sequence[str], settings: Any) -> str:
+    """Hash of records' names, of the names, sizes and modification times of their files, and of settings.
+
+    Parameters
+    ----------
+    root : Path
+        The records' folder, which itself makes no difference.
+    files : sequence of str
+        The records, relative to `root`, without extension.
+    settings : JSON-able
+        What else decides on the numbers.
+    """
+    digest = hashlib.sha256(json.dumps(settings).encode())
     folders: dict[str, tuple[list[str], dict[str, os.stat_result]]] = {}
     for file in files:
         folder, _, stem = file.rpartition("/")
@@ -152,47 +220,25 @@ def _files_of(stem: str, names: list[str]) -> Iterator[str]:
             yield name
 
 
-def _open(cache_dir: Path, key: str, records: int) -> Signals | None:
-    """Cached signals; None where there are none, or only damaged ones."""
+def _open(cache_dir: Path, key: str) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
+    """What is cached; None where there is nothing, or something damaged."""
     try:
-        meta = json.loads((cache_dir / f"{key}.json").read_text())
+        known = json.loads((cache_dir / f"{key}.json").read_text())
         array = np.load(cache_dir / f"{key}.npy", mmap_mode="r")
-        signals = Signals(
-            array,
-            tuple(meta["hashes"]),
-            {int(i): problem for i, problem in meta["problems"].items()},
-            {int(i): tuple(notes) for i, notes in meta["notes"].items()},
-        )
+        return (array, known) if known.pop("rows") == len(array) else None
     except (FileNotFoundError, ValueError, KeyError):
         return None
-    return signals if len(array) == len(signals.hashes) == records else None
 
 
-def _write(cache_dir: Path, key: str, root: Path, files: Sequence[str], layout: Layout, workers: int | None) -> None:
+def _write(cache_dir: Path, key: str, make: Callable[[Path], dict[str, Any]]) -> None:
     cache_dir.mkdir(parents=True, exist_ok=True)
     _remove_stale(cache_dir)
-    shape = (len(files), layout["samples"], len(layout["lead_names"]))
-    # A memory-mapped file that outgrows the disk kills the process without a word.
-    size = 4 * math.prod(shape)
-    if size > shutil.disk_usage(cache_dir).free:
-        raise OSError(f"{size / 1e9:.1f} GB are needed and fewer are free")
     name = f".{key}.{uuid.uuid4().hex}"
     array, meta = cache_dir / f"{name}.npy.tmp", cache_dir / f"{name}.json.tmp"
     try:
-        np.lib.format.open_memmap(array, mode="w+", dtype=np.float32, shape=shape).flush()
-        logger.info("reading %d records of %s into %s", len(files), root, cache_dir)
-        outcomes = _read_all(array, root, files, layout, workers)
-        meta.write_text(
-            json.dumps(
-                {
-                    "layout": layout,
-                    "records": list(files),
-                    "hashes": [outcome.hash for outcome in outcomes],
-                    "problems": {i: outcome.problem for i, outcome in enumerate(outcomes) if outcome.problem},
-                    "notes": {i: outcome.notes for i, outcome in enumerate(outcomes) if outcome.notes},
-                }
-            )
-        )
+        known = make(array)
+        rows = len(np.load(array, mmap_mode="r"))
+        meta.write_text(json.dumps({"rows": rows, **known}))
         array.replace(cache_dir / f"{key}.npy")
         meta.replace(cache_dir / f"{key}.json")
     finally:
