@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn import metrics as oracle
 
-from ecgexp.datasets import PTBXL, WFDBFolder
+from ecgexp.datasets import PTBXL, Synthetic, WFDBFolder
 from ecgexp.reports.evaluation import (
     SMALLEST_CLASS,
     SMALLEST_GROUP,
@@ -109,6 +109,9 @@ def test_everything_is_measured_logged_and_told(trained, moved):
 
     for words in ("mlcm_f1_macro", "95 % interval", "NORM", "female", "tuned", "not of seeds", "number 1"):
         assert words in done.stdout
+    assert Synthetic.warning in done.stdout
+    assert json.loads((folder / "metrics.json").read_text())["warning"] == Synthetic.warning
+    assert moved.client.get_run(trained.run_id).data.tags["warning"] == Synthetic.warning
     assert f"{logged['auroc_macro']:.3f}" in done.stdout
     assert "fingerprint" not in done.stdout
 

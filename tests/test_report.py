@@ -127,6 +127,21 @@ def test_everything_is_also_in_the_run_of_the_sweep(seeds, seeds_report, store):
     assert {"mlcm_best.png", "mlcm_best_constant.png", "mlcm_best_ribeiro.png"} <= files
 
 
+def test_a_warning_of_the_data_is_said_once_wherever_results_are(store, folder, tmp_path, monkeypatch, capsys):
+    sweep = Sweep(store, "warned")
+    for number, data in enumerate(["Patients are on <both> sides.", "Patients are on <both> sides.", ""]):
+        sweep.trial("model=linear", f"lr={number}", **({"warning": data} if data else {}))
+    sweep.end()
+    report(monkeypatch, folder, "sweep=warned", f"out={tmp_path}")
+    told = [
+        capsys.readouterr().out,
+        Page(tmp_path / "report.html").text,
+        (tmp_path / "table.md").read_text(),
+    ]
+    assert [text.count("Patients are on <both> sides.") for text in told] == [1, 1, 1]
+    assert pd.read_csv(tmp_path / "results.csv")["warning"].notna().tolist() == [True, True, False]
+
+
 # --- the page
 
 

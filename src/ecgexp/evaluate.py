@@ -214,8 +214,10 @@ def _run(values: dict[str, list[str]]) -> None:
     predictions = predict_split(network, dataset, split, cfg)
     validation = predict_split(network, dataset, "val", cfg) if tune else None
     findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
-    folder = _record(store, run, predictions, findings, number)
+    folder = _record(store, run, predictions, findings, number, dataset.warning)
     print(_summary(run, predictions, findings))
+    if dataset.warning:
+        print(f"\n{dataset.warning}")
     if not same_data:
         print("\nThe data are not those that the run was trained on: their fingerprint differs.")
     if number:
@@ -314,7 +316,9 @@ def _per_label(metric: str, values: pd.Series) -> dict[str, float]:
     return {f"{metric}/{escape_label(str(label))}": float(value) for label, value in values.items()}
 
 
-def _record(store: Store, run: MlflowRun, predictions: Predictions, findings: Findings, number: int) -> str:
+def _record(
+    store: Store, run: MlflowRun, predictions: Predictions, findings: Findings, number: int, warning: str | None
+) -> str:
     """Log to the run; returns where the files are."""
     from mlflow.entities import Metric
 
@@ -331,7 +335,7 @@ def _record(store: Store, run: MlflowRun, predictions: Predictions, findings: Fi
     local = artifact_folder(store, run_id)
     place = f"evaluation/{split}"
     with tempfile.TemporaryDirectory() as temporary:
-        _write(Path(temporary), predictions, findings, number)
+        _write(Path(temporary), predictions, findings, number, warning)
         if local is None:
             store.client.log_artifacts(run_id, temporary, place)
             return f"{place} among the artifacts of run {run_id}"
@@ -340,7 +344,7 @@ def _record(store: Store, run: MlflowRun, predictions: Predictions, findings: Fi
         return str(local / place)
 
 
-def _write(folder: Path, predictions: Predictions, findings: Findings, number: int) -> None:
+def _write(folder: Path, predictions: Predictions, findings: Findings, number: int, warning: str | None) -> None:
     from ecgexp.reports.evaluation import reliability_figure
     from ecgexp.reports.trial import write_confusion, write_predictions
 
@@ -361,6 +365,7 @@ def _write(folder: Path, predictions: Predictions, findings: Findings, number: i
     whole = {
         "look": number or None,
         "records": len(predictions.split),
+        "warning": warning,
         "metrics": findings.metrics,
         "labels_left_out": findings.left_out,
         "interval": findings.uncertainty

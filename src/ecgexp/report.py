@@ -76,7 +76,7 @@ def _run(values: dict[str, list[str]]) -> None:
         shutil.copytree(folder, out, dirs_exist_ok=True)
         for parent in parents:
             _keep(store, parent, folder)
-    print("\n".join(findings))
+    print("\n".join([*study.warnings, *findings]))
     print(f"\nReport: {(out / 'report.html').resolve()}")
 
 

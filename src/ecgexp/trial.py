@@ -45,6 +45,8 @@ from ecgexp.tracking.model import log_model
 from ecgexp.tracking.run import EpochLog, Run, end_orphans
 from ecgexp.tracking.store import open_store
 
+logger = logging.getLogger(__name__)
+
 ALL_THREADS = torch.get_num_threads()
 Judge = Callable[[list[dict[str, float]]], bool]
 SPLITS: tuple[SplitName, SplitName] = ("train", "val")
@@ -110,6 +112,9 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
     tags = _tags(cfg, job, threads)
     try:
         parts = build(cfg)
+        if parts.dataset.warning:
+            logger.warning(parts.dataset.warning)
+            tags |= provenance.warn(parts.dataset.warning)
         parts.dataset.prepare()
         _check_labels(cfg, parts.dataset)
         tags |= {"dataset_fingerprint": parts.dataset.fingerprint()}
@@ -456,7 +461,6 @@ def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:
         "precision": cfg.precision,
         "threads": threads,
         "device": torch.cuda.get_device_name() if _device_kind(cfg) == "cuda" else "cpu",
-        **provenance.note(cfg.dataset._target_),
     }
 
 

@@ -140,6 +140,18 @@ def test_a_trial_that_did_not_finish_is_never_the_best_and_is_named_with_its_err
     assert "ValueError: no" in line
 
 
+def test_the_warnings_of_the_data_stand_below_the_table(sweep, tmp_path):
+    for lr in ("0.1", "0.2"):
+        sweep.store.client.set_tag(sweep.trial(f"lr={lr}", f1=0.5), "warning", "It flatters.")
+    sweep.trial("lr=0.3", f1=0.5)
+    results = sweep.results()
+    write_sweep_report(tmp_path, results, ["lr"], OBJECTIVE)
+    lines = (tmp_path / "table.txt").read_text().splitlines()
+    assert len(lines) == 5 and lines[4] == "It flatters."
+    assert lines == sweep_table(results, ["lr"], OBJECTIVE).splitlines()
+    assert results["warning"].tolist() == ["It flatters.", "It flatters.", ""]
+
+
 def test_without_a_finished_trial_there_is_a_table_but_no_best(sweep, tmp_path):
     sweep.trial("lr=0.1", status="FAILED", error="ValueError: no")
     sweep.trial("lr=0.2", status="KILLED")

@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from ecgexp.tracking.provenance import config_hash, flatten, git_state, packages
+from ecgexp.tracking.provenance import config_hash, flatten, git_state, packages, warn
 
 
 def git(folder, *arguments):
@@ -59,6 +59,10 @@ def test_flatten_names_every_leaf():
         "model.more": {},
         "none": None,
     }
+
+
+def test_a_warning_is_a_tag_and_the_description_that_the_ui_shows():
+    assert warn("Take care.") == {"warning": "Take care.", "mlflow.note.content": "Take care."}
 
 
 def test_packages_are_named_with_their_versions():

@@ -69,6 +69,8 @@ class Dataset(ABC):
         How `normalization` computes its statistics.
     multiclass : bool
         Each record has exactly one label.
+    warning : str or None
+        What has to be said beside every result on these data: each run, table and report says it.
     """
 
     label_names: tuple[str, ...]
@@ -76,6 +78,7 @@ class Dataset(ABC):
     sampling_rate: float
     normalize: Normalization = "none"
     multiclass: bool = False
+    warning: str | None = None
 
     @abstractmethod
     def load(self, split: SplitName) -> Split:

@@ -588,6 +588,8 @@ class Synthetic(PTBXL):
         Where an argument is impossible.
     """
 
+    warning = "Synthetic ECGs: these numbers mean nothing clinically."
+
     def __init__(
         self,
         root: str | Path,

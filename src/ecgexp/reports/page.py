@@ -69,7 +69,7 @@ def write_report(folder: Path, study: Study) -> list[str]:
     cells_frame(study.cells).to_csv(folder / "cells.csv", index=False)
     lines = study.table.flat()
     (folder / "table.csv").write_text(to_csv(lines))
-    (folder / "table.md").write_text(to_markdown(lines))
+    (folder / "table.md").write_text("\n".join([to_markdown(lines), *study.warnings]))
     if study.best is not None:
         (folder / "experiment").mkdir()
         title = f"Best of sweep {study.name}: {study.objective} = {study.best[study.objective]:.4f}"

@@ -17,9 +17,16 @@ from ecgexp.reports import paper
 from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, repetition_keys
 from ecgexp.reports.search import epochs_saved, pareto_front
 from ecgexp.reports.significance import Group, Predictions, score_name, uncertainty_columns
-from ecgexp.reports.sweep import best_trial, described, maximizes, results_table, setting, swept_keys
+from ecgexp.reports.sweep import (
+    best_trial,
+    described,
+    maximizes,
+    results_table,
+    setting,
+    swept_keys,
+    warnings_of,
+)
 from ecgexp.reports.variance import VarianceComponents, variance_components
-from ecgexp.tracking.provenance import SYNTHETIC
 
 COVERAGE = (
     "Intervals are 95 % bootstrap intervals over the patients of the validation records, for the nets as they were "
@@ -101,10 +108,9 @@ class Study:
         return "+".join(parent.data.tags["sweep"] for parent in self.parents)[:120]
 
     @cached_property
-    def title(self) -> str:
-        """Of the page; says so where numbers come from generated ECGs."""
-        generated = any(setting(run, "dataset._target_") == SYNTHETIC for run in self.runs)
-        return f"Sweep {self.name}" + (" on synthetic ECGs: nothing clinical follows" if generated else "")
+    def warnings(self) -> list[str]:
+        """What has to be said beside results on these data."""
+        return warnings_of(self.results)
 
     @cached_property
     def objective(self) -> str:

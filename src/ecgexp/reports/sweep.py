@@ -11,6 +11,7 @@ from mlflow.entities import Run as MlflowRun
 
 from ecgexp.metrics import higher_is_better
 from ecgexp.reports.figures import heat_map
+from ecgexp.tracking.provenance import WARNING
 from ecgexp.tracking.store import Store
 from ecgexp.words import shortened
 
@@ -26,7 +27,7 @@ TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "f1_macro", "recall_macro", "
 # Columns of the results that are no swept key.
 FIXED = (
     "trial", "run_id", "status", "diverged", "pruned", "error", "reused", "reused_from_commit", "source_run_id",
-    "device",
+    "device", "warning",
 )  # fmt: skip
 
 
@@ -62,8 +63,9 @@ def results_table(runs: Sequence[MlflowRun]) -> pd.DataFrame:
     DataFrame
         Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``pruned``, ``error``, ``reused``,
         ``reused_from_commit`` (where it is not the sweep's own), ``source_run_id`` (the run that holds the files:
-        the reused one's), ``device``, then each overridden key (also listed in ``attrs["overridden"]``; of a
-        trial that does not override it, the value it was trained with), then all metrics.
+        the reused one's), ``device``, ``warning`` (of the data), then each overridden key (also listed in
+        ``attrs["overridden"]``; of a trial that does not override it, the value it was trained with), then all
+        metrics.
     """
     rows: list[dict[str, object]] = []
     overridden = dict.fromkeys(key for run in runs for key in overrides_of(run))
@@ -83,6 +85,7 @@ def results_table(runs: Sequence[MlflowRun]) -> pd.DataFrame:
                 "reused_from_commit": tags.get("reused_from_commit", ""),
                 "source_run_id": tags.get("reused_from", run.info.run_id),
                 "device": tags.get("device", ""),
+                "warning": tags.get(WARNING, ""),
                 **{key: own.get(key, setting(run, key)) for key in overridden},
                 # An override is also a metric where it changes in training, as `lr` does.
                 **{key: value for key, value in sorted(metrics.items()) if key not in overridden},
@@ -141,8 +144,13 @@ def failures(results: pd.DataFrame, keys: list[str]) -> list[str]:
     return [f"{row['status'].capitalize()}: {described(row, keys)}  {row['error']}" for _, row in missed.iterrows()]
 
 
+def warnings_of(results: pd.DataFrame) -> list[str]:
+    """What has to be said beside results, each warning once."""
+    return [warning for warning in results["warning"].unique().tolist() if warning]
+
+
 def sweep_table(results: pd.DataFrame, keys: list[str], objective: str) -> str:
-    """Table for a terminal: a line per trial, the best one marked."""
+    """Table for a terminal: a line per trial, the best one marked; below it the warnings of the data."""
     wanted = [objective, *(f"best/val/{name}" for name in TABLE_METRICS)]
     metrics = [name for name in dict.fromkeys(wanted) if name in results]
     extra = [name for name in ("epochs", "train_seconds") if name in results]
@@ -159,7 +167,7 @@ def sweep_table(results: pd.DataFrame, keys: list[str], objective: str) -> str:
     best = best_trial(results, objective)
     table.insert(0, "", ["*" if best is not None and run == best["run_id"] else "" for run in results["run_id"]])
     table = table.rename(columns={name: name.removeprefix("best/") for name in metrics})
-    return table.fillna("-").to_string(index=False)
+    return "\n".join([table.fillna("-").to_string(index=False), *warnings_of(results)])
 
 
 def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd.DataFrame:

@@ -96,7 +96,8 @@ def sweep_session(
                 yield further
             return
         tags = {"kind": "sweep", "sweep": name, "objective": objectives(cfg)[0], **provenance.git_state(Path.cwd())}
-        tags |= provenance.note(cfg.dataset._target_)
+        dataset = build_dataset(cfg)
+        tags |= provenance.warn(dataset.warning) if dataset.warning else {}
         if search is not None:
             tags |= {"search": "true", "objectives": json.dumps(objectives(cfg))}
         with Run(store, " ".join(asked) or "sweep", tags, continues=earlier) as run:
@@ -104,7 +105,7 @@ def sweep_session(
             board.clear()
             if search is not None:
                 _show_earlier(board, run, objectives(cfg)[0])
-            build_dataset(cfg).prepare()
+            dataset.prepare()
             try:
                 with _watched(board, plan):
                     yield plan.overrides(store, run.id)

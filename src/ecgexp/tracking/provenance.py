@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-SYNTHETIC = "ecgexp.datasets.Synthetic"
+WARNING = "warning"
 MLFLOW_NOTE = "mlflow.note.content"
 
 
@@ -41,9 +41,9 @@ def host() -> str:
     return socket.gethostname()
 
 
-def note(dataset: str) -> dict[str, str]:
-    """Tag that the UI shows as the description of a run on generated ECGs; none for another dataset's class."""
-    return {MLFLOW_NOTE: "Synthetic ECGs: these numbers mean nothing clinically."} if dataset == SYNTHETIC else {}
+def warn(warning: str) -> dict[str, str]:
+    """Tags of a run whose data come with a warning, which the UI shows as its description."""
+    return {WARNING: warning, MLFLOW_NOTE: warning}
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
