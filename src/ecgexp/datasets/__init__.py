@@ -2,14 +2,17 @@
 
 from ecgexp.datasets.base import Dataset, Normalization, Split, SplitName
 from ecgexp.datasets.folder import WFDBFolder
+from ecgexp.datasets.mitbih import MITBIH, MITBIHTable
 from ecgexp.datasets.ptbxl import PTBXL, PTBXL_CLASSES
 from ecgexp.datasets.records import Reading, read_record
 from ecgexp.datasets.synthetic import Synthetic
 
 __all__ = [
+    "MITBIH",
     "PTBXL",
     "PTBXL_CLASSES",
     "Dataset",
+    "MITBIHTable",
     "Normalization",
     "Reading",
     "Split",

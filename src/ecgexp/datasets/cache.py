@@ -164,7 +164,7 @@ def cached_array(
     return found
 
 
-def create_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def create_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float32]]:
     """A .npy file of zeros, memory-mapped for writing; OSError where the disk has no room for it."""
     # A memory-mapped file that outgrows the disk kills the process without a word.
     size = 4 * math.prod(shape)

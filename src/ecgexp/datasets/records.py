@@ -54,7 +54,12 @@ class Reading:
 
 
 def read_record(
-    path: str | Path, *, lead_names: Sequence[str], sampling_rate: float, samples: int, exact: bool = False
+    path: str | Path,
+    *,
+    lead_names: Sequence[str],
+    sampling_rate: float,
+    samples: int | None = None,
+    exact: bool = False,
 ) -> Reading:
     """Read one WFDB record as `samples` samples of the named leads at `sampling_rate`, in mV.
 
@@ -70,8 +75,8 @@ def read_record(
         The wanted leads, in the order of the columns.
     sampling_rate : float
         The wanted rate in Hz.
-    samples : int
-        The wanted length.
+    samples : int, optional
+        The wanted length; as long as it is by default.
     exact : bool
         Refuse a record with another rate, length or set of leads instead of adapting it.
 
@@ -87,10 +92,30 @@ def read_record(
         a voltage, or, if `exact`, anything but the order of the leads differs.
     """
     try:
-        record = _read_wfdb(Path(path), None if exact else samples / sampling_rate)
+        record = _read_wfdb(Path(path), None if exact or samples is None else samples / sampling_rate)
         return _adapt(record, tuple(lead_names), sampling_rate, samples, exact)
     except _Problem as problem:
         raise RecordError(path, str(problem)) from problem.__cause__
+
+
+def read_leads(path: str | Path) -> tuple[str, ...]:
+    """Names of the leads of a WFDB record.
+
+    Raises
+    ------
+    RecordError
+        Where its header is missing or damaged.
+    """
+    import wfdb
+
+    try:
+        _check_header(Path(path))
+        with _quick_headers():
+            return _named(wfdb.rdheader(str(path)).sig_name or ())
+    except _Problem as problem:
+        raise RecordError(path, str(problem)) from None
+    except Exception as error:  # wfdb meets a damaged file with whatever its parsing happens to raise
+        raise RecordError(path, _damage(error)) from error
 
 
 class _Problem(Exception):
@@ -112,8 +137,7 @@ def _read_wfdb(path: Path, seconds: float | None) -> _Record:
     """Read the record, or only its first `seconds`."""
     import wfdb
 
-    if not path.with_name(f"{path.name}.hea").is_file():
-        raise _Problem(f"the header file {path.name}.hea is missing")
+    _check_header(path)
     try:
         with _quick_headers():
             end = length = None
@@ -125,16 +149,29 @@ def _read_wfdb(path: Path, seconds: float | None) -> _Record:
     except FileNotFoundError as error:
         raise _Problem(f"the signal file {Path(error.filename or '').name} is missing") from error
     except Exception as error:  # wfdb meets a damaged file with whatever its parsing happens to raise
-        raise _Problem(f"its files are truncated or damaged ({type(error).__name__}: {error})") from error
+        raise _Problem(_damage(error)) from error
     if read.p_signal is None or not read.p_signal.size:
         raise _Problem("it holds no signals")
     return _Record(
         signal=read.p_signal,
-        leads=tuple(name or "unnamed" for name in read.sig_name),
+        leads=_named(read.sig_name),
         units=tuple(read.units),
         rate=float(read.fs),
         length=len(read.p_signal) if length is None else length,
     )
+
+
+def _check_header(path: Path) -> None:
+    if not path.with_name(f"{path.name}.hea").is_file():
+        raise _Problem(f"the header file {path.name}.hea is missing")
+
+
+def _damage(error: Exception) -> str:
+    return f"its files are truncated or damaged ({type(error).__name__}: {error})"
+
+
+def _named(leads: Sequence[str | None]) -> tuple[str, ...]:
+    return tuple(name or "unnamed" for name in leads)
 
 
 @contextmanager
@@ -170,10 +207,10 @@ def _header_specs() -> tuple[dict[str, Any], dict[str, Any]]:
     return frames, dicts
 
 
-def _adapt(record: _Record, leads: tuple[str, ...], rate: float, samples: int, exact: bool) -> Reading:
+def _adapt(record: _Record, leads: tuple[str, ...], rate: float, samples: int | None, exact: bool) -> Reading:
     if exact and record.rate != rate:
         raise _Problem(f"its sampling rate is {record.rate:g} Hz where {rate:g} Hz is expected")
-    if exact and record.length != samples:
+    if exact and samples is not None and record.length != samples:
         raise _Problem(f"it has {record.length} samples where {samples} are expected")
     notes: list[str] = []
     signal = _select_leads(record, leads, exact, notes)
@@ -184,12 +221,12 @@ def _adapt(record: _Record, leads: tuple[str, ...], rate: float, samples: int, e
     if constant.size:
         value = signal[0, constant[0]]
         raise _Problem(f"lead {leads[constant[0]]} is constant at {value:g} mV")
-    if record.length > len(signal):
+    if samples is not None and record.length > len(signal):
         notes.append(f"cropped from {record.length / record.rate:g} s to its first {samples / rate:g} s")
     if record.rate != rate:
         notes.append(f"resampled from {record.rate:g} Hz to {rate:g} Hz")
         signal = _resample(signal, record.rate, rate)
-    if len(signal) < samples:
+    if samples is not None and len(signal) < samples:
         notes.append(f"padded with {(samples - len(signal)) / rate:g} s of zeros at its end")
         signal = np.pad(signal, ((0, samples - len(signal)), (0, 0)))
     return Reading(np.ascontiguousarray(signal[:samples], dtype=np.float32), tuple(notes))

@@ -1,4 +1,4 @@
-"""Splits that keep a patient's records together and each label's share alike."""
+"""Splits in which each label has its share."""
 
 from __future__ import annotations
 
@@ -58,3 +58,68 @@ def stratified_split(
             part[patient] = np.lexsort((ties, lacking[:, -1], lacking[:, label]))[-1]
             lacking[part[patient]] -= held[patient]
     return part[group]
+
+
+def stratified_classes(classes: ArrayLike, fractions: Sequence[float], seed: int) -> NDArray[np.int64]:
+    """Divide records of one class each at random so that each class has its share in each part.
+
+    Parameters
+    ----------
+    classes : array, (records,)
+        The class of each.
+    fractions : sequence of float
+        Wanted share of the records in each part; they sum to 1.
+    seed : int
+        Same seed, same parts.
+
+    Returns
+    -------
+    int array, (records,)
+        Index of each record's part.
+    """
+    rng = np.random.default_rng(seed)
+    classes = np.asarray(classes)
+    part = np.zeros(len(classes), dtype=np.int64)
+    for label in np.unique(classes):
+        rows = rng.permutation(np.flatnonzero(classes == label))
+        ends = np.rint(np.cumsum(fractions)[:-1] * len(rows)).astype(np.int64)
+        part[rows] = np.searchsorted(ends, np.arange(len(rows)), side="right")
+    return part
+
+
+def choose_patients(
+    classes: ArrayLike, patients: ArrayLike, fraction: float, seed: int, draws: int = 1000
+) -> NDArray[np.bool_]:
+    """Choose a share of the patients whose records have about that share of each class.
+
+    Of `draws` random choices the one is taken whose shares of the classes differ least, in all, from
+    `fraction`. Where few patients have most of a class, `stratified_split`, which wants each class to have its
+    share, would rather choose twice as many patients.
+
+    Parameters
+    ----------
+    classes : array, (records,)
+        The class of each record.
+    patients : array, (records,)
+        Patient identifiers.
+    fraction : float
+        Share of the patients, and of each class.
+    seed : int
+        Same seed, same patients.
+    draws : int
+        Choices to compare.
+
+    Returns
+    -------
+    bool array, (records,)
+        Whether a record is of a chosen patient.
+    """
+    _, label = np.unique(np.asarray(classes), return_inverse=True)
+    _, group = np.unique(np.asarray(patients), return_inverse=True)
+    held = np.zeros((group.max() + 1, label.max() + 1))
+    np.add.at(held, (group, label), 1)
+    order = np.random.default_rng(seed).random((draws, len(held))).argsort(axis=1)
+    choices = order[:, : round(fraction * len(held))]
+    shares = (held / held.sum(axis=0))[choices].sum(axis=1)
+    best = choices[np.abs(shares - fraction).sum(axis=1).argmin()]
+    return np.isin(group, best)
