@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Of this many processes each trains on one thread, so that they do not trample each other.
 JOBS ?= 2
 DATASET ?= ptbxl
-RATE ?= 100
+RATE ?=
 ARGS ?= optimizer=sgd,adam lr=0.001,0.01
 STUDY ?= $(shell ls -t mlruns/sweeps/*/study.journal 2>/dev/null | head -1)
 
@@ -41,8 +41,8 @@ format: setup ## Put the code into the project's format
 	ruff check --fix .
 	ruff format .
 
-data: setup ## Download PTB-XL into data/ptbxl (RATE=500 for 500 Hz)
-	python -m ecgexp.datasets.download --dataset $(DATASET) --sampling-rate $(RATE)
+data: setup ## Download PTB-XL into data/ptbxl (RATE=500 for 500 Hz; DATASET=mitbih for the MIT-BIH database)
+	python -m ecgexp.datasets.download --dataset $(DATASET) $(if $(RATE),--sampling-rate $(RATE))
 
 sweep: setup ## Run a sweep: make sweep ARGS="dataset=ptbxl lr=0.001,0.01"
 	python -m ecgexp -m $(ARGS)

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from ecgexp.datasets import download as module
-from ecgexp.datasets.download import SOURCES, SUMS, Downloaded, Source, download, main
+from ecgexp.datasets.download import SOURCES, SUMS, Downloaded, download, main
 from ecgexp.errors import UserError
 
 PTBXL = SOURCES["ptbxl"]
@@ -216,12 +216,26 @@ def test_another_data_set_is_another_source(server, root):
         "100.dat": b"signal",
         "100.hea": b"header",
         "100.atr": b"beats",
-        "mitdbdir/intro.htm": b"-",
+        "100.xws": b"not wanted",
+        "102-0.atr": b"not wanted",
+        "x_mitdb/x_108.atr": b"not wanted",
+        "mitdbdir/intro.htm": b"not wanted",
     }
     server.list_files()
-    source = Source("https://example.org/mitdb/", ("RECORDS",), {360: "[0-9][0-9][0-9].*"})
-    assert download(source, root, 360, url=server.url).files == 4
+    assert download(SOURCES["mitbih"], root, 360, url=server.url).files == 4
     assert set(contents(root)) == {SUMS, "RECORDS", "100.dat", "100.hea", "100.atr"}
+    with pytest.raises(UserError, match="--sampling-rate takes 360"):
+        download(SOURCES["mitbih"], root, 100, url=server.url)
+
+
+def test_the_command_knows_the_rate_of_a_data_set_that_has_one(server, tmp_path, monkeypatch, capsys):
+    server.files |= {"100.dat": b"signal", "100.hea": b"header", "100.atr": b"beats"}
+    server.list_files()
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dataset", "mitbih", "--url", server.url]) == 0
+    out = capsys.readouterr().out
+    assert "data/mitbih holds mitbih at 360 Hz: 4 files" in out
+    assert "python -m ecgexp -m dataset=mitbih dataset.root=data/mitbih optimizer" in out
 
 
 # --- what goes wrong and is overcome ----------------------------------------------------------------------

@@ -24,6 +24,16 @@ def test_demo_is_the_sentence_verbatim():
     assert "python -m ecgexp -m optimizer=sgd,adam lr=0.001,0.01" in make("-n", "demo").splitlines()
 
 
+def test_data_downloads_the_data_set_that_is_named_at_its_own_rate():
+    def commands(*words):
+        (line,) = (line for line in make("-n", "data", *words).splitlines() if "datasets.download" in line)
+        return line.split()[3:]
+
+    assert commands() == ["--dataset", "ptbxl"]
+    assert commands("RATE=500") == ["--dataset", "ptbxl", "--sampling-rate", "500"]
+    assert commands("DATASET=mitbih") == ["--dataset", "mitbih"]
+
+
 def test_ui_listens_on_loopback_and_opens_the_store_that_a_run_in_the_checkout_writes():
     (command,) = (line for line in make("-n", "ui").splitlines() if "mlflow ui" in line)
     assert f"sqlite:///{ROOT / 'mlruns' / 'mlflow.db'}" in command

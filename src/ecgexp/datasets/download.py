@@ -67,6 +67,11 @@ SOURCES = {
         files=("LICENSE.txt", "RECORDS", "ptbxl_database.csv", "scp_statements.csv"),
         signals={100: "records100/*", 500: "records500/*"},
     ),
+    "mitbih": Source(
+        url="https://physionet.org/files/mitdb/1.0.0/",
+        files=("RECORDS",),
+        signals={360: "[12][0-9][0-9].[adh][aet][art]"},  # .atr, .dat, .hea
+    ),
 }
 
 
@@ -150,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Download a data set with checksums. Run again, it continues and repairs.",
     )
     parser.add_argument("--dataset", choices=SOURCES, default="ptbxl", help="default: %(default)s")
-    parser.add_argument("--sampling-rate", type=int, metavar="HZ", help="default for ptbxl: 100; or 500")
+    parser.add_argument("--sampling-rate", type=int, metavar="HZ", help="of ptbxl: 100, the default, or 500")
     parser.add_argument("--root", type=Path, help="folder to fill (default: data/<dataset>)")
     parser.add_argument("--url", help="folder of a mirror, in place of PhysioNet's")
     options = parser.parse_args(argv)
