@@ -12,6 +12,7 @@ from ecgexp.cli import CONF, register_resolvers
 from ecgexp.composition import plan
 from ecgexp.config import accepts, check, locate, plain
 from ecgexp.errors import UserError
+from ecgexp.models import ConvBlocks, Recurrent
 
 
 class Net:
@@ -85,6 +86,14 @@ def test_arguments_that_a_class_of_ones_own_takes_pass(cfg, arguments):
 def test_what_a_class_of_ones_own_does_not_take_is_named(cfg, arguments, words):
     sentence = refusal(with_model(cfg, **arguments))
     assert all(word in sentence for word in words)
+
+
+@pytest.mark.parametrize(("net", "heads"), [(ConvBlocks, 8), (Recurrent, 4)])
+def test_hidden_sizes_that_the_heads_do_not_divide_are_named_before_anything_is_built(cfg, net, heads):
+    sentence = refusal(with_model(cfg, net, hidden=60, heads=7))
+    assert all(word in sentence for word in ("model.hidden=60", "model.heads=7", "56 or 63"))
+    assert f"model.heads={heads}" in refusal(with_model(cfg, net, hidden=42))
+    check(with_model(cfg, net, hidden=56))
 
 
 def test_annotations_that_cannot_be_read_are_left_to_the_class(cfg):

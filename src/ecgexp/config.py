@@ -180,6 +180,8 @@ def _check_component(group: str, component: Component) -> None:
             raise UserError(f"Unknown config key '{group}.{key}': {component['_target_']} takes {known}.")
         if key in hints and not isinstance(value, dict):
             _check_type(f"{group}.{key}", value, hints[key])
+    if hasattr(target, "check_arguments"):  # what its arguments must be together
+        target.check_arguments(**{key: value for key, value in component.items() if key not in _SPECIAL})
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

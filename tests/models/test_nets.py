@@ -8,7 +8,17 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from ecgexp.errors import UserError
-from ecgexp.models import Constant, Linear, Rajpurkar, RajpurkarOriginal, Ribeiro, RibeiroOriginal
+from ecgexp.models import (
+    Constant,
+    ConvBlocks,
+    Linear,
+    Rajpurkar,
+    RajpurkarOriginal,
+    Recurrent,
+    Ribeiro,
+    RibeiroOriginal,
+)
+from ecgexp.models.convblocks import ResidualAttention
 
 NETS = [Rajpurkar, RajpurkarOriginal, Ribeiro, RibeiroOriginal]
 ALL = [*NETS, Linear, Constant]
@@ -18,6 +28,10 @@ SMALL = [
     pytest.param(RajpurkarOriginal, marks=pytest.mark.slow),
     RibeiroOriginal,
     Linear,
+    lambda **shape: ConvBlocks(**shape, hidden=8, layers=4),
+    lambda **shape: ConvBlocks(**shape, hidden=6, layers=2, attention=False, columns=7),
+    lambda **shape: Recurrent(**shape, hidden=8, layers=1),
+    lambda **shape: Recurrent(**shape, cell="lstm", hidden=8),
     Constant,
 ]
 
@@ -131,10 +145,12 @@ def test_dropout_acts_in_training_only(net):
     assert torch.equal(built(x), built(x))
 
 
-@pytest.mark.parametrize("build", SMALL[:5])
+@pytest.mark.parametrize("build", SMALL[:-1])
 def test_gradients_reach_every_parameter(build):
     torch.manual_seed(0)
     net = build(leads=3, samples=300, classes=4)
+    for attention in (m for m in net.modules() if isinstance(m, ResidualAttention)):
+        nn.init.ones_(attention.weight)  # which begins at zero
     loss = nn.functional.binary_cross_entropy_with_logits(net(signals(4, 3, 300)), torch.eye(4))
     loss.backward()
     assert [name for name, p in net.named_parameters() if p.grad is None] == []
@@ -181,7 +197,7 @@ def test_copies_are_independent(build):
             assert not torch.equal(value, net.state_dict()[name])
 
 
-@pytest.mark.parametrize("build", [SMALL[0], SMALL[1], SMALL[3], Linear, Constant])
+@pytest.mark.parametrize("build", [*SMALL[:2], *SMALL[3:]])
 @pytest.mark.parametrize("shape", [(2, 3, 100), (2, 2, 101), (2, 100)])
 def test_signals_of_another_shape_are_refused(build, shape):
     net = build(leads=2, samples=100, classes=3)

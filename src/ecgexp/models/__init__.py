@@ -1,7 +1,18 @@
 """Nets on (batch, leads, samples) that return logits (batch, classes)."""
 
 from ecgexp.models.baselines import Constant, Linear
+from ecgexp.models.convblocks import ConvBlocks
 from ecgexp.models.rajpurkar import Rajpurkar, RajpurkarOriginal
+from ecgexp.models.recurrent import Recurrent
 from ecgexp.models.ribeiro import Ribeiro, RibeiroOriginal
 
-__all__ = ["Constant", "Linear", "Rajpurkar", "RajpurkarOriginal", "Ribeiro", "RibeiroOriginal"]
+__all__ = [
+    "Constant",
+    "ConvBlocks",
+    "Linear",
+    "Rajpurkar",
+    "RajpurkarOriginal",
+    "Recurrent",
+    "Ribeiro",
+    "RibeiroOriginal",
+]

@@ -27,7 +27,7 @@ Initializer = Callable[[Tensor], Tensor]
 Weighted = TypeVar("Weighted", nn.Linear, nn.Conv1d)
 
 LAYOUT = torch.channels_last
-"""How PyTorch names (batch, samples, channels) in memory, on images a line high."""
+"""How PyTorch names channels last in memory: (batch, samples, channels), taken as images a line high."""
 
 
 def he_normal_(weight: Tensor) -> Tensor:
@@ -278,3 +278,17 @@ def check_signals(x: Tensor, leads: int, samples: int | None = None) -> None:
             f"This net takes signals of shape (batch, {leads}, {samples or 'samples'}) but was given "
             f"{tuple(x.shape)}: build it with the leads and samples of the data."
         )
+
+
+def check_heads(hidden: int, heads: int) -> None:
+    """Refuse a number of heads that does not divide the hidden size.
+
+    Raises
+    ------
+    UserError
+        With the next sizes that it divides.
+    """
+    if hidden % heads:
+        lower = hidden // heads * heads
+        nearest = f"{lower} or {lower + heads}" if lower else f"{heads}"
+        raise UserError(f"model.hidden={hidden} cannot be shared equally by model.heads={heads}: take {nearest}.")

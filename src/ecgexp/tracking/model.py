@@ -61,6 +61,8 @@ def log_model(
         with mlflow_settings(**MLFLOW_RETRIES), warnings.catch_warnings():
             # torch says so of each filter that lies in memory in another order than its axes, and saves it whole
             warnings.filterwarnings("ignore", "No complete tensor found in the group")
+            # and so of the list in which a recurrent layer has its weights once more
+            warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights")
             mlflow.set_experiment(experiment_id=store.experiment_id)  # else the model is put among those of 'Default'
             model = Model.log(
                 artifact_path=None,
