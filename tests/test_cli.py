@@ -102,6 +102,18 @@ def test_every_value_of_a_sweep_is_checked_before_the_first_trial(overrides):
     assert "-1" in (sentence := first_refusal(*overrides)) or "batch_size" in sentence or "nonet" in sentence
 
 
+def test_a_key_that_only_the_swept_options_have_can_be_set_and_swept():
+    register_resolvers()
+    words = ["model=recurrent,convblocks", "model.hidden=16", "model.heads=2,4"]
+    configurations = plan(CONF, get_args_parser().parse_args(words)).configurations
+    for cfg in configurations:
+        check(cfg)
+    assert sorted((cfg.model._target_.rsplit(".")[-1], cfg.model.heads) for cfg in configurations) == [
+        ("ConvBlocks", 2), ("Recurrent", 2), ("Recurrent", 4)
+    ]  # fmt: skip
+    assert {cfg.model.hidden for cfg in configurations} == {16}
+
+
 def test_a_grid_in_an_experiment_file_is_seen_and_the_command_line_wins_over_it(tmp_path):
     register_resolvers()
     (tmp_path / "experiment").mkdir()

@@ -63,7 +63,8 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
         given = OverridesParser.create().parse_overrides(args.overrides)
         fixed = {o.get_key_element(): str(o.input_line) for o in given if not o.is_sweep_override()}
         with initialize_config_dir(str(conf), version_base="1.3"):
-            base = compose(name, [*searchpath, *fixed.values()], return_hydra_config=True)
+            begun = {**{key: values[0] for key, values in _axes(given).items()}, **fixed}
+            base = compose(name, [*searchpath, *begun.values()], return_hydra_config=True)
             _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
             sweeper = base.hydra.sweeper
             params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
