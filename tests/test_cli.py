@@ -132,9 +132,12 @@ def test_every_option_of_every_group_composes_and_passes_the_check(group):
     register_resolvers()
     options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     assert options
+    more = {
+        "wfdb": ["dataset.labels=[AF]", "dataset.labels_csv=labels.csv"],
+        "cross_entropy": ["dataset=wfdb", "dataset.labels=[AF,SR]", "dataset.multiclass=true"],
+    }
     for option in options:
-        more = ["dataset.labels=[AF]", "dataset.labels_csv=labels.csv"] if option == "wfdb" else []
-        args = get_args_parser().parse_args([f"{group}={option}", *more])
+        args = get_args_parser().parse_args([f"{group}={option}", *more.get(option, [])])
         for cfg in plan(CONF, args).configurations:
             check(cfg)
             assert cfg.model.classes == cfg.dataset.classes

@@ -218,6 +218,8 @@ def test_annotations_refuse_impossible_arguments(net):
     hints.pop("return")
     assert list(hints)[:3] == ["leads", "samples", "classes"]
     for name, hint in hints.items():
+        if hint is bool:
+            continue
         adapter = TypeAdapter(hint)
         impossible = [-0.1, 1.0, "much"] if name == "dropout" else [0, -1, 2.5, "2", True]
         for value in impossible:

@@ -181,7 +181,7 @@ def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd
     return ordered.pivot_table(objective, rows, columns, aggfunc="mean", observed=True)
 
 
-def write_sweep_report(folder: Path, results: pd.DataFrame, keys: list[str], objective: str, grid: bool) -> None:
+def write_sweep_report(folder: Path, results: pd.DataFrame, keys: list[str], objective: str, grid: bool = True) -> None:
     """Write ``results.csv``, ``table.txt`` and, of a grid in which something was measured, ``heat_map.png``."""
     results.to_csv(folder / "results.csv", index=False)
     (folder / "table.txt").write_text(sweep_table(results, keys, objective) + "\n")
