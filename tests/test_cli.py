@@ -134,7 +134,7 @@ def test_every_option_of_every_group_composes_and_passes_the_check(group):
     assert options
     more = {
         "wfdb": ["dataset.labels=[AF]", "dataset.labels_csv=labels.csv"],
-        "cross_entropy": ["dataset=wfdb", "dataset.labels=[AF,SR]", "dataset.multiclass=true"],
+        "cross_entropy": ["dataset=mitbih"],
     }
     for option in options:
         args = get_args_parser().parse_args([f"{group}={option}", *more.get(option, [])])
