@@ -375,6 +375,15 @@ def test_a_description_that_no_run_writes_is_refused(exported, record, tmp_path,
     assert "data.json" in said
 
 
+def test_a_net_of_other_signals_than_records_in_millivolts_is_refused(exported, record, tmp_path, monkeypatch):
+    data = json.loads((exported / "data.json").read_text())
+    assert data["unit"] == "mV"
+    (exported / "data.json").write_text(json.dumps({**data, "unit": "single beats from 0 to 1"}))
+    said = call(monkeypatch, "predict", tmp_path, f"run={exported}", record)
+    assert is_one_sentence(said), said
+    assert "takes single beats from 0 to 1" in said
+
+
 # --- sentences
 
 

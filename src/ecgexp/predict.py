@@ -98,6 +98,11 @@ def _run(values: dict[str, list[str]]) -> int:
     root, uri = place_of_runs(values)
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     trained = load_trained(values["run"][0], root, uri, trusted)
+    if trained.unit != "mV":
+        raise UserError(
+            f"The net of {trained.name} takes {trained.unit}, which are not made of records in mV here: "
+            "python -m ecgexp.evaluate uses it on its own data set."
+        )
     readings: dict[Path, Reading] = {}
     problems: dict[Path, str] = {}
     for path in paths:

@@ -60,7 +60,7 @@ class Trained:
     name : str
         Where it comes from, for people.
     net : nn.Module
-        (batch, leads, samples) in mV to probabilities (batch, classes); in evaluation mode.
+        (batch, leads, samples) to probabilities (batch, classes); in evaluation mode.
     label_names : tuple of str
         The classes.
     lead_names : tuple of str
@@ -69,6 +69,8 @@ class Trained:
         In Hz.
     samples : int
         Length of a record.
+    unit : str
+        Of the signals.
     threshold : float
         A label is predicted where its probability is above this.
     multiclass : bool
@@ -81,6 +83,7 @@ class Trained:
     lead_names: tuple[str, ...]
     sampling_rate: float
     samples: int
+    unit: str
     threshold: float
     multiclass: bool
 
@@ -400,7 +403,8 @@ def _description(data: dict[str, Any], path: Path) -> dict[str, Any]:
             "lead_names": tuple(map(str, data["leads"])),
             "sampling_rate": float(data["sampling_rate"]),
             "samples": int(data["samples"]),
-            "multiclass": data.get("multiclass", False) is True,  # earlier runs do not say
+            "unit": str(data.get("unit", "mV")),
+            "multiclass": data.get("multiclass", False) is True,  # earlier runs say neither this nor the unit
         }
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not say which labels, leads, sampling_rate and samples the net has.") from error

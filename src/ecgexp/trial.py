@@ -358,6 +358,7 @@ def describe(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
         "leads": list(dataset.lead_names),
         "sampling_rate": dataset.sampling_rate,
         "samples": cfg.dataset.samples,
+        "unit": dataset.unit,
         "threshold": cfg.threshold,
     }
 

@@ -67,6 +67,8 @@ class Dataset(ABC):
         In Hz.
     normalize : {'none', 'scalar', 'per_lead'}
         How `normalization` computes its statistics.
+    unit : str
+        Of the signals; mV where a net is to predict other records, too.
     multiclass : bool
         Each record has exactly one label.
     warning : str or None
@@ -77,6 +79,7 @@ class Dataset(ABC):
     lead_names: tuple[str, ...]
     sampling_rate: float
     normalize: Normalization = "none"
+    unit: str = "mV"
     multiclass: bool = False
     warning: str | None = None
 

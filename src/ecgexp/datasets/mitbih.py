@@ -108,6 +108,7 @@ class Beats:
 class _BeatDataset(Dataset):
     """Beats, wherever they come from: one label each, a stratified choice of them, the test split apart."""
 
+    unit = "single beats from 0 to 1"
     multiclass = True
     label_names = tuple(SYMBOLS)
     sampling_rate = RATE
