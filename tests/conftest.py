@@ -22,3 +22,11 @@ def ptbxl_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real PTB-XL records in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mitdb_folder() -> Path:
+    folder = REAL_DATA / "mitdb"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real recordings of the MIT-BIH Arrhythmia Database in {folder}")
+    return folder

@@ -30,3 +30,27 @@ def test_the_sentence_trains_on_ptbxl(ptbxl_folder, tmp_path):
         assert "labels" not in counts.get("test", {})
     # Means and deviations of the leads tell something of the heart (about 0.7), but far from all.
     assert 0.6 < max(best_metrics(run)["auroc_macro"] for run in runs) < 0.9
+
+
+def test_the_nets_of_beats_train_on_both_splits_and_every_table_says_what_the_split_is(mitdb_folder, tmp_path):
+    swept = ("model=convblocks,recurrent", "dataset.split=random,interpatient")
+    real = ("dataset=mitbih", f"dataset.root={mitdb_folder}", "dataset.beats_per_class=50", "++model.hidden=8")
+    rest = ("max_epochs=1", "trainer=cpu", "trainer.threads=1", "tracking.system_metrics=false")
+    done = ecgexp(tmp_path, "-m", *swept, *real, *rest, "tracking.log_model=all").expect()
+    table, _, _ = done.stdout.partition("Best:")
+    for words in ("which flatters every figure", "201 (DS1: training or validation) and 202 (DS2: test)"):
+        assert table.count(words) == 1
+    runs = trials(tmp_path)
+    assert [run.info.status for run in runs] == ["FINISHED"] * 4
+    for run in runs:
+        ids, true, probability, labels = predictions(tmp_path, run)
+        assert labels == ["N", "S", "V", "F", "Q"]
+        assert (true.sum(axis=1) == 1).all() and (true.sum(axis=0) <= 50).all()
+        assert probability.sum(axis=1) == pytest.approx(1, abs=1e-5)
+        data = json.loads(artifact(tmp_path, run, "data.json").read_text())
+        counts, flatters = data["counts"], run.data.params["dataset.split"] == "random"
+        assert "test" not in counts and counts["warning"] == run.data.tags["warning"]
+        assert ("flatters" in run.data.tags["warning"]) == flatters
+        assert {one.partition("/")[0] for one in ids} == set(counts["recordings"]["val"])
+        assert (len(counts["shared_patients"]) > 40) == flatters
+        assert run.outputs.model_outputs  # exported
