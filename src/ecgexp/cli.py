@@ -52,9 +52,14 @@ def run_job(cfg: DictConfig) -> float | list[float]:
     job = Job.of(HydraConfig.get())
     os.chdir(job.cwd)  # relative paths mean the same under every launcher
     if job.parent is not None:
-        from ecgexp.sweeps.supervisor import supervise
+        from ecgexp.sweeps.supervisor import TrialFailed, supervise
 
-        values = supervise(cfg, job)
+        try:
+            values = supervise(cfg, job)
+        except TrialFailed:
+            if job.study is not None:
+                raise
+            return math.nan  # the session says so at the end; Hydra would print lines of its own now
         if not values:
             from optuna import TrialPruned
 
@@ -81,7 +86,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/ray' is validated against ConfigStore schema")
     args = get_args_parser().parse_args()
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-        run_job()
+        _show(args)
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, and we could not say them shortly
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone unasked
@@ -94,6 +99,13 @@ def main() -> None:
         sys.exit(128 + signal.SIGINT)
 
 
+def _show(args: argparse.Namespace) -> None:
+    """Have Hydra show help or a configuration."""
+    if args.cfg and args.multirun:
+        sys.exit("--cfg shows one configuration: leave -m, and all but one value of each key, out.")
+    run_job()
+
+
 def _run(args: argparse.Namespace) -> None:
     from ecgexp.composition import plan
     from ecgexp.config import check
@@ -101,6 +113,11 @@ def _run(args: argparse.Namespace) -> None:
     asked = plan(CONF, args)
     for cfg in asked.configurations:
         check(cfg)
+    if asked.local:
+        from ecgexp.trial import check_device
+
+        for cfg in asked.configurations:
+            check_device(cfg)
     if args.multirun or "hydra.mode=MULTIRUN" in args.overrides:
         from ecgexp.sweeps.session import sweep_session
 

@@ -13,7 +13,12 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, open_dict
 
 from ecgexp.errors import UserError
@@ -35,11 +40,14 @@ class Plan:
         Overrides of each job of a grid; None where another sweeper than Hydra's own chooses.
     search : Search, optional
         Of a search.
+    local : bool
+        Trials run on this machine.
     """
 
     configurations: list[DictConfig]
     cells: list[list[str]] | None
     search: Search | None
+    local: bool
 
 
 def plan(conf: Path, args: argparse.Namespace) -> Plan:
@@ -58,9 +66,16 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
         For a key or an option that does not exist, or a launcher that is not installed.
     """
     name = args.config_name or "config"
+    if args.config_dir and not Path(args.config_dir).is_dir():
+        raise UserError(
+            f"--config-dir {args.config_dir} is not a folder: it is the one that holds model/ and the like."
+        )
     searchpath = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
     try:
         given = OverridesParser.create().parse_overrides(args.overrides)
+        several = [o for o in given if o.is_sweep_override()]
+        if several and not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
+            raise UserError(f"{several[0].input_line} is several values: add -m to train a trial with each of them.")
         fixed = {o.get_key_element(): str(o.input_line) for o in given if not o.is_sweep_override()}
         with initialize_config_dir(str(conf), version_base="1.3"):
             begun = {**{key: values[0] for key, values in _axes(given).items()}, **fixed}
@@ -87,13 +102,16 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
         from ecgexp.sweeps.search import Search
 
         search = Search.read(sweeper, given)
-    return Plan(configurations, cells, search)
+    local = str(base.hydra.launcher._target_).endswith((".BasicLauncher", ".JoblibLauncher"))
+    return Plan(configurations, cells, search, local)
 
 
 def _check_launcher(launcher: DictConfig, name: str) -> None:
     package = ".".join(str(launcher._target_).split(".")[:2])
     if importlib.util.find_spec(package) is None:
         raise UserError(f"hydra/launcher={name} needs a package that is not installed: pip install 'ecgexp[{name}]'.")
+    if launcher.get("n_jobs") == 0:
+        raise UserError("hydra.launcher.n_jobs is 0: give the number of trials at once, or -1 for one per core.")
 
 
 def _axes(overrides: list[Override]) -> dict[str, list[str]]:
@@ -126,6 +144,8 @@ def _sentence(error: HydraException) -> str:
         return f"There is no {found[1]}={found[2]}: choose one of {', '.join(options)}."
     cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
     first = text.splitlines()[0].rstrip(".")
+    if isinstance(error, OverrideParseException):
+        return f"{first}: write KEY=VALUE, in quotes where the shell or Hydra would read the value otherwise."
     if isinstance(error, ConfigCompositionException):
         return f"{first}{cause}: python -m ecgexp --cfg job shows the keys that there are."
     return f"{first}{cause}."

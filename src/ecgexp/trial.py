@@ -9,7 +9,8 @@ import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from ecgexp.metrics.names import COSTS, LATENCY, PER_LABEL_METRIC_NAMES, escape_
 from ecgexp.reports.sweep import PRUNED, is_pruned, maximizes
 from ecgexp.reports.trial import write_confusion, write_curves, write_predictions
 from ecgexp.sweeps.identity import cell, identity
-from ecgexp.sweeps.job import Job
+from ecgexp.sweeps.job import Interrupted, Job
 from ecgexp.sweeps.ledger import exclusive, find_earlier, is_own, reuse
 from ecgexp.tracking import provenance
 from ecgexp.tracking.model import log_model
@@ -132,7 +133,7 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
                 earlier = reuse(store, earlier, job, tags)
             return _outcome(earlier, objectives(cfg), reused=True)
         tags |= {"attempts": 1 if earlier is None else int(earlier.data.tags.get("attempts", 1)) + 1}
-        with Run(store, job.name, tags, job.parent, earlier) as run:
+        with Run(store, job.name, tags, job.parent, earlier) as run, _no_exit(job):
             announce(run.id)
             _record_inputs(run, cfg, job.overrides)
             checkpoint = run.scratch / LAST if (run.scratch / LAST).exists() else None
@@ -208,8 +209,7 @@ def build(cfg: DictConfig) -> Parts:
     UserError
         Where a class refuses its arguments.
     """
-    if cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError("trainer.accelerator asks for a GPU, but torch sees none: use trainer=cpu.")
+    check_device(cfg)
     pl.seed_everything(cfg.seed, verbose=False)
     parts = Parts(
         build_dataset(cfg),
@@ -223,6 +223,18 @@ def build(cfg: DictConfig) -> Parts:
     except (TypeError, ValueError) as error:
         raise UserError(f"Config group 'optimizer' cannot be used: {error}.") from error
     return parts
+
+
+def check_device(cfg: DictConfig) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises
+    ------
+    UserError
+        Where torch sees none.
+    """
+    if cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator asks for a GPU, but torch sees none: use trainer=cpu.")
 
 
 def build_dataset(cfg: DictConfig) -> Dataset:
@@ -361,6 +373,17 @@ def describe(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
         "unit": dataset.unit,
         "threshold": cfg.threshold,
     }
+
+
+@contextmanager
+def _no_exit(job: Job) -> Iterator[None]:
+    """In a sweep, take an exit that nobody asked for, such as a net's own ``sys.exit``, as a failure."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as error:
+        if job.parent is None or isinstance(error, Interrupted):
+            raise
+        raise RuntimeError(f"the code of the trial left by itself, with {error!r}") from error
 
 
 def _rank() -> int:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 PARENT_VARIABLE = "ECGEXP_PARENT_RUN_ID"
 
 
+class Interrupted(SystemExit):
+    """A trial of a sweep was told to stop."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One job of Hydra's, plain enough to be sent to another process.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ecgexp.errors import UserError
 from ecgexp.reports.sweep import SUPERSEDED, is_pruned
+from ecgexp.sweeps.identity import cell
 from ecgexp.sweeps.job import Job
 from ecgexp.tracking.run import Run
 from ecgexp.tracking.store import Store
@@ -93,6 +95,17 @@ def find_earlier(store: Store, tags: Mapping[str, Any], job: Job, max_retries: i
     finished = store.search(f"tags.identity = '{tags['identity']}' and attributes.status = 'FINISHED'")
     whole = [run for run in finished if not is_pruned(run)]
     return whole[-1] if whole else None
+
+
+def begin_lost(store: Store, config: Mapping[str, Any], job: Job) -> str:
+    """Begin, or go on with, the run of a trial whose process died before it could do so; returns its id."""
+    cell_hash = cell(dict(config))
+    same = store.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{job.parent}' and tags.cell = '{cell_hash}'")
+    own = [run for run in same if SUPERSEDED not in run.data.tags and is_own(run, job)]
+    earlier = own[-1] if own else None
+    attempts = 1 if earlier is None else int(earlier.data.tags.get("attempts", 1)) + 1
+    tags = {"kind": "trial", **job.choices, "overrides": json.dumps(job.overrides), "job": job.number}
+    return Run(store, job.name, {**tags, "cell": cell_hash, "attempts": attempts}, job.parent, earlier).id
 
 
 def is_own(run: MlflowRun, job: Job) -> bool:

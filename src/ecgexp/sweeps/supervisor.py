@@ -106,6 +106,8 @@ def _state(outcome: Outcome) -> str:
 def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
     global _worker
     if _worker is None or _worker.process.poll() is not None:
+        if _worker is None and job.parallel:
+            threading.Thread(target=_follow, args=(os.getppid(),), name="Follow", daemon=True).start()
         _worker = _Worker(_gpu_environment(root, cfg.sweep.jobs_per_gpu))
         atexit.register(_worker.connection.close)
     worker, run_id = _worker, None
@@ -126,8 +128,7 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
     except (EOFError, ConnectionError, BrokenPipeError):
         code = worker.process.wait()
         sentence = _death(code)
-        if run_id is not None:
-            _record_death(cfg, run_id, sentence, Path(job.output_dir) / "trial.log")
+        _record_death(cfg, job, run_id, sentence)
         raise TrialFailed(sentence) from None
     except TrialFailed:
         raise
@@ -138,6 +139,15 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _follow(parent: int) -> None:
+    """Leave with the launcher: what it started would otherwise train on, and joblib's processes wait for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    if _worker is not None:
+        _worker.stop()
+    os._exit(1)
 
 
 def _on_terminate() -> Any:
@@ -167,13 +177,17 @@ def _death(code: int) -> str:
     return f"The process of the trial ended by itself with exit status {code}."
 
 
-def _record_death(cfg: DictConfig, run_id: str, sentence: str, log: Path) -> None:
+def _record_death(cfg: DictConfig, job: Job, run_id: str | None, sentence: str) -> None:
+    from ecgexp.config import plain
+    from ecgexp.sweeps.ledger import begin_lost
     from ecgexp.tracking.run import record_failure
     from ecgexp.tracking.store import StoreAway, open_store
 
+    log = Path(job.output_dir) / "trial.log"
     said = log.read_text(errors="replace") if log.exists() else ""
     try:
         store = open_store(cfg.tracking, known=True)
+        run_id = run_id or begin_lost(store, plain(cfg), job)
         record_failure(store, run_id, sentence, f"{sentence}\n\n{said}")
         store.client.set_terminated(run_id, "FAILED")
     except StoreAway as error:  # the end of the sweep will find that its process is gone

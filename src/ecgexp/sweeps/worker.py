@@ -18,13 +18,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.errors import UserError
-from ecgexp.sweeps.job import Job
+from ecgexp.sweeps.job import Interrupted, Job
 
 GRACE = 20.0  # seconds that an interrupted trial may take to leave
-
-
-class Interrupted(SystemExit):
-    """The trial was told to stop."""
 
 
 def main(descriptor: int) -> None:
