@@ -158,7 +158,7 @@ def _watched(board: Board, plan: _Plan) -> Iterator[None]:
     """Show where the sweep stands, and leave in order when told to."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     search = plan.search
-    told = (search.config.n_trials, search.fixed) if search else ()
+    told = (search.n_trials, search.fixed) if search else ()
     try:
         with StatusLine(board, plan.cells, maximizes(objectives(plan.cfg)[0]), *told):
             yield
