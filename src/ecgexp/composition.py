@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, open_dict
 
@@ -60,15 +61,17 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
     name = args.config_name or "config"
     searchpath = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
     try:
-        given = OverridesParser.create().parse_overrides(args.overrides)
-        fixed = {o.get_key_element(): str(o.input_line) for o in given if not o.is_sweep_override()}
         with initialize_config_dir(str(conf), version_base="1.3"):
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what glob(*) finds
+            given = parser.parse_overrides(args.overrides)
+            fixed = {o.get_key_element(): str(o.input_line) for o in given if not o.is_sweep_override()}
             base = compose(name, [*searchpath, *fixed.values()], return_hydra_config=True)
             _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
             sweeper = base.hydra.sweeper
             params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-            listed = OverridesParser.create().parse_overrides(params)
-            axes = {**_axes(listed), **_axes(given)}
+            listed = parser.parse_overrides(params)
+            is_search = str(sweeper._target_).endswith(".OptunaSweeper")
+            axes = {**_axes(listed, is_search), **_axes(given, is_search)}
             first = {**{key: values[0] for key, values in axes.items()}, **fixed}
             configurations = [_without_hydra(compose(name, [*searchpath, *first.values()]))]
             for key in axes.keys() - fixed.keys():
@@ -82,7 +85,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
     if str(sweeper._target_).endswith(BasicSweeper.__name__):
         task = [o for o in given if not o.get_key_element().lstrip("+~").startswith("hydra")]
         (cells,) = BasicSweeper.split_arguments([*listed, *task], None)
-    elif str(sweeper._target_).endswith(".OptunaSweeper"):
+    elif is_search:
         from ecgexp.sweeps.search import Search
 
         search = Search.read(sweeper, given)
@@ -95,20 +98,21 @@ def _check_launcher(launcher: DictConfig, name: str) -> None:
         raise UserError(f"hydra/launcher={name} needs a package that is not installed: pip install 'ecgexp[{name}]'.")
 
 
-def _axes(overrides: list[Override]) -> dict[str, list[str]]:
+def _axes(overrides: list[Override], ends: bool) -> dict[str, list[str]]:
     return {
-        o.get_key_element(): [f"{o.get_key_element()}={value}" for value in _values(o)]
+        o.get_key_element(): [f"{o.get_key_element()}={value}" for value in _values(o, ends)]
         for o in overrides
         if o.is_sweep_override()
     }
 
 
-def _values(override: Override) -> list[str]:
-    """Values of a sweep; of an interval its ends."""
+def _values(override: Override, ends: bool) -> list[str]:
+    """Values of a sweep; of an interval its ends, and of a range where these are enough."""
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         return [str(sweep.start), str(sweep.end)]
-    return list(override.sweep_string_iterator())
+    values = list(override.sweep_string_iterator())
+    return [values[0], values[-1]] if ends and isinstance(sweep, RangeSweep) and values else values
 
 
 def _without_hydra(cfg: DictConfig) -> DictConfig:

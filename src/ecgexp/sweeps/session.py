@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from filelock import Timeout
+from hydra.core.override_parser.types import Quote, QuotedString
 from mlflow.entities import Run as MlflowRun
 from omegaconf import DictConfig
 
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 # Overrides that say how a sweep is run, not what it sweeps.
 _MANNER = ("hydra", "sweep.", "resume=", "tracking")
+# Of these, what makes another search.
+_SEARCHED = ("hydra/sweeper", "hydra.sweeper.params", "hydra.sweeper.space")
 # The status line stands for Hydra's line per job; what a trial says goes to its trial.log.
 _QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")
 _INCOMPLETE = "The sweep is not complete: the trials listed above failed."
@@ -85,7 +88,7 @@ def sweep_session(
     """
     store = open_store(cfg.tracking)
     asked = [o for o in overrides if not o.lstrip("+~").startswith(_MANNER)]
-    chosen = asked if search is None else [*asked, *(o for o in overrides if o.startswith("hydra/sweeper"))]
+    chosen = asked if search is None else [*asked, *(o for o in overrides if o.startswith(_SEARCHED))]
     name = cfg.sweep.name or hashlib.sha256(json.dumps(sorted(chosen)).encode()).hexdigest()[:12]
     plan = _Plan(cfg, name, cells, search)
     with _lock(store, name) as alone:
@@ -144,7 +147,7 @@ class _Plan:
         if self.search is None:
             return told
         storage, study = self.study(store, parent)
-        return [*told, f"hydra.sweeper.storage='{storage}'", f"hydra.sweeper.study='{study}'"]
+        return [*told, f"hydra.sweeper.storage={_quoted(storage)}", f"hydra.sweeper.study={_quoted(study)}"]
 
     def study(self, store: Store, parent: str) -> tuple[str, str]:
         """Storage and name of the search's study."""
@@ -251,6 +254,11 @@ def _unrecorded(board: Board, run: Run) -> list[str]:
         for job, status in failed.items()
         if str(job) not in recorded
     ]
+
+
+def _quoted(text: str) -> str:
+    """A text as Hydra's grammar reads it, whatever is in it."""
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
