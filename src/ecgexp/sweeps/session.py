@@ -6,6 +6,7 @@ import hashlib
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -54,6 +55,7 @@ _MANNER = ("hydra", "sweep.", "resume=", "tracking")
 _SEARCHED = ("hydra/sweeper", "hydra.sweeper.params", "hydra.sweeper.space")
 # The status line stands for Hydra's line per job; what a trial says goes to its trial.log.
 _QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")
+_BEGINNING = 30.0  # seconds from a command's lock to its run
 _INCOMPLETE = "The sweep is not complete: the trials listed above failed."
 
 
@@ -93,7 +95,7 @@ def sweep_session(
     plan = _Plan(cfg, name, cells, search)
     with _lock(store, name) as alone:
         end_orphans(store)
-        earlier = _earlier(store, name, cfg.resume or not alone)
+        earlier = _earlier(store, name, cfg.resume) if alone else _begun(store, name)
         if not alone or _is_elsewhere(store, earlier):
             with _joined(store, plan, earlier) as further:
                 yield further
@@ -236,6 +238,14 @@ def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
     for run in runs:
         store.client.set_tag(run.info.run_id, "sweep", f"{name} before {datetime.now(UTC):%Y-%m-%d %H:%M:%S}")
     return None
+
+
+def _begun(store: Store, name: str) -> MlflowRun | None:
+    """The run that another command has begun, or is about to."""
+    end = time.monotonic() + _BEGINNING
+    while not (runs := store.search(f"tags.kind = 'sweep' and tags.sweep = '{name}'")) and time.monotonic() < end:
+        time.sleep(0.2)
+    return runs[-1] if runs else None
 
 
 def _is_elsewhere(store: Store, earlier: MlflowRun | None) -> bool:
