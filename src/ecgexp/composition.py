@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -72,19 +73,25 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
         )
     searchpath = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
     try:
-        given = OverridesParser.create().parse_overrides(args.overrides)
-        several = [o for o in given if o.is_sweep_override()]
-        if several and not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
-            raise UserError(f"{several[0].input_line} is several values: add -m to train a trial with each of them.")
-        fixed = {o.get_key_element(): str(o.input_line) for o in given if not o.is_sweep_override()}
         with initialize_config_dir(str(conf), version_base="1.3"):
-            begun = {**{key: values[0] for key, values in _axes(given).items()}, **fixed}
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what glob(*) finds
+            given = parser.parse_overrides(args.overrides)
+            several = [o for o in given if o.is_sweep_override()]
+            if several and not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
+                line = several[0].input_line
+                raise UserError(f"{line} is several values: add -m to train a trial with each of them.")
+            fixed = {o.get_key_element(): str(o.input_line) for o in given if not o.is_sweep_override()}
+            begun = {**{key: values[0] for key, values in _axes(given, True).items()}, **fixed}
             base = compose(name, [*searchpath, *begun.values()], return_hydra_config=True)
             _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
             sweeper = base.hydra.sweeper
             params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-            listed = OverridesParser.create().parse_overrides(params)
-            axes = {**_axes(listed), **_axes(given)}
+            listed = parser.parse_overrides(params)
+            is_search = str(sweeper._target_).endswith(".OptunaSweeper")
+            for override in (*listed, *given):
+                if isinstance(override.value(), IntervalSweep) and not is_search:
+                    raise UserError(f"{override.input_line} can only be searched: add hydra/sweeper=optuna.")
+            axes = {**_axes(listed, is_search), **_axes(given, is_search)}
             first = {**{key: values[0] for key, values in axes.items()}, **fixed}
             configurations = [_without_hydra(compose(name, [*searchpath, *first.values()]))]
             for key in axes.keys() - fixed.keys():
@@ -98,7 +105,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
     if str(sweeper._target_).endswith(BasicSweeper.__name__):
         task = [o for o in given if not o.get_key_element().lstrip("+~").startswith("hydra")]
         (cells,) = BasicSweeper.split_arguments([*listed, *task], None)
-    elif str(sweeper._target_).endswith(".OptunaSweeper"):
+    elif is_search:
         from ecgexp.sweeps.search import Search
 
         search = Search.read(sweeper, given)
@@ -114,20 +121,21 @@ def _check_launcher(launcher: DictConfig, name: str) -> None:
         raise UserError("hydra.launcher.n_jobs is 0: give the number of trials at once, or -1 for one per core.")
 
 
-def _axes(overrides: list[Override]) -> dict[str, list[str]]:
+def _axes(overrides: list[Override], ends: bool) -> dict[str, list[str]]:
     return {
-        o.get_key_element(): [f"{o.get_key_element()}={value}" for value in _values(o)]
+        o.get_key_element(): [f"{o.get_key_element()}={value}" for value in _values(o, ends)]
         for o in overrides
         if o.is_sweep_override()
     }
 
 
-def _values(override: Override) -> list[str]:
-    """Values of a sweep; of an interval its ends."""
+def _values(override: Override, ends: bool) -> list[str]:
+    """Values of a sweep; of an interval its ends, and of a range where these are enough."""
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         return [str(sweep.start), str(sweep.end)]
-    return list(override.sweep_string_iterator())
+    values = list(override.sweep_string_iterator())
+    return [values[0], values[-1]] if ends and isinstance(sweep, RangeSweep) and values else values
 
 
 def _without_hydra(cfg: DictConfig) -> DictConfig:

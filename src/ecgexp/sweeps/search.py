@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,31 +16,37 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, run_job
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import get_class, get_method, instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
+from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler, GridSampler
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState
 from pydantic import ConfigDict, Field
 
-from ecgexp.config import Checked, validated
+from ecgexp.config import Checked, locate, validated
 from ecgexp.errors import UserError, first_line
 from ecgexp.sweeps.space import Axis, axes
 from ecgexp.sweeps.study import (
-    ERROR,
     HEARTBEAT,
     SURPLUS,
+    Grid,
     SeededSampler,
     build_pruner,
     counted,
     end_dead,
     first_number,
     give_up,
-    note_process,
     open_storage,
     open_study,
     revive,
+    tell,
 )
 from ecgexp.tracking.heartbeat import Heartbeat
 
@@ -105,7 +111,7 @@ class Search:
         values = OmegaConf.to_container(sweeper, resolve=True)
         assert isinstance(values, dict)
         config = validated(SweeperConfig, {str(key): value for key, value in values.items()}, "hydra.sweeper")
-        listed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in (config.params or {}).items()])
+        listed = OverridesParser.create().parse_overrides([f"{k}={_word(v)}" for k, v in (config.params or {}).items()])
         given = [o for o in overrides if not o.get_key_element().lstrip("+~").startswith("hydra")]
         merged = {o.get_key_element(): o for o in (*listed, *given)}.values()
         search = cls(axes(merged), [str(o.input_line) for o in merged if not o.is_sweep_override()], config)
@@ -120,13 +126,10 @@ class Search:
         UserError
             Where its configuration cannot be used.
         """
-        component = dict(self.config.sampler)
-        if get_class(component["_target_"]) is GridSampler:
-            component["search_space"] = {name: _grid(name, axis) for name, axis in self.axes.items()}
-            # values may be None, which a configuration cannot tell from nothing
-            return GridSampler(component["search_space"], seed=self.config.seed)
+        if self._is_grid:
+            return Grid({name: _grid(name, axis) for name, axis in self.axes.items()}, seed=self.config.seed)
         try:
-            return instantiate(component, seed=seed)
+            return instantiate(self.config.sampler, seed=seed)
         except Exception as error:  # whatever a sampler's constructor raises
             raise UserError(f"hydra.sweeper.sampler cannot be used: {first_line(error)}") from error
 
@@ -135,7 +138,19 @@ class Search:
         study = open_study(storage, name, self.config.directions)
         study.sampler = SeededSampler(self.build_sampler, self.config.seed)
         study.pruner = build_pruner(self.config.pruner)
+        self._check_same_space(study)
         return study
+
+    @property
+    def n_trials(self) -> int:
+        """Trials that the study comes to: of a grid no more than it has cells."""
+        if not self._is_grid:
+            return self.config.n_trials
+        return min(self.config.n_trials, math.prod(len(_grid(name, axis)) for name, axis in self.axes.items()))
+
+    @property
+    def _is_grid(self) -> bool:
+        return locate("hydra.sweeper.sampler", self.config.sampler) is GridSampler
 
     def first_overrides(self) -> list[str]:
         """Overrides of some trial of the search."""
@@ -162,15 +177,28 @@ class Search:
         for known in self.config.enqueue:
             for key, value in known.items():
                 self._check_known(key, value, function is not None)
-        if len(self.config.directions) > 1 and not self.config.pruner["_target_"].endswith("NopPruner"):
+        pruner = locate("hydra.sweeper.pruner", self.config.pruner)
+        if len(self.config.directions) > 1 and pruner is not NopPruner:
             raise UserError("A search with several objectives cannot prune: use hydra/sweeper/pruner=none.")
-        if function is not None and get_class(self.config.sampler["_target_"]) is GridSampler:
-            raise UserError("The grid sampler has to know all values before: leave hydra.sweeper.space out.")
+        for key in ("space", "enqueue"):
+            if self._is_grid and getattr(self.config, key):
+                raise UserError(f"The grid sampler tries all values there are: leave hydra.sweeper.{key} out.")
         self.build_sampler(self.config.seed)
         try:
             build_pruner(self.config.pruner)
         except Exception as error:  # whatever a pruner's constructor raises
             raise UserError(f"hydra.sweeper.pruner cannot be used: {first_line(error)}") from error
+
+    def _check_same_space(self, study: Study) -> None:
+        for trial in study.get_trials(deepcopy=False):
+            for name in self.axes.keys() & trial.distributions.keys():
+                try:
+                    check_distribution_compatibility(trial.distributions[name], self.axes[name].distribution)
+                except ValueError as error:
+                    raise UserError(
+                        f"The study {study.study_name} had other values of '{name}' to choose from before: "
+                        "start another one with sweep.name=NAME."
+                    ) from error
 
     def _check_known(self, key: str, value: Any, more: bool) -> None:
         if key not in self.axes:
@@ -236,47 +264,48 @@ class Worker:
         trials = counted(study.get_trials(deepcopy=False))
         failures = sum(trial.state == TrialState.FAIL for trial in trials)
         limit = self.search.config.max_failures
-        if len(trials) >= self._most() or time.time() > self.deadline or (limit is not None and failures >= limit):
+        if time.time() > self.deadline or (limit is not None and failures >= limit):
+            return None
+        if len(trials) >= self.search.n_trials:
             return None
         trial = study.ask({name: axis.distribution for name, axis in self.search.axes.items()})
-        note_process(trial)
         # Others may have asked since this one counted.
         before = [other for other in counted(study.get_trials(deepcopy=False)) if other.number < trial.number]
-        if len(before) >= self._most():
+        if len(before) >= self.search.n_trials:
             trial.set_user_attr(SURPLUS, True)
             study.tell(trial, state=TrialState.FAIL)
             return None
         return trial
-
-    def _most(self) -> int:
-        sampler = self.search.config.sampler["_target_"]
-        if get_class(sampler) is not GridSampler:
-            return self.search.config.n_trials
-        cells = itertools.product(*(_grid(name, axis) for name, axis in self.search.axes.items()))
-        return min(self.search.config.n_trials, sum(1 for _ in cells))
 
     def _run(self, study: Study, trial: Trial) -> bool:
         """Run a trial and tell the study; whether it did not fail."""
         try:
             with Heartbeat(lambda now: trial.set_user_attr(HEARTBEAT, now)):
                 result = self._launch(study, trial)
-        except (UserError, HydraException) as error:
-            return self._fail(study, trial, error)
+        except (UserError, HydraException) as error:  # no training failed, and other trials would not do better
+            self._fail(study, trial, error)
+            raise UserError(f"A trial of the search cannot be composed: {first_line(error)}") from error
         except BaseException:  # Ctrl-C, SIGTERM, or what a launcher's own handler of signals raises
             give_up(study, study.get_trials(deepcopy=False)[trial.number], "it was interrupted.")
             raise
         value = result._return_value  # the property of that name would print an error
         if isinstance(value, optuna.TrialPruned):
-            study.tell(trial, state=TrialState.PRUNED)
-        elif isinstance(value, Exception):
+            tell(study, trial, state=TrialState.PRUNED)
+            return True
+        if isinstance(value, Exception):
             return self._fail(study, trial, value)
-        else:
-            study.tell(trial, value)
+        try:
+            values = [float(one) for one in (value if isinstance(value, Sequence) else [value])]
+        except (TypeError, ValueError):
+            return self._fail(study, trial, UserError(f"It returned {value!r} instead of a number."))
+        if len(values) != len(study.directions):
+            count = len(study.directions)
+            return self._fail(study, trial, UserError(f"It returned {len(values)} values, for {count} objectives."))
+        tell(study, trial, [_measured(one, direction) for one, direction in zip(values, study.directions, strict=True)])
         return True
 
     def _fail(self, study: Study, trial: Trial, error: Exception) -> bool:
-        trial.set_user_attr(ERROR, first_line(error))
-        study.tell(trial, state=TrialState.FAIL)
+        tell(study, trial, error=first_line(error))
         logger.error("Trial %d failed: %s", trial.number, first_line(error))
         return False
 
@@ -316,6 +345,13 @@ class Worker:
         return [*self.search.fixed, *chosen, *(f"{key}={_word(value)}" for key, value in added.items())]
 
 
+def _measured(value: float, direction: StudyDirection) -> float:
+    """An objective as Optuna takes it: what is not a number, as the loss of a trial that diverged, is the worst."""
+    if not math.isnan(value):
+        return value
+    return math.inf if direction == StudyDirection.MINIMIZE else -math.inf
+
+
 def _word(value: Any) -> str:
     return "null" if value is None else str(value)
 
@@ -328,7 +364,8 @@ def _grid(name: str, axis: Axis) -> list[Any]:
     if distribution.step is None:
         raise UserError(f"The grid sampler needs steps: give {name} a choice or a range instead of an interval.")
     count = int((distribution.high - distribution.low) / distribution.step + 1.5)
-    return [distribution.low + i * distribution.step for i in range(count)]
+    # rounded as a user would write it: 0.3, not 0.1 + 2 * 0.1
+    return [round(distribution.low + i * distribution.step, 12) for i in range(count)]
 
 
 def _some(axis: Axis) -> Any:

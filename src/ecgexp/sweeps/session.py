@@ -6,6 +6,7 @@ import hashlib
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,9 +37,9 @@ from ecgexp.reports.sweep import (
 from ecgexp.restore import load_run, named_packages
 from ecgexp.sweeps.job import PARENT_VARIABLE
 from ecgexp.sweeps.status import Board, StatusLine, TrialStatus
-from ecgexp.sweeps.supervisor import TrialFailed
+from ecgexp.sweeps.supervisor import GRACE, TrialFailed
 from ecgexp.tracking import provenance
-from ecgexp.tracking.heartbeat import SILENCE
+from ecgexp.tracking.heartbeat import SILENCE, is_alive
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, StoreAway, open_store
@@ -49,9 +50,11 @@ if TYPE_CHECKING:
 
 # Overrides that say how a sweep is run, not what it sweeps.
 _MANNER = ("hydra", "sweep.", "resume=", "tracking")
+# Of these, what makes another search.
+_SEARCHED = ("hydra/sweeper", "hydra.sweeper.params", "hydra.sweeper.space")
 # The status line stands for Hydra's line per job; what a trial says goes to its trial.log.
 _QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")
-_INCOMPLETE = "The sweep is not complete: the trials listed above failed."
+_BEGINNING = 30.0  # seconds from a command's lock to its run
 
 
 @contextmanager
@@ -85,12 +88,12 @@ def sweep_session(
     """
     store = open_store(cfg.tracking)
     asked = [o for o in overrides if not o.lstrip("+~").startswith(_MANNER)]
-    chosen = asked if search is None else [*asked, *(o for o in overrides if o.startswith("hydra/sweeper"))]
+    chosen = asked if search is None else [*asked, *(o for o in overrides if o.startswith(_SEARCHED))]
     name = cfg.sweep.name or hashlib.sha256(json.dumps(sorted(chosen)).encode()).hexdigest()[:12]
     plan = _Plan(cfg, name, cells, search)
     with _lock(store, name) as alone:
         end_orphans(store)
-        earlier = _earlier(store, name, cfg.resume or not alone)
+        earlier = _earlier(store, name, cfg.resume) if alone else _begun(store, name)
         if not alone or _is_elsewhere(store, earlier):
             with _joined(store, plan, earlier) as further:
                 yield further
@@ -109,9 +112,10 @@ def sweep_session(
             try:
                 with _watched(board, plan):
                     yield plan.overrides(store, run.id)
-            except TrialFailed:
+                _check_complete(board, plan)
+            except TrialFailed as error:
                 run.status = "FAILED"
-                raise UserError(_INCOMPLETE) from None
+                raise UserError(str(error)) from None
             except BaseException as error:
                 run.status = "FAILED"
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -120,10 +124,10 @@ def sweep_session(
                 raise
             finally:
                 try:
+                    if run.status is not None and search is None:  # a search may go on by others who joined it
+                        _await_trials(run)
                     end_orphans(store)
                     _report(run, plan)
-                    for line in _unrecorded(board, run):
-                        print(line, file=sys.stderr)
                 except StoreAway as error:
                     if run.status is None:
                         raise
@@ -145,7 +149,7 @@ class _Plan:
         if self.search is None:
             return told
         storage, study = self.study(store, parent)
-        return [*told, f"hydra.sweeper.storage='{storage}'", f"hydra.sweeper.study='{study}'"]
+        return [*told, f"hydra.sweeper.storage={_quoted(storage)}", f"hydra.sweeper.study={_quoted(study)}"]
 
     def study(self, store: Store, parent: str) -> tuple[str, str]:
         """Storage and name of the search's study."""
@@ -159,7 +163,7 @@ def _watched(board: Board, plan: _Plan) -> Iterator[None]:
     """Show where the sweep stands, and leave in order when told to."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     search = plan.search
-    told = (search.config.n_trials, search.fixed) if search else ()
+    told = (search.n_trials, search.fixed) if search else ()
     try:
         with StatusLine(board, plan.cells, maximizes(objectives(plan.cfg)[0]), *told):
             yield
@@ -188,8 +192,9 @@ def _joined(store: Store, plan: _Plan, running: MlflowRun | None) -> Iterator[li
     try:
         with _watched(board, plan):
             yield plan.overrides(store, parent)
-    except TrialFailed:
-        raise UserError(_INCOMPLETE) from None
+        _check_complete(board, plan)
+    except TrialFailed as error:
+        raise UserError(str(error)) from None
     finally:
         with _lock(store, plan.name) as last:
             now = store.client.get_run(parent)
@@ -236,6 +241,14 @@ def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
     return None
 
 
+def _begun(store: Store, name: str) -> MlflowRun | None:
+    """The run that another command has begun, or is about to."""
+    end = time.monotonic() + _BEGINNING
+    while not (runs := store.search(f"tags.kind = 'sweep' and tags.sweep = '{name}'")) and time.monotonic() < end:
+        time.sleep(0.2)
+    return runs[-1] if runs else None
+
+
 def _is_elsewhere(store: Store, earlier: MlflowRun | None) -> bool:
     """Whether a sweep runs in another folder; of this one's own its lock has told."""
     if earlier is None or earlier.info.status != "RUNNING":
@@ -243,15 +256,28 @@ def _is_elsewhere(store: Store, earlier: MlflowRun | None) -> bool:
     return not Board(store.root, earlier.info.run_id).folder.exists()
 
 
-def _unrecorded(board: Board, run: Run) -> list[str]:
-    """A line for each trial whose process died before it had a run."""
-    recorded = {trial.data.tags["job"] for trial in sweep_runs(run.store, run.id)}
-    failed = {job: status for job, status in board.read().items() if status.state == "failed"}
-    return [
-        f"Failed: trial {job} {' '.join(status.overrides)}  {status.error}"
-        for job, status in failed.items()
-        if str(job) not in recorded
-    ]
+def _check_complete(board: Board, plan: _Plan) -> None:
+    """Raise `TrialFailed` where a trial failed."""
+    trials = board.read()
+    if not any(status.state == "failed" for status in trials.values()):
+        return
+    left = (len(plan.cells) if plan.cells else len(trials)) - len(trials)
+    limit = f" sweep.max_failures={plan.cfg.sweep.max_failures} kept {left} from being started." if left else ""
+    raise TrialFailed(f"The sweep is not complete: the trials listed above failed.{limit}")
+
+
+def _await_trials(run: Run) -> None:
+    """Wait for the end of trials that a launcher kills as it leaves: only then can their runs be ended."""
+    running = [trial.data.tags for trial in sweep_runs(run.store, run.id) if trial.info.status == "RUNNING"]
+    here = [tags for tags in running if tags.get("host") == provenance.host()]
+    until = time.monotonic() + GRACE
+    while any(map(is_alive, here)) and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def _quoted(text: str) -> str:
+    """A text as Hydra's grammar reads it, whatever is in it."""
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

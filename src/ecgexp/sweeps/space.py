@@ -6,7 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    QuotedString,
+    RangeSweep,
+)
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ecgexp.errors import UserError
@@ -39,8 +45,8 @@ def axes(overrides: Iterable[Override]) -> dict[str, Axis]:
     """Searched keys, by the name of their parameter, of the overrides that sweep something.
 
     ``a,b``, ``choice(a,b)`` and ``glob(*)`` are categories, ``range(start, stop, step)`` numbers in steps without
-    its stop, ``interval(low, high)`` a float; ``int(interval(...))`` a whole number; ``tag(log, ...)`` of a range
-    or an interval samples its logarithm.
+    its stop, ``interval(low, high)`` a float; ``int(interval(...))`` a whole number; ``tag(log, ...)`` of an
+    interval, or a range of whole numbers in steps of 1, samples its logarithm.
 
     Raises
     ------
@@ -57,10 +63,12 @@ def _axis(override: Override) -> Axis:
             return Axis(key, _interval(sweep), {})
         if isinstance(sweep, RangeSweep):
             return Axis(key, _range(sweep), {})
-        assert isinstance(sweep, ChoiceSweep)
-        sweep.shuffle = False  # else the two iterators below would differ
+        if isinstance(sweep, ChoiceSweep):
+            sweep.shuffle = False  # else the two iterators below would differ
         words = list(override.sweep_string_iterator())
         values = [_category(value, word) for value, word in zip(override.sweep_iterator(), words, strict=True)]
+        if len(set(values)) < len(values):
+            raise ValueError("a value is there twice.")
         return Axis(key, CategoricalDistribution(values), dict(zip(values, words, strict=True)))
     except ValueError as error:
         raise UserError(f"The search space {override.input_line} cannot be sampled: {error}") from error
@@ -81,9 +89,11 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
     log, step = "log" in sweep.tags, abs(sweep.step)
     if all(isinstance(value, int) for value in values):
         return IntDistribution(int(values[0]), int(values[-1]), log=log, step=int(step))
-    return FloatDistribution(values[0], values[-1], log=log, step=None if log else float(step))
+    return FloatDistribution(values[0], values[-1], log=log, step=float(step))
 
 
 def _category(value: Any, word: str) -> Any:
     """A category as Optuna keeps it: a plain value as itself, anything else as it is written."""
-    return value if value is None or isinstance(value, (bool, int, float)) else word
+    if isinstance(value, QuotedString):
+        return value.text
+    return value if value is None or isinstance(value, (bool, int, float, str)) else word

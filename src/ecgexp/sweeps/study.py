@@ -22,6 +22,7 @@ from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from ecgexp.errors import UserError
 from ecgexp.tracking.heartbeat import SILENCE, is_alive, process_tags
@@ -74,10 +75,12 @@ def open_storage(place: str) -> BaseStorage:
             return get_storage(place)
         path = Path(place)
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
         lock = _Lock(path)
-        _mend(path, lock)
+        lock.acquire()  # which mends it
+        lock.release()
         return JournalStorage(JournalFileBackend(str(path), lock))
-    except (OSError, ImportError, ValueError, StorageInternalError) as error:
+    except (OSError, ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"The study's storage {place} (hydra.sweeper.storage) cannot be used: {first}") from error
 
@@ -121,9 +124,12 @@ class SeededSampler(BaseSampler):
         self._one_sequence = isinstance(self._sampler, (GridSampler, QMCSampler))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Take the sampler of this trial."""
+        """Note which process asks, before it samples, which may take seconds; take the sampler of this trial."""
+        study._storage.set_trial_user_attr(trial._trial_id, PROCESS, process_tags())
         if not self._one_sequence:
             self._sampler = self._build(self._seed + trial.number)
+        elif isinstance(self._sampler, QMCSampler):  # of what is no part of the sequence
+            self._sampler._independent_sampler = RandomSampler(self._seed + trial.number)
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -147,6 +153,19 @@ class SeededSampler(BaseSampler):
         self._sampler.after_trial(study, trial, state, values)
 
 
+class Grid(GridSampler):
+    """Gives each new trial the next cell: Optuna leaves to chance those that a trial tried again displaced."""
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Note the trial's cell, as Optuna does, unless its settings are given."""
+        if "fixed_params" in trial.system_attrs:
+            return
+        before = study._storage.get_all_trials(study._study_id, deepcopy=False)[: trial.number]
+        new = [t for t in before if "fixed_params" not in t.system_attrs and SURPLUS not in t.user_attrs]
+        for key, value in (("search_space", self._search_space), ("grid_id", len(new) % len(self._all_grids))):
+            study._storage.set_trial_system_attr(trial._trial_id, key, value)
+
+
 def build_pruner(component: Mapping[str, Any]) -> BasePruner:
     """The pruner that a configuration names."""
     return instantiate(dict(component))
@@ -167,6 +186,26 @@ def first_number(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
     while RETRY_OF in trial.user_attrs:
         trial = trials[trial.user_attrs[RETRY_OF]]
     return trial.number
+
+
+def tell(
+    study: Study,
+    trial: Trial,
+    values: Sequence[float] | None = None,
+    state: TrialState | None = None,
+    error: str | None = None,
+) -> None:
+    """Tell how a trial of this process ended: with values, in a state, or failed with an error.
+
+    Where another process took this one for dead it is too late: the trial is tried again, and its run found then.
+    """
+    try:
+        if error is not None:
+            trial.set_user_attr(ERROR, error)
+            state = TrialState.FAIL
+        study.tell(trial, values, state)
+    except (UpdateFinishedTrialError, ValueError):
+        logger.warning("Trial %d was taken for dead, and is tried again.", trial.number)
 
 
 def give_up(study: Study, trial: FrozenTrial, error: str) -> None:
@@ -202,11 +241,6 @@ def revive(study: Study, max_retries: int) -> None:
             try_again(study, trial)
 
 
-def note_process(trial: Trial) -> None:
-    """Write into a trial which process runs it."""
-    trial.set_user_attr(PROCESS, process_tags())
-
-
 def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapping[str, float]]], bool]:
     """What tells a study how a trial is doing, and whether to prune it.
 
@@ -222,7 +256,8 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
     Returns
     -------
     callable
-        Told of the metrics of all epochs so far; whether to stop. A storage that is away stops nothing.
+        Told of the metrics of all epochs so far; whether to stop. A storage that is away, or that has the trial
+        as dead, stops nothing.
     """
     study = optuna.load_study(
         study_name=trial.study,
@@ -239,8 +274,8 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
             for number in range(reported, len(epochs)):
                 handle.report(sign * epochs[number][monitor], number + 1)
                 reported = number + 1
-            return handle.should_prune()
-        except StorageInternalError as error:
+            return bool(handle.should_prune())
+        except (OSError, StorageInternalError, UpdateFinishedTrialError) as error:
             logger.warning("The study cannot be told of this epoch: %s", error)
             return False
 
@@ -256,29 +291,31 @@ def _lives(trial: FrozenTrial) -> bool:
 
 
 class _Lock(JournalFileOpenLock):
-    """A lock that the system releases when its holder dies: Optuna's own would be waited for 30 seconds."""
+    """A lock that the system releases when its holder dies: Optuna's own would be waited for 30 seconds.
+
+    What its holder was just writing when it died is cut off: a line appended to it could not be read.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._lock = FileLock(path.with_name(f"{path.name}.lock"))
+        self._path, self._lock = path, FileLock(path.with_name(f"{path.name}.lock"))
 
     def acquire(self) -> bool:
         self._lock.acquire()
+        _mend(self._path)
         return True
 
     def release(self) -> None:
         self._lock.release()
 
 
-def _mend(path: Path, lock: _Lock) -> None:
-    """Cut off a last line that was not written to its end: what is appended to it could not be read."""
-    if not path.exists():
-        return
-    lock.acquire()
-    try:
-        with path.open("rb+") as file:
-            content = file.read()
-            if not content.endswith(b"\n"):
-                file.truncate(content.rfind(b"\n") + 1)
-                os.fsync(file.fileno())
-    finally:
-        lock.release()
+def _mend(path: Path) -> None:
+    """Cut off a last line that was not written to its end."""
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            os.fsync(file.fileno())

@@ -1,0 +1,384 @@
+"""Searches through the command line: every sampler and pruner, killed, joined, stopped, and reported."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import psutil
+import pytest
+from commands import (
+    LINEAR,
+    SMALL,
+    all_runs,
+    artifact,
+    artifact_names,
+    ecgexp,
+    finish,
+    history,
+    only,
+    parents,
+    start,
+    trials,
+    until,
+)
+from optuna.trial import FrozenTrial, TrialState
+from test_sweeps import needs, ray_folder  # noqa: F401
+from test_tracking_server import database  # noqa: F401
+
+from ecgexp.sweeps.study import counted, open_storage
+from trained import call
+
+pytestmark = pytest.mark.slow
+
+SEARCH = ("-m", "hydra/sweeper=optuna")
+FAST = (*LINEAR, "tracking.log_model=none", "max_epochs=3", "dataset.records=120")
+NET = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2", "tracking.log_model=none", "dataset.records=120")
+LR = "lr=tag(log, interval(1e-3, 1e-1))"
+# Worse than any loss, whose negative the study is told: every trial is stopped after its first epoch.
+PRUNE = ("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.lower=0")
+
+
+def sweeper(**settings: object) -> list[str]:
+    return [f"hydra.sweeper.{key}={value}" for key, value in settings.items()]
+
+
+def study_of(folder: Path) -> list[FrozenTrial]:
+    """Trials of the one study of a folder, as they stand; none where it has not begun."""
+    journals = list(folder.glob("mlruns/sweeps/*/study.journal"))
+    if not journals:
+        return []
+    storage = open_storage(str(only(journals)))
+    return [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
+
+
+def ended(folder: Path, *states: TrialState) -> dict[int, tuple]:
+    wanted = states or (TrialState.COMPLETE, TrialState.PRUNED)
+    return {
+        trial.number: (trial.state, trial.values, trial.params, trial.intermediate_values)
+        for trial in study_of(folder)
+        if trial.state in wanted
+    }
+
+
+def jobs(folder: Path) -> list[int]:
+    return sorted(int(run.data.tags["job"]) for run in trials(folder))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "pruner"),
+    [
+        ("tpe", "asha"),
+        ("gp", "hyperband"),
+        ("cmaes", "median"),
+        ("random", "threshold"),
+        ("grid", "patient"),
+        ("qmc", "none"),
+        ("nsgaii", "none"),
+    ],
+)
+def test_every_sampler_and_pruner(tmp_path, sampler, pruner):
+    space = ("lr=0.001,0.01", "batch_size=range(16,49,16)") if sampler == "grid" else (LR, "batch_size=16,32")
+    first = [f"{key}=2" for key in ("n_startup_trials",) if sampler in ("tpe", "gp", "cmaes")]
+    startup = [f"hydra.sweeper.sampler.{word}" for word in first]
+    bound = ["hydra.sweeper.pruner.lower=-9"] if pruner == "threshold" else []
+    words = (*SEARCH, *FAST, *space, f"hydra/sweeper/sampler={sampler}", f"hydra/sweeper/pruner={pruner}")
+    done = ecgexp(tmp_path, *words, *startup, *bound, *sweeper(n_trials=5)).expect()
+    found = study_of(tmp_path)
+    assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert [trial.number for trial in found] == jobs(tmp_path) == list(range(5))
+    values = {int(run.data.tags["job"]): run.data.metrics.get("best/val/mlcm_f1_macro") for run in trials(tmp_path)}
+    assert {trial.number: trial.value for trial in found if trial.state == TrialState.COMPLETE} == {
+        job: value for job, value in values.items() if value is not None
+    }
+    assert "5/5 trials" in done.stderr
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.usefixtures("ray_folder")
+@pytest.mark.parametrize("launcher", ["joblib", "ray"])
+def test_workers_of_a_launcher_share_the_study(tmp_path, launcher):
+    needs(launcher)
+    how = {"joblib": ["hydra.launcher.n_jobs=2"], "ray": ["+hydra.launcher.ray.init.num_cpus=2"]}[launcher]
+    words = (*SEARCH, *FAST, LR, f"hydra/launcher={launcher}", *how, "hydra/sweeper/pruner=asha")
+    done = ecgexp(tmp_path, *words, *sweeper(n_trials=8, workers=2)).expect()
+    found = counted(study_of(tmp_path))
+    assert len(found) == 8
+    assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert len({trial.user_attrs["process"]["pid"] for trial in found}) == 2
+    assert jobs(tmp_path) == [trial.number for trial in found]
+    assert {run.info.status for run in all_runs(tmp_path)} == {"FINISHED"}
+    assert "8/8 trials" in done.stderr
+
+
+def test_no_worker_waits_for_a_longer_trial(tmp_path, capsys):
+    words = (*SEARCH, *NET, "max_epochs=1,60", "early_stopping.patience=null", "seed=range(0,1000)")
+    workers = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra/sweeper/sampler=random")
+    ecgexp(tmp_path, *words, *workers, *sweeper(n_trials=14)).expect()
+    found = study_of(tmp_path)
+    spans = [(trial.datetime_start.timestamp(), trial.datetime_complete.timestamp()) for trial in found]
+    by_worker: dict[int, list[tuple[float, float]]] = {}
+    for trial, span in zip(found, spans, strict=True):
+        by_worker.setdefault(trial.user_attrs["process"]["pid"], []).append(span)
+    assert len(by_worker) == 2
+    # Until there is no further trial to begin, each is busy from the first that it begins.
+    last_begun = max(begin for begin, _ in spans)
+    busy = possible = 0.0
+    for own in by_worker.values():
+        possible += last_begun - min(begin for begin, _ in own)
+        busy += sum(min(end, last_begun) - begin for begin, end in own)
+    lengths = sorted(end - begin for begin, end in spans)
+    with capsys.disabled():
+        print(f"\nworkers busy {busy / possible:.1%}; trials of {lengths[0]:.1f} to {lengths[-1]:.1f} s")
+    assert busy / possible > 0.9
+    assert len({len(own) for own in by_worker.values()}) <= 2
+
+
+def family(command: psutil.Process) -> tuple[list[psutil.Process], list[psutil.Process]]:
+    """Workers of the search, and the processes that train for them."""
+    training = [child for child in command.children(recursive=True) if "ecgexp.sweeps.worker" in _words(child)]
+    return [parent for child in training if (parent := child.parent()) is not None], training
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return process.cmdline()
+    return []
+
+
+def kill_all(command: psutil.Process) -> None:
+    everyone = [*command.children(recursive=True), command]
+    for one in everyone:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def test_killed_at_random_moments_it_goes_on_with_every_finished_trial(tmp_path):
+    chance = random.Random(1)
+    words = (*SEARCH, *NET, "max_epochs=6", LR, "batch_size=16,32", "hydra/sweeper/pruner=asha")
+    words = (*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *sweeper(n_trials=12))
+    kept: dict[int, tuple] = {}
+    for count, victim in enumerate(["everything", "worker", "trial", "everything"]):
+        process = start(tmp_path, *words)
+        command = psutil.Process(process.pid)
+        goal = 2 + 2 * count
+        until(lambda goal=goal, command=command: len(ended(tmp_path)) >= goal and bool(family(command)[1]), process)
+        time.sleep(chance.uniform(0, 1))
+        workers, training = family(command)
+        if victim != "everything":
+            failed = len(ended(tmp_path, TrialState.FAIL))
+            with suppress(psutil.NoSuchProcess, IndexError):
+                chance.choice(workers if victim == "worker" else training).kill()
+            if victim == "trial":
+                until(lambda failed=failed: len(ended(tmp_path, TrialState.FAIL)) > failed, process)
+            else:
+                done = finish(process, tmp_path)
+                assert done.status != 0
+                assert "Traceback" not in done.stderr
+        kill_all(command) if process.poll() is None else None
+        process.communicate()
+        now = ended(tmp_path)
+        assert kept.items() <= now.items()
+        kept = now
+    ecgexp(tmp_path, *words).expect()
+    now = ended(tmp_path)
+    assert {number: now[number] for number in kept} == kept, "nothing that was finished has changed"
+    found = study_of(tmp_path)
+    assert len(counted(found)) == 12
+    assert {trial.state for trial in counted(found)} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert not [trial for trial in found if trial.state == TrialState.RUNNING]
+    assert [trial.number for trial in found] == list(range(len(found)))
+    assert len(found) > 12
+    assert {run.info.status for run in all_runs(tmp_path)} == {"FINISHED"}
+    assert len(jobs(tmp_path)) == len(set(jobs(tmp_path))) == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop_it_leaves_its_trial_to_be_tried_again(tmp_path, number):
+    words = (*SEARCH, *NET, "max_epochs=60", "early_stopping.patience=null", LR, *sweeper(n_trials=2))
+    process = start(tmp_path, *words)
+    until(lambda: any((tmp_path / "mlruns").glob("checkpoints/*/last.ckpt")), process)
+    process.send_signal(number)
+    done = finish(process, tmp_path, timeout=60).expect(128 + number)
+    assert "Traceback" not in done.stderr
+    first, again = study_of(tmp_path)
+    assert (first.state, again.state) == (TrialState.FAIL, TrialState.WAITING)
+    assert only(trials(tmp_path)).info.status == "KILLED"
+    ecgexp(tmp_path, *words).expect()
+    assert [trial.state.name for trial in study_of(tmp_path)] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert study_of(tmp_path)[1].params == first.params
+    assert jobs(tmp_path) == [0, 2]
+    gone_on = next(run for run in trials(tmp_path) if run.data.tags["job"] == "0")
+    assert len(history(tmp_path, gone_on, "val/loss")) == 60
+    assert gone_on.data.tags["attempts"] == "2"
+
+
+def test_a_pruned_trial_has_its_metrics_so_far_and_counts_nowhere_else(tmp_path, monkeypatch):
+    ecgexp(tmp_path, *SEARCH, *FAST, "lr=0.01,0.02", *PRUNE, *sweeper(n_trials=3)).expect()
+    assert [trial.state for trial in study_of(tmp_path)] == [TrialState.PRUNED] * 3
+    for run in trials(tmp_path):
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["pruned"] == "true"
+        assert "reused_from" not in run.data.tags
+        assert len(history(tmp_path, run, "val/loss")) == run.data.metrics["epochs"] == 1
+        assert not [name for name in run.data.metrics if name.startswith("best/")]
+    parent = only(parents(tmp_path))
+    assert parent.info.status == "FINISHED"
+    assert call(monkeypatch, "report", tmp_path, "out=report") == 0
+    assert "pruned" in (tmp_path / "report" / "report.html").read_text()
+
+    ecgexp(tmp_path, "-m", *FAST, "lr=0.01,0.02").expect()
+    grid = [run for run in trials(tmp_path) if run.data.tags["mlflow.parentRunId"] != parent.info.run_id]
+    assert all("reused_from" not in run.data.tags and run.data.metrics["epochs"] == 3 for run in grid)
+
+
+def test_a_setting_that_is_proposed_again_is_a_trial_that_is_not_trained_again(tmp_path, monkeypatch):
+    words = (*SEARCH, *FAST, "lr=0.01,0.02", "hydra/sweeper/sampler=random", *sweeper(n_trials=5))
+    done = ecgexp(tmp_path, *words).expect()
+    assert jobs(tmp_path) == list(range(5))
+    reused = [run for run in trials(tmp_path) if "reused_from" in run.data.tags]
+    assert len(reused) == 3
+    assert "3 reused" in done.stderr
+    values = {trial.params["lr"]: trial.value for trial in study_of(tmp_path)}
+    assert all(trial.value == values[trial.params["lr"]] for trial in study_of(tmp_path))
+    before = ended(tmp_path)
+
+    more = ecgexp(tmp_path, *words[:-1], *sweeper(n_trials=7)).expect()
+    assert before.items() <= ended(tmp_path).items()
+    assert jobs(tmp_path) == list(range(7))
+    assert only(parents(tmp_path))
+    assert "7/7 trials" in more.stderr
+
+    ecgexp(tmp_path, *words, "resume=false").expect()
+    assert len(parents(tmp_path)) == 2
+    latest = parents(tmp_path)[-1].info.run_id
+    assert len([run for run in trials(tmp_path) if run.data.tags["mlflow.parentRunId"] == latest]) == 5
+    assert len(list((tmp_path / "mlruns/sweeps").glob("*/study.journal"))) == 2
+
+
+def test_several_objectives_have_a_front_in_the_report(tmp_path, monkeypatch):
+    objective = "objective=[best/val/mlcm_f1_macro,parameters]"
+    space = ("model.width=range(2,9,2)", LR)
+    words = (*SEARCH, *NET, "max_epochs=1", objective, *space, "hydra/sweeper/sampler=nsgaii", *sweeper(n_trials=6))
+    ecgexp(tmp_path, *words).expect()
+    assert all(len(trial.values) == 2 for trial in study_of(tmp_path))
+    sizes = {run.data.params["model.width"]: run.data.metrics["parameters"] for run in trials(tmp_path)}
+    assert {trial.params["model.width"]: trial.values[1] for trial in study_of(tmp_path)} == {
+        int(width): size for width, size in sizes.items()
+    }
+    assert call(monkeypatch, "report", tmp_path, "out=report") == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Pareto" in page
+    refused = ecgexp(tmp_path, *words, "hydra/sweeper/pruner=median").expect(1)
+    assert "cannot prune" in only(refused.stderr.strip().splitlines())
+
+
+def test_the_report_shows_what_the_search_did(tmp_path, monkeypatch):
+    words = (*SEARCH, *NET, "max_epochs=4", LR, "batch_size=16,32", "hydra/sweeper/pruner=median")
+    ecgexp(tmp_path, *words, *sweeper(n_trials=8), "hydra.sweeper.pruner.n_startup_trials=2").expect()
+    assert "study.json" in artifact_names(tmp_path, only(parents(tmp_path)))
+    assert call(monkeypatch, "report", tmp_path, "out=report") == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    names = {path.stem for path in (tmp_path / "report").rglob("*.png")}
+    for name in ("history", "reports", "slices", "parallel", "importances"):
+        assert any(name in found for found in names), (name, names)
+    assert "epochs" in page
+    assert len(pd.read_csv(artifact(tmp_path, only(parents(tmp_path)), "results.csv"))) == 8
+
+
+def test_a_trial_that_fails_is_listed_and_tried_again_by_the_next_start(tmp_path):
+    (tmp_path / "spaces.py").write_text("def space(trial):\n    trial.suggest_categorical('model.width', [4, -4])\n")
+    words = (*SEARCH, *NET, "max_epochs=1", "hydra/sweeper/sampler=random")
+    settings = sweeper(n_trials=4, space="spaces.space", enqueue="[{model.width:4},{model.width:-4}]")
+    for attempt in (1, 2):
+        done = ecgexp(tmp_path, *words, *settings).expect(1)
+        assert "Traceback" not in done.stderr
+        assert "Failed: trial" in done.stderr
+        assert "model.width=-4" in done.stderr
+        found = counted(study_of(tmp_path))
+        assert len(found) == 4
+        failed = [trial for trial in found if trial.state == TrialState.FAIL]
+        assert failed
+        assert {trial.user_attrs.get("attempt", 1) for trial in failed} == {attempt}
+    assert only(parents(tmp_path)).info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("raise KeyError('heads')", "heads"), ("return {'model.nonsense': 3}", "model.nonsense"), ("return 3", "space")],
+)
+def test_a_space_that_does_not_work_ends_the_search_with_a_sentence(tmp_path, body, said):
+    (tmp_path / "spaces.py").write_text(f"def space(trial):\n    trial.suggest_int('batch_size', 8, 16)\n    {body}\n")
+    done = ecgexp(tmp_path, *SEARCH, *FAST, *sweeper(n_trials=3, space="spaces.space")).expect(1)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_conditional_space_has_keys_that_some_trials_lack(tmp_path):
+    (tmp_path / "spaces.py").write_text(
+        "def space(trial):\n"
+        "    if trial.params['optimizer'] == 'sgd':\n"
+        "        return {'optimizer.momentum': trial.suggest_float('momentum', 0.1, 0.9)}\n"
+    )
+    words = (*SEARCH, *FAST, "optimizer=sgd,adam", *sweeper(n_trials=6, space="spaces.space"))
+    ecgexp(tmp_path, *words).expect()
+    for trial in study_of(tmp_path):
+        assert ("momentum" in trial.params) == (trial.params["optimizer"] == "sgd")
+    by_job = {int(run.data.tags["job"]): run for run in trials(tmp_path)}
+    for trial in study_of(tmp_path):
+        momentum = by_job[trial.number].data.params.get("optimizer.momentum")
+        assert (momentum and float(momentum)) == trial.params.get("momentum")
+
+
+def test_a_second_command_joins_in_the_same_folder(tmp_path):
+    words = (*SEARCH, *NET, "max_epochs=8", "early_stopping.patience=null", LR, *sweeper(n_trials=8))
+    first, second = start(tmp_path, *words), start(tmp_path, *words)  # at once
+    done = [finish(process, tmp_path).expect() for process in (first, second)]
+    assert sum("Joining the search" in one.stderr for one in done) == 1
+    found = counted(study_of(tmp_path))
+    assert len(found) == 8
+    assert {trial.state for trial in found} == {TrialState.COMPLETE}
+    assert len(Counter(trial.user_attrs["process"]["pid"] for trial in found)) == 2
+    assert only(parents(tmp_path)).info.status == "FINISHED"
+    table = pd.read_csv(artifact(tmp_path, only(parents(tmp_path)), "results.csv"))
+    assert len(table) == 8
+    assert set(table["status"]) == {"FINISHED"}
+
+
+def test_a_second_folder_joins_through_a_database(database, tmp_path):  # noqa: F811
+    storage = database.replace("/mlflow?", "/postgres?")
+    place = tmp_path / "one"
+    uri = f"tracking.uri=sqlite:///{tmp_path / 'shared.db'}"
+    words = (*SEARCH, *NET, "max_epochs=10", "early_stopping.patience=null", LR, "tracking=server", uri)
+    words = (*words, *sweeper(n_trials=8), "dataset.root=" + str(tmp_path / "data"))
+    with_storage = (*words, f"hydra.sweeper.storage='{storage}'")
+    first = start(place, *with_storage)
+    until(lambda: any(place.glob("mlruns/checkpoints/*/last.ckpt")), first)
+    refused = ecgexp(tmp_path / "other", *words).expect(1)
+    assert "hydra.sweeper.storage=URL" in only(refused.stderr.strip().splitlines())
+    second = ecgexp(tmp_path / "other", *with_storage).expect()
+    finish(first, place).expect()
+    assert "Joining the search" in second.stderr
+    names = optuna.get_all_study_names(storage)
+    found = counted(optuna.load_study(study_name=only(names), storage=storage).get_trials())
+    assert len(found) == 8
+    assert {trial.state for trial in found} == {TrialState.COMPLETE}
+    assert len({trial.user_attrs["process"]["pid"] for trial in found}) == 2
+
+
+def test_what_cannot_be_searched_is_refused_before_anything_is_made(tmp_path):
+    done = ecgexp(tmp_path, *SEARCH, *FAST, "lr=interval(1,0)").expect(1)
+    assert "lr=interval(1,0)" in only(done.stderr.strip().splitlines())
+    assert not (tmp_path / "mlruns").exists()
+    ecgexp(tmp_path, *SEARCH, *FAST, "lr=0.01,0.02", "sweep.name=mine", *sweeper(n_trials=1)).expect()
+    other = ecgexp(tmp_path, *SEARCH, *FAST, "lr=0.01,0.03", "sweep.name=mine", *sweeper(n_trials=2)).expect(1)
+    assert "sweep.name=NAME" in other.stderr
+    assert "Traceback" not in other.stderr
+    assert json.loads(only(trials(tmp_path)).data.tags["overrides"])

@@ -1,0 +1,378 @@
+"""A study that several processes work on, and that survives them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from filelock import FileLock
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+from searches import SAMPLERS, value
+
+from ecgexp.errors import UserError
+from ecgexp.sweeps import study as module
+from ecgexp.sweeps.study import (
+    ATTEMPT,
+    HEARTBEAT,
+    PROCESS,
+    RETRY_OF,
+    SURPLUS,
+    SeededSampler,
+    StudyTrial,
+    counted,
+    end_dead,
+    first_number,
+    give_up,
+    judge,
+    open_storage,
+    open_study,
+    revive,
+    tell,
+)
+from ecgexp.tracking.heartbeat import SILENCE, process_tags
+from trained import is_one_sentence
+
+SPACE = {
+    "lr": FloatDistribution(1e-4, 1e-1, log=True),
+    "size": IntDistribution(1, 8),
+    "rate": FloatDistribution(0.0, 0.5),
+}
+CELLS = {"lr": [0.1, 0.01], "size": [1, 2, 3], "rate": [0.0, 0.25, 0.5]}
+BUILD = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=4, multivariate=True, group=True, constant_liar=True
+    ),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=4),
+    "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, popsize=4),
+    "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, scramble=True),
+    "nsgaii": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=4),
+    "grid": lambda seed: module.Grid(CELLS, seed=0),
+}
+DEAD = {"host": "", "pid": 1, "process_started": 0.0, "heartbeat": 0.0}
+
+
+def opened(path: Path, sampler: str = "random") -> optuna.Study:
+    """The study with fresh objects, as another process opens it."""
+    found = open_study(open_storage(str(path)), "study", ["maximize"])
+    found.sampler = SeededSampler(BUILD[sampler], 0)
+    return found
+
+
+@pytest.fixture
+def journal(tmp_path) -> Path:
+    return tmp_path / "study.journal"
+
+
+@pytest.fixture
+def study(journal) -> optuna.Study:
+    return opened(journal)
+
+
+def run(study: optuna.Study, count: int) -> None:
+    for _ in range(count):
+        trial = study.ask(SPACE)
+        study.tell(trial, value(trial.params))
+
+
+def dead(study: optuna.Study) -> optuna.Trial:
+    """A running trial whose process died on this machine."""
+    trial = study.ask(SPACE)
+    trial.set_user_attr(PROCESS, {**process_tags(), "process_started": 0.0})
+    return trial
+
+
+def states(study: optuna.Study) -> list[str]:
+    return [trial.state.name for trial in study.get_trials()]
+
+
+def test_every_sampler_of_the_configuration_is_tried_here():
+    assert sorted(BUILD) == SAMPLERS
+
+
+@pytest.mark.parametrize("sampler", sorted(BUILD))
+def test_a_study_that_goes_on_proposes_what_one_that_nobody_stopped_does(tmp_path, sampler):
+    run(opened(tmp_path / "whole", sampler), 14)
+    for count in (1, 3, 1, 5, 4):
+        run(opened(tmp_path / "parts", sampler), count)
+    whole, parts = ([trial.params for trial in opened(tmp_path / name).get_trials()] for name in ("whole", "parts"))
+    assert parts == whole
+    if sampler != "nsgaii":  # which may cross two parents into one of them
+        assert len({tuple(params.values()) for params in whole}) == 14, "none is proposed again"
+
+
+@pytest.mark.parametrize("sampler", sorted(BUILD))
+def test_a_proposal_depends_on_the_number_and_the_history_alone(tmp_path, sampler):
+    proposals = []
+    for name in ("one", "other"):
+        run(opened(tmp_path / name, sampler), 9)
+        later = opened(tmp_path / name, sampler)
+        if name == "other":  # what this process did before does not matter
+            run(opened(tmp_path / "else", sampler), 2)
+            later.sampler._sampler.infer_relative_search_space(later, later.get_trials()[0])
+        proposals.append(later.ask(SPACE).params)
+    assert proposals[0] == proposals[1]
+
+
+@pytest.mark.parametrize("sampler", sorted(BUILD))
+def test_processes_that_ask_before_anything_is_told_get_different_proposals(tmp_path, sampler):
+    asked = [opened(tmp_path / "journal", sampler).ask(SPACE).params for _ in range(4)]
+    assert len({tuple(params.values()) for params in asked}) == 4
+
+
+def test_keys_of_one_trial_are_drawn_independently_of_each_other(journal):
+    draws = [opened(journal, "qmc").ask({"a": SPACE["rate"], "b": SPACE["rate"]}).params for _ in range(3)]
+    assert all(draw["a"] != draw["b"] for draw in draws)
+
+
+def test_a_grid_gives_each_cell_once_whatever_is_tried_again_beside(journal):
+    study = opened(journal, "grid")
+    for _ in range(7):
+        study.tell(study.ask(SPACE), 1.0)
+    dead(study)
+    end_dead(study)
+    for _ in range(18 - 7):
+        other = opened(journal, "grid")
+        other.tell(other.ask(SPACE), 1.0)
+    found = [tuple(trial.params[key] for key in CELLS) for trial in counted(study.get_trials())]
+    assert len(found) == len(set(found)) == 18
+
+
+@pytest.mark.parametrize("tail", [b'{"op_code":4,"worker', b'{"op_code":4}{"op', b"\xff\xfe"])
+def test_a_journal_whose_last_line_is_torn_goes_on_without_it(journal, tail):
+    study = opened(journal)
+    run(study, 2)
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + tail)
+    run(study, 1)  # by one that has it open
+    journal.write_bytes(journal.read_bytes() + tail)
+    assert states(opened(journal)) == ["COMPLETE"] * 3  # by one that opens it
+    assert journal.read_bytes().startswith(whole)
+    run(opened(journal), 1)
+    assert states(study) == ["COMPLETE"] * 4
+
+
+def test_a_journal_that_was_torn_before_its_first_line_is_empty(journal):
+    journal.write_bytes(b'{"op_')
+    assert states(opened(journal)) == []
+
+
+def _hold(path: Path, held: multiprocessing.Event) -> None:
+    with FileLock(path):
+        held.set()
+        threading.Event().wait()
+
+
+def test_one_who_dies_with_the_lock_blocks_no_other(journal, study):
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    holder = context.Process(target=_hold, args=(journal.with_name("study.journal.lock"), held), daemon=True)
+    holder.start()
+    assert held.wait(60)
+    asking = threading.Thread(target=run, args=(study, 1), daemon=True)
+    asking.start()
+    asking.join(0.3)
+    assert asking.is_alive(), "the lock is held"
+    os.kill(holder.pid, signal.SIGKILL)
+    asking.join(10)
+    assert not asking.is_alive()
+    holder.join()
+    assert states(study) == ["COMPLETE"]
+
+
+def test_a_trial_bears_the_process_that_asked_before_it_is_sampled(study):
+    seen = []
+
+    class Looking(optuna.samplers.RandomSampler):
+        def sample_independent(self, study, trial, name, distribution):
+            seen.append(study.get_trials()[trial.number].user_attrs[PROCESS]["pid"])
+            return super().sample_independent(study, trial, name, distribution)
+
+    study.sampler = SeededSampler(lambda seed: Looking(seed), 0)
+    study.ask(SPACE)
+    assert seen == [os.getpid()] * 3
+
+
+def test_who_lives_is_left_alone(study):
+    study.ask(SPACE)
+    end_dead(study)
+    assert states(study) == ["RUNNING"]
+
+
+@pytest.mark.parametrize("attribute", [PROCESS, HEARTBEAT])
+def test_of_a_process_elsewhere_the_last_heartbeat_tells(study, attribute):
+    trials = []
+    for silent in (SILENCE - 30, SILENCE + 30):
+        trial = study.ask(SPACE)
+        last = time.time() - silent
+        elsewhere = {**process_tags(), "host": "elsewhere", "heartbeat": last if attribute == PROCESS else 0.0}
+        trial.set_user_attr(PROCESS, elsewhere)
+        if attribute == HEARTBEAT:
+            trial.set_user_attr(HEARTBEAT, last)
+        trials.append(trial)
+    end_dead(study)
+    assert states(study) == ["RUNNING", "FAIL", "WAITING"]
+
+
+def test_a_trial_without_a_process_is_dead_only_after_a_while(study, monkeypatch):
+    study.sampler = optuna.samplers.RandomSampler()  # as one who was killed before noting it
+    study.ask(SPACE)
+    end_dead(study)
+    assert states(study) == ["RUNNING"]
+    now = time.time()
+    monkeypatch.setattr(module.time, "time", lambda: now + SILENCE + 1)
+    end_dead(study)
+    assert states(study) == ["FAIL", "WAITING"]
+
+
+def test_what_a_dead_process_left_is_tried_again_with_its_settings_before_anything_new(journal, study):
+    lost = dead(study)
+    end_dead(opened(journal))
+    again = opened(journal).ask(SPACE)
+    assert again.params == lost.params
+    assert again.user_attrs[RETRY_OF] == lost.number
+    assert again.user_attrs[ATTEMPT] == 2
+    assert first_number(study.get_trials(), study.get_trials()[again.number]) == 0
+    assert [trial.number for trial in counted(study.get_trials())] == [again.number]
+    assert study.ask(SPACE).params != lost.params
+
+
+def _race(path: Path, gate: multiprocessing.Barrier) -> None:
+    study = opened(path)
+    for _ in range(20):
+        gate.wait()
+        end_dead(study)
+
+
+def test_of_several_that_find_a_dead_one_one_has_it_tried_again(journal, study):
+    context = multiprocessing.get_context("spawn")
+    gate = context.Barrier(4)
+    racers = [context.Process(target=_race, args=(journal, gate), daemon=True) for _ in range(3)]
+    for racer in racers:
+        racer.start()
+    for _ in range(20):
+        dead(study)
+        gate.wait()
+        end_dead(study)
+    for racer in racers:
+        racer.join()
+        assert racer.exitcode == 0
+    tried = [trial.user_attrs[RETRY_OF] for trial in study.get_trials() if RETRY_OF in trial.user_attrs]
+    assert len(tried) == len(set(tried)) >= 19
+
+
+def test_giving_up_what_ended_does_nothing(study):
+    run(study, 1)
+    give_up(study, study.get_trials()[0], "it died.")
+    assert states(study) == ["COMPLETE"]
+
+
+def test_failed_trials_are_tried_again_as_often_as_they_may(study):
+    for expected in (["FAIL"], ["FAIL"] * 2, ["FAIL"] * 3):
+        study.tell(study.ask(SPACE), state=TrialState.FAIL)
+        assert states(study) == expected
+        revive(study, max_retries=2)
+    assert states(study) == ["FAIL"] * 3
+    assert len(counted(study.get_trials())) == 1
+    assert len({tuple(trial.params.values()) for trial in study.get_trials()}) == 1
+    assert [first_number(study.get_trials(), trial) for trial in study.get_trials()] == [0, 0, 0]
+
+
+def test_what_counts(study):
+    run(study, 2)
+    study.ask(SPACE)
+    surplus = study.ask(SPACE)
+    surplus.set_user_attr(SURPLUS, True)
+    tell(study, surplus, state=TrialState.FAIL)
+    study.enqueue_trial({"lr": 0.01})
+    assert [trial.number for trial in counted(study.get_trials())] == [0, 1, 2]
+
+
+def test_one_who_was_taken_for_dead_may_tell_what_he_wants(journal, study, caplog):
+    trial = study.ask(SPACE)
+    give_up(opened(journal), study.get_trials()[0], "its process died.")
+    tell(study, trial, [1.0])
+    tell(study, trial, error="it failed")
+    assert states(study) == ["FAIL", "WAITING"]
+    assert "taken for dead" in caplog.text
+
+
+def judged(journal: Path, pruner: dict, number: int, sign: int = 1):
+    return judge(StudyTrial(str(journal), "study", number, pruner), "val/f1", sign)
+
+
+MEDIAN = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 1, "n_warmup_steps": 2}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_study_is_told_of_each_epoch_once_and_says_when_to_stop(journal, study, sign):
+    for number, values in enumerate([(0.5, 0.6, 0.7), (0.4, 0.5, 0.8)]):
+        trial = study.ask(SPACE)
+        decide = judged(journal, MEDIAN, number, sign)
+        epochs = [{"val/f1": sign * value} for value in values]
+        said = [decide(epochs[: count + 1]) for count in range(3)]
+        assert study.get_trials()[number].intermediate_values == {1: values[0], 2: values[1], 3: values[2]}
+        tell(study, trial, [values[-1]])
+    assert said == [False, True, False]  # 0.4 comes before the second epoch, 0.5 is worse than 0.6, 0.8 is best
+
+
+def test_a_training_that_goes_on_tells_of_the_epochs_before(journal, study):
+    study.ask(SPACE)
+    decide = judged(journal, MEDIAN, 0)
+    decide([{"val/f1": value} for value in (0.1, 0.2, 0.3)])
+    assert study.get_trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
+
+
+def test_a_study_that_has_the_trial_as_dead_or_is_away_stops_no_training(journal, study, monkeypatch):
+    study.ask(SPACE)
+    decide = judged(journal, MEDIAN, 0)
+    give_up(study, study.get_trials()[0], "its process died.")
+    assert decide([{"val/f1": 0.1}]) is False
+
+    def away(*_):
+        raise StorageInternalError("no route")
+
+    monkeypatch.setattr(optuna.storages.JournalStorage, "set_trial_intermediate_value", away)
+    assert decide([{"val/f1": 0.1}]) is False
+
+
+def test_other_objectives_are_refused(journal, study):
+    with pytest.raises(UserError) as refused:
+        open_study(open_storage(str(journal)), "study", ["minimize", "maximize"])
+    assert is_one_sentence(str(refused.value))
+
+
+@pytest.mark.parametrize(
+    "place", ["nonsense://host/name", "sqlite:////nowhere/at/all.db", "/proc/nowhere/study.journal"]
+)
+def test_a_storage_that_cannot_be_used_is_named_in_one_sentence(place):
+    with pytest.raises(UserError) as refused:
+        open_storage(place)
+    assert is_one_sentence(str(refused.value))
+    assert place in str(refused.value)
+
+
+def test_a_storage_url_keeps_a_study(tmp_path):
+    place = f"sqlite:///{tmp_path / 'study.db'}"
+    study = open_study(open_storage(place), "study", ["maximize"])
+    study.sampler = SeededSampler(BUILD["tpe"], 0)
+    run(study, 2)
+    dead(study)
+    other = open_study(open_storage(place), "study", ["maximize"])
+    end_dead(other)
+    assert states(other) == ["COMPLETE", "COMPLETE", "FAIL", "WAITING"]
+
+
+def test_a_category_is_what_it_was(journal, study):
+    choices = [True, None, 0.5, 3, "a b"]
+    study.enqueue_trial({"k": None})
+    assert study.ask({"k": CategoricalDistribution(choices)}).params == {"k": None}
+    assert opened(journal).get_trials()[0].params == {"k": None}
