@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from filelock import Timeout
+from hydra.core.override_parser.types import Quote, QuotedString
 from mlflow.entities import Run as MlflowRun
 from omegaconf import DictConfig
 
@@ -124,8 +125,9 @@ def sweep_session(
                 raise
             finally:
                 try:
-                    if run.status is not None and search is None:  # a search may go on by others who joined it
-                        _await_trials(run)
+                    if run.status is not None:
+                        # Others may have joined a search, and go on.
+                        _await_trials(run, GRACE if search is None else 3.0)
                     end_orphans(store)
                     _report(run, plan)
                 except StoreAway as error:
@@ -266,11 +268,11 @@ def _check_complete(board: Board, plan: _Plan) -> None:
     raise TrialFailed(f"The sweep is not complete: the trials listed above failed.{limit}")
 
 
-def _await_trials(run: Run) -> None:
+def _await_trials(run: Run, seconds: float) -> None:
     """Wait for the end of trials that a launcher kills as it leaves: only then can their runs be ended."""
     running = [trial.data.tags for trial in sweep_runs(run.store, run.id) if trial.info.status == "RUNNING"]
     here = [tags for tags in running if tags.get("host") == provenance.host()]
-    until = time.monotonic() + GRACE
+    until = time.monotonic() + seconds
     while any(map(is_alive, here)) and time.monotonic() < until:
         time.sleep(0.1)
 
