@@ -229,13 +229,13 @@ def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: Dic
     """Logits of a split in full precision, on a GPU where there is one."""
     import torch
 
-    from ecgexp.lit.data import EVALUATION_BATCH, GIGABYTE, Batches, Records
+    from ecgexp.lit.data import GIGABYTE, Batches, Records, evaluation_batch
     from ecgexp.lit.module import predict
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = dataset.load(split)
     records = Records(loaded, float(cfg.memory_budget) * GIGABYTE, device)
-    logits, targets = predict(network.to(device), Batches(records, EVALUATION_BATCH), device)
+    logits, targets = predict(network.to(device), Batches(records, evaluation_batch(device)), device)
     return Predictions(
         split, loaded, logits.cpu(), targets.cpu(), dataset.label_names, float(cfg.threshold), dataset.multiclass
     )

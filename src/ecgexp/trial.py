@@ -31,7 +31,7 @@ from ecgexp.config import DATA_KEYS, DATA_SHAPE, accepts, check, locate, objecti
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError
 from ecgexp.lit.callbacks import LAST, Checkpoints, History, Patience, Pruning, progress
-from ecgexp.lit.data import EVALUATION_BATCH, Batches, ECGDataModule
+from ecgexp.lit.data import Batches, ECGDataModule, evaluation_batch
 from ecgexp.lit.module import Diverged, LitClassifier, Network, measure, output_layer, predict
 from ecgexp.lit.ranks import other_ranks
 from ecgexp.metrics import higher_is_better
@@ -329,7 +329,7 @@ def evaluate(fitted: Fitted, split: SplitName) -> tuple[Tensor, Tensor]:
     Logits are NaN where no weights were kept, which counts as nothing predicted.
     """
     device = fitted.trainer.strategy.root_device
-    batches = Batches(fitted.data.records(split, device), EVALUATION_BATCH)
+    batches = Batches(fitted.data.records(split, device), evaluation_batch(device))
     network = fitted.network.to(device)
     logits, targets = predict(network, batches, device, fitted.trainer.precision_plugin.forward_context())
     if fitted.best_epoch is None:

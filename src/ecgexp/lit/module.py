@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -135,14 +136,17 @@ class LitClassifier(pl.LightningModule):
         for split in ("train", "val"):
             if self._seen[split]:
                 metrics = self._measure(split)
-                self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+                # as tensors, which stay on the CPU: numbers would go to the GPU, and be read back one by one
+                self.log_dict({f"{split}/{name}": torch.tensor(value) for name, value in metrics.items()})
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Optimizer; None where the net has nothing to train."""
         parameters = [p for p in self.parameters() if p.requires_grad]
         if not parameters:
             return None
-        optimizer = self.optimizer(parameters)
+        # Lightning refuses to clip gradients for a fused update under mixed precision
+        fuses = self.device.type == "cuda" and not self.trainer.gradient_clip_val
+        optimizer = self.optimizer(parameters, **(fused(self.optimizer) if fuses else {}))
         if self.schedule is not None and self.interval == "step":
             self._scheduler = self.schedule(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         elif self.schedule is not None:
@@ -199,6 +203,13 @@ class LitClassifier(pl.LightningModule):
         if not np.isfinite(metrics["loss"]):
             raise Diverged
         return metrics
+
+
+def fused(optimizer: Callable[..., torch.optim.Optimizer]) -> dict[str, bool]:
+    """The argument that has an optimizer update all parameters in one kernel, where its class can do so."""
+    parameters = inspect.signature(optimizer).parameters
+    unset = all(name not in parameters or parameters[name].default is None for name in ("fused", "foreach"))
+    return {"fused": True} if "fused" in parameters and unset else {}
 
 
 def measure(
