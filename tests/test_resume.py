@@ -133,6 +133,29 @@ def test_interrupted_again_and_again_it_ends_equal(tmp_path, monkeypatch, train,
 
 
 @pytest.mark.slow
+def test_interrupted_where_not_each_epoch_was_worth_writing_it_ends_equal(tmp_path, monkeypatch, train):
+    whole = recorded(tmp_path / "whole", train("whole", "max_epochs=6").run_id)
+    create = Checkpoints.__init__
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "__init__", lambda self, *args: create(self, *args[:3], share=1e-9))
+        interrupt_in_step(patch, 4, 2)
+        with pytest.raises(Interrupted):
+            train("broken", "max_epochs=6")
+    (state,) = (tmp_path / "broken" / "mlruns" / "checkpoints").glob("*/last.ckpt")
+    assert torch.load(state, weights_only=True)["epoch"] == 0 < int(whole[0].data.tags["best_epoch"])
+    resumed = recorded(tmp_path / "broken", train("broken", "max_epochs=6").run_id)
+    assert_equal(resumed, whole)
+
+
+@pytest.mark.slow
+def test_the_kept_weights_are_the_best_whether_or_not_they_were_written(tmp_path, monkeypatch, train):
+    whole = recorded(tmp_path / "whole", train("whole", "max_epochs=6").run_id)
+    create = Checkpoints.__init__
+    monkeypatch.setattr(Checkpoints, "__init__", lambda self, *args: create(self, *args[:3], share=1e-9))
+    assert_equal(recorded(tmp_path / "rare", train("rare", "max_epochs=6").run_id), whole)
+
+
+@pytest.mark.slow
 def test_a_finished_single_trial_is_trained_again_and_is_equal(tmp_path, train):
     first = recorded(tmp_path / "same", train("same", "max_epochs=2").run_id)
     second = recorded(tmp_path / "same", train("same", "max_epochs=2").run_id)

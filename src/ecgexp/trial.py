@@ -305,7 +305,9 @@ def fit(
         parts.dataset.multiclass,
     )
     history = History(log)
-    kept = Checkpoints(run.scratch if run else None, cfg.monitor, _mode(cfg.monitor))
+    # on a GPU an epoch may take less time than writing what it ended with
+    share = 1.0 if _device_kind(cfg) == "cpu" else 0.1
+    kept = Checkpoints(run.scratch if run else None, cfg.monitor, _mode(cfg.monitor), share)
     pruning = Pruning(history, judge or (lambda epochs: False))
     trainer = _trainer(cfg, [history, kept, *_callbacks(cfg, quiet), *([pruning] if judge else [])])
     diverged = False
@@ -315,7 +317,7 @@ def fit(
         diverged = True
     log(history.epochs)  # also where an interrupted training had but to be logged
     if run is not None and kept.best_epoch is not None:
-        module.load_state_dict(torch.load(kept.best_path, map_location="cpu", weights_only=True))
+        module.load_state_dict(kept.best_weights())
     network = module.net
     assert isinstance(network, Network)
     return Fitted(

@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar
+from torch import Tensor
 
 LAST = "last.ckpt"
 
@@ -73,12 +74,18 @@ class Checkpoints(Checkpoint):
         Metric that decides which epoch is best.
     mode : {'min', 'max'}
         Which values of it are better.
+    share : float
+        Of the time, at most, that writing may take, above 0; where epochs are too short for it, not each is
+        written. 1: each is.
     """
 
-    def __init__(self, folder: Path | None, monitor: str, mode: str) -> None:
+    def __init__(self, folder: Path | None, monitor: str, mode: str, share: float = 1.0) -> None:
         self.folder, self.monitor, self.sign = folder, monitor, 1 if mode == "max" else -1
         self.best_epoch: int | None = None
         self.best_value = math.nan
+        self._best: dict[str, Tensor] = {}
+        self._written: int | None = None
+        self._wait, self._next = 1 / share - 1, 0.0
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; called after all other callbacks and the learning-rate schedule."""
@@ -86,21 +93,35 @@ class Checkpoints(Checkpoint):
         if self.best_epoch is None or self.sign * value > self.sign * self.best_value:
             self.best_epoch, self.best_value = trainer.current_epoch, value
             if self.folder is not None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                _write(self.best_path, lambda path: torch.save(pl_module.state_dict(), path))
+                self._best = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
+        begun = time.perf_counter()
+        # all ranks take part in saving, or none
+        if trainer.strategy.broadcast(begun >= self._next):
+            self._save(trainer)
+            ended = time.perf_counter()
+            self._next = ended + self._wait * (ended - begun)
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """State of the module after the best epoch."""
+        return self._best or torch.load(self._best_path, map_location="cpu", weights_only=True)
+
+    @property
+    def _best_path(self) -> Path:
+        assert self.folder is not None
+        return self.folder / f"best-{self.best_epoch}.pt"
+
+    def _save(self, trainer: pl.Trainer) -> None:
         if self.folder is None:
             trainer.save_checkpoint(os.devnull)  # the other ranks take part, and write nothing
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._written != self.best_epoch:
+            _write(self._best_path, lambda path: torch.save(self._best, path))
+            self._written = self.best_epoch
         _write(self.folder / LAST, trainer.save_checkpoint)
         for path in self.folder.glob("best-*.pt"):
-            if path != self.best_path:
+            if path != self._best_path:
                 path.unlink()
-
-    @property
-    def best_path(self) -> Path:
-        """File of the best weights so far."""
-        assert self.folder is not None
-        return self.folder / f"best-{self.best_epoch}.pt"
 
     def state_dict(self) -> dict[str, Any]:
         """Which epoch is best."""
@@ -109,6 +130,7 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it over from an interrupted training."""
         self.best_epoch, self.best_value = state_dict["best_epoch"], state_dict["best_value"]
+        self._written = self.best_epoch
 
 
 class Pruning(Callback):
