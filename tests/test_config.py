@@ -171,6 +171,12 @@ def test_a_number_has_to_be_a_number(cfg, key, value):
         assert key in refusal(cfg)
 
 
+@pytest.mark.parametrize("value", ["sometimes", None, 2])
+def test_compile_is_auto_or_yes_or_no(cfg, value):
+    cfg.compile = value
+    assert refusal(cfg).startswith("Config key 'compile' is")
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("lr", 1), ("threshold", 0), ("threshold", 1), ("memory_budget", 0), ("seed", 2**32 - 1)]
 )

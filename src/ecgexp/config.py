@@ -76,6 +76,7 @@ class _Trial(Checked):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     threshold: Annotated[float, Field(ge=0, le=1)]
     precision: Literal[32, "bf16-mixed", "16-mixed"]
+    compile: Literal["auto", True, False]
     monitor: str
     objective: str | Annotated[list[str], Field(min_length=1)]
     memory_budget: Annotated[float, Field(ge=0)]

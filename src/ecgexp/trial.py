@@ -31,6 +31,7 @@ from ecgexp.config import DATA_KEYS, DATA_SHAPE, accepts, check, locate, objecti
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError
 from ecgexp.lit.callbacks import LAST, Checkpoints, History, Patience, Pruning, progress
+from ecgexp.lit.compiled import compiles
 from ecgexp.lit.data import Batches, ECGDataModule, evaluation_batch
 from ecgexp.lit.module import Diverged, LitClassifier, Network, measure, output_layer, predict
 from ecgexp.lit.ranks import other_ranks
@@ -303,6 +304,7 @@ def fit(
         parts.dataset.label_names,
         cfg.threshold,
         parts.dataset.multiclass,
+        _compile_for(cfg, len(data.splits["train"])),
     )
     history = History(log)
     # on a GPU an epoch may take less time than writing what it ended with
@@ -471,6 +473,16 @@ def _set_threads(cfg: DictConfig, job: Job) -> int:
 def _device_kind(cfg: DictConfig) -> str:
     on_gpu = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "cuda" if on_gpu else "cpu"
+
+
+def _compile_for(cfg: DictConfig, records: int) -> int | None:
+    """Size of the training batches that are compiled; None where nothing is."""
+    steps = cfg.max_epochs * records / cfg.batch_size
+    # gradients to be added to are not where they were once a compiled net has gone on
+    accumulates = cfg.trainer.get("accumulate_grad_batches", 1) != 1
+    if accumulates or not compiles(cfg.compile, steps, _device_kind(cfg)):
+        return None
+    return cfg.batch_size // cfg.trainer.devices
 
 
 def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:

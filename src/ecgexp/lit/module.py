@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ecgexp.lit import compiled
 from ecgexp.lit.data import Batch
 from ecgexp.metrics import Evaluation, classification_metrics, multiclass_metrics
 
@@ -77,6 +78,9 @@ class LitClassifier(pl.LightningModule):
         A label is predicted where its probability is above it.
     multiclass : bool
         Each record has exactly one label: the most probable one is predicted, whatever the threshold.
+    compile_for : int, optional
+        Size of the training batches whose forward and backward pass are compiled; others, such as the last of an
+        epoch, are not. None: all pass uncompiled.
     """
 
     def __init__(
@@ -90,9 +94,10 @@ class LitClassifier(pl.LightningModule):
         label_names: tuple[str, ...],
         threshold: float,
         multiclass: bool = False,
+        compile_for: int | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.loss = net, loss
+        self.net, self.loss, self.compile_for = net, loss, compile_for
         self.optimizer, self.schedule, self.interval, self.monitor = optimizer, schedule, interval, monitor
         self.label_names, self.threshold, self.multiclass = label_names, threshold, multiclass
         self._seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"train": [], "val": []}
@@ -101,6 +106,9 @@ class LitClassifier(pl.LightningModule):
 
     def forward(self, signals: Tensor) -> Tensor:
         """Logits, (batch, classes)."""
+        # evaluation has batches so large that they keep a GPU busy
+        if self.training and len(signals) == self.compile_for:
+            return compiled.forward(self.net, signals)
         return self.net(signals)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -186,7 +194,8 @@ class LitClassifier(pl.LightningModule):
     def _step(self, split: str, batch: Batch) -> Tensor:
         signals, targets, index = batch
         logits = self(signals)
-        self._seen[split].append((index, logits.detach().float(), targets))
+        # a copy: a compiled net writes its next logits to the same place
+        self._seen[split].append((index, logits.detach().to(torch.float32, copy=True), targets))
         return self.loss(logits, targets)
 
     def _measure(self, split: str) -> dict[str, float]:

@@ -208,7 +208,8 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape; in training a share of the values is zero, and the others are scaled to keep the mean."""
-        if not self.training or self.p == 0 or not x.is_cpu:
+        # what a compiler traces is torch's own: it cannot see through the other
+        if not self.training or self.p == 0 or not x.is_cpu or torch.compiler.is_compiling():
             return super().forward(x)
         return _Drop.apply(x, self.p)
 
