@@ -4,9 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("metrics", "prepare", "trial", "train")
+import torch
+
+COMMANDS = ["metrics", "prepare", "trial", "train"]
+if torch.cuda.is_available():
+    COMMANDS += ["gpu train", "gpu trials", "gpu project"]
 
 if __name__ == "__main__":
-    for name in NAMES:
-        print(f"\n## {name}\n", flush=True)
-        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=Path(__file__).parents[1], check=True)
+    for command in COMMANDS:
+        print(f"\n## {command}\n", flush=True)
+        words = [sys.executable, "-m", *f"benchmarks.{command}".split()]
+        subprocess.run(words, cwd=Path(__file__).parents[1], check=True)

@@ -63,13 +63,8 @@ def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
     names = {"keras": f"keras {arguments.keras}", "plain": package("torch")}
     times = take_turns(settings, peers, arguments.runs)
     records, key = arguments.records, f"{settings['net']} {settings['precision']} batch {settings['batch_size']}"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    device, speed = processor(), speeds(times, records)
     figures = []
-    speed = {
-        peer: {what: records / median([t[what] for t in found]) for what in ("train", "evaluate")}
-        for peer, found in times.items()
-        if found
-    }
     for peer, name in names.items():
         for what in ("train", "evaluate"):
             theirs = speed.get(peer, {}).get(what)
@@ -93,19 +88,28 @@ def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
     return figures
 
 
+def speeds(times: dict[str, list[dict[str, float]]], records: int) -> dict[str, dict[str, float]]:
+    """Samples per second of training and of evaluation, for each contestant that got as far."""
+    return {
+        peer: {what: records / median([t[what] for t in found]) for what in ("train", "evaluate")}
+        for peer, found in times.items()
+        if found
+    }
+
+
 def take_turns(
-    settings: dict[str, Any], peers: dict[str, tuple[str, dict[str, str]]], runs: int
+    settings: dict[str, Any], peers: dict[str, tuple[str, dict[str, str]]], runs: int, warm_up: int = 1
 ) -> dict[str, list[dict[str, float]]]:
-    """Times of each contestant's epochs, of which the first does not count; none of one that fails."""
+    """Times of each contestant's epochs, without those to warm up; none of one that fails."""
     times: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
     with ExitStack() as stack:
         epochs = {
             peer: stack.enter_context(contestant({**settings, "peer": peer}, *how)) for peer, how in peers.items()
         }
-        for run in range(runs + 1):
+        for run in range(warm_up + runs):
             for peer, epoch in epochs.items():
                 found = epoch()
-                if found is not None and run > 0:
+                if found is not None and run >= warm_up:
                     times[peer].append(found)
     return times
 

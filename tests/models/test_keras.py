@@ -1,6 +1,7 @@
-"""The nets beside the same nets written in Keras; runs where TensorFlow is installed."""
+"""The nets beside the same nets written in Keras, on TensorFlow or on what KERAS_BACKEND names; runs where both are."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import torch
 from ecgexp.models import Rajpurkar, RajpurkarOriginal, Ribeiro, RibeiroOriginal
 from ecgexp.models.layers import BatchNorm
 
-pytest.importorskip("tensorflow", reason="TensorFlow is not installed: no Keras nets to compare with")
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+pytest.importorskip(BACKEND, reason=f"{BACKEND} is not installed: no Keras nets to compare with")
 keras = pytest.importorskip("keras", minversion="3", reason="needs Keras 3")
 
-from benchmarks import keras_nets  # noqa: E402
 from benchmarks.keras_nets import L, conv, norm_relu  # noqa: E402
+
+from benchmarks import keras_nets  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,89 @@
+"""The GPU benchmark in miniature, on a CPU: a machine with a GPU may be there for minutes only."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+gpu = pytest.importorskip("benchmarks.gpu", reason="an installed package comes without the benchmarks")
+from benchmarks import bench  # noqa: E402
+
+# of two nets, by batch size: seconds of an epoch, the first one's surplus, what else a trial takes
+EPOCHS = {"ribeiro": {16: 4.0, 64: 1.0, 256: 0.25}, "rajpurkar": {16: 8.0, 64: 2.0, 256: 0.5}}
+FIRSTS = {16: 60.0, 64: 3.0, 256: 1.0}
+RESTS = {16: 2.0, 64: 2.0, 256: 2.0}
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "results")
+    for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):  # which the benchmark sets, for this test alone
+        monkeypatch.setenv(name, "")
+    return tmp_path / "results"
+
+
+def written(results) -> dict[str, dict]:
+    (path,) = results.glob("*.json")
+    return {
+        f"{figure['figure']} | {figure['peer_name'].split(' ')[0]}": figure for figure in json.loads(path.read_text())
+    }
+
+
+@pytest.mark.slow
+def test_training_is_raced_and_the_figures_are_written(results, monkeypatch):
+    monkeypatch.setattr(gpu, "matrix_rate", lambda dtype, threads: 1e12)
+    words = ["--nets", "ribeiro", "--precisions", "fp32", "--batch-sizes", "16", "--records", "32", "--runs", "1"]
+    gpu.main(["train", "--device", "cpu", *words])
+    figures = written(results)
+    train = "ribeiro fp32 batch 16, train"
+    assert {f"{train} | {peer}" for peer in ("torch", "keras", "uncompiled", "matrix-rate")} <= figures.keys()
+    assert all(figure["ours"] > 0 for name, figure in figures.items() if "first" not in name)
+    limit = figures[f"{train} | matrix-rate"]
+    assert limit["ratio"] == pytest.approx(limit["ours"] * gpu.flops("ribeiro") / 1e12)
+    assert 2.5e9 < gpu.flops("ribeiro") < 2.7e9  # three times 0.89 GFLOP, without the gradient of the signals
+
+
+@pytest.mark.slow
+def test_trials_are_run_by_the_command_line_and_their_costs_written(results):
+    words = ["--nets", "ribeiro", "--batch-sizes", "16", "--records", "64", "--epochs", "2", "--at-once", "2"]
+    gpu.main(["trials", "--device", "cpu", *words])
+    costs = {
+        what: written(results)[f"{gpu.cost(what, 'ribeiro', 'bf16', 16, 2, 64)} | "] for what in (gpu.EPOCH, gpu.REST)
+    }
+    assert all(figure["ours"] > 0 and figure["unit"] == "s" for figure in costs.values())
+
+
+def measure(results, together: int) -> None:
+    parts = {gpu.FIRST: FIRSTS, gpu.REST: RESTS}
+    figures = [
+        bench.figure("gpu", gpu.cost(what, net, "bf16", size, together, 21_799), seconds, unit="s", device="a GPU")
+        for net in gpu.NETS
+        for what, by_size in {gpu.EPOCH: EPOCHS[net], **parts}.items()
+        for size, seconds in by_size.items()
+    ]
+    bench.finish(figures)
+
+
+def test_the_projection_is_the_sum_over_the_grid(results):
+    measure(results, together=4)
+    gpu.main(["project", "--epochs", "40"])
+    figures = written(results)
+    found = figures["projected: 90 trials of 40 epochs on 21,799 records in bf16, 4 at once | "]
+    # An epoch's seconds go with its steps here, so the two batch sizes between are known exactly: 2.0 and 0.5 s.
+    ribeiro = 60 + 9 / 4 * (5 * (2 + 2) + 40 * (4 + 2 + 1 + 0.5 + 0.25))
+    rajpurkar = 60 + 9 / 4 * (5 * (2 + 2) + 40 * (8 + 4 + 2 + 1 + 0.5))
+    assert found["ours"] == pytest.approx((ribeiro + rajpurkar) / 60)
+    assert (found["unit"], found["device"]) == ("min", "a GPU")
+    assert not any("1 at once" in name for name in figures if name.startswith("projected"))
+
+
+def test_without_measured_trials_there_is_nothing_to_project():
+    with pytest.raises(SystemExit, match=r"benchmarks\.gpu trials"):
+        gpu.main(["project"])
+
+
+def test_without_a_gpu_nothing_is_timed_in_its_name(monkeypatch):
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="--device cpu"):
+        gpu.main(["train"])
