@@ -104,7 +104,7 @@ def test_every_value_of_a_sweep_is_checked_before_the_first_trial(overrides):
 
 def test_a_key_that_only_the_swept_options_have_can_be_set_and_swept():
     register_resolvers()
-    words = ["model=recurrent,convblocks", "model.hidden=16", "model.heads=2,4"]
+    words = ["-m", "model=recurrent,convblocks", "model.hidden=16", "model.heads=2,4"]
     configurations = plan(CONF, get_args_parser().parse_args(words)).configurations
     for cfg in configurations:
         check(cfg)
