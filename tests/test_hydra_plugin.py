@@ -39,6 +39,10 @@ def app(cfg):
         raise optuna.TrialPruned
     if cfg.get("how") == "several":
         return cfg.x, 1 - cfg.x
+    if cfg.get("how") == "breaks":
+        import sqlite3
+        with sqlite3.connect("study.db") as database:
+            database.execute("DROP TABLE trials")
     if cfg.get("how") == "nothing":
         return None
     return cfg.x
@@ -160,3 +164,10 @@ def test_a_space_that_cannot_be_searched_is_said_shortly(tmp_path):
     done = app(tmp_path, *ONE, "+x=interval(1,0)")
     assert done.returncode == 1
     assert "The search space +x=interval(1,0) cannot be sampled" in done.stderr
+
+
+def test_a_storage_that_stops_answering_is_said(tmp_path):
+    storage = f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"
+    done = app(tmp_path, *ONE, "+x=interval(0,1)", "+how=breaks", storage)
+    assert done.returncode == 1
+    assert "(hydra.sweeper.storage) stopped answering" in done.stderr

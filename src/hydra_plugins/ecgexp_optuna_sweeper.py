@@ -47,6 +47,9 @@ class OptunaSweeper(Sweeper):
         TrialFailed
             At the end, where a trial failed.
         """
+        from optuna.exceptions import StorageInternalError
+
+        from ecgexp.errors import UserError
         from ecgexp.sweeps.search import Search, Worker
         from ecgexp.sweeps.supervisor import TrialFailed
 
@@ -67,15 +70,20 @@ class OptunaSweeper(Sweeper):
             self._task_function,
             time.time() + (search.config.timeout or float("inf")),
         )
-        study = worker.prepare()
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=worker, config=self.config
         )
         # A worker is a job without a folder of its own; the trials that it runs have theirs.
         job = [*first, "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
-        returns = launcher.launch([job] * self._workers(search.config.workers), initial_job_idx=0)
-        failed = sum(result.return_value for result in returns)
-        _write_results(folder, study)
+        try:
+            study = worker.prepare()
+            returns = launcher.launch([job] * self._workers(search.config.workers), initial_job_idx=0)
+            failed = sum(result.return_value for result in returns)
+            _write_results(folder, study)
+        except StorageInternalError as error:
+            raise UserError(
+                "The study's storage (hydra.sweeper.storage) stopped answering: once it does, the same command goes on."
+            ) from error
         if failed:
             raise TrialFailed(f"{failed} trials of the search failed.")
         return returns

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -169,6 +170,8 @@ def _watched(board: Board, plan: _Plan) -> Iterator[None]:
     try:
         with StatusLine(board, plan.cells, maximizes(objectives(plan.cfg)[0]), *told):
             yield
+    except BrokenProcessPool as error:  # of joblib's, all of whose processes then end
+        raise UserError("A process that ran trials was killed (out of memory?): the same command goes on.") from error
     finally:
         signal.signal(signal.SIGTERM, previous)
 
