@@ -180,7 +180,10 @@ def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any
 
     noted: Counter[str] = Counter()
     for parent in parents:
-        noted |= Counter(json.dumps(entry) for entry in looks(store, parent.info.run_id))
+        # What was started afresh gave its name up, but whoever goes on from it has seen what it saw.
+        before = f"tags.kind = 'sweep' and tags.sweep LIKE '{parent.data.tags['sweep']} before %'"
+        for sweep in (parent, *store.client.search_runs([parent.info.experiment_id], before)):
+            noted |= Counter(json.dumps(entry) for entry in looks(store, sweep.info.run_id))
     return sorted((json.loads(text) for text in noted.elements()), key=lambda entry: str(entry["when"]))
 
 

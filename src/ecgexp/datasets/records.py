@@ -162,8 +162,11 @@ def _read_wfdb(path: Path, seconds: float | None) -> _Record:
 
 
 def _check_header(path: Path) -> None:
-    if not path.with_name(f"{path.name}.hea").is_file():
-        raise _Problem(f"the header file {path.name}.hea is missing")
+    header = path.with_name(f"{path.name}.hea")
+    if not header.is_file():
+        raise _Problem(f"the header file {header.name} is missing")
+    if header.stat().st_size == 0:
+        raise _Problem(f"the header file {header.name} is empty")
 
 
 def _damage(error: Exception) -> str:

@@ -271,7 +271,7 @@ class Study:
     def _said_of_the_others(self) -> list[str]:
         said = []
         for number, group in enumerate(self.groups, start=1):
-            where = f" on validation set {number}" if len(self.groups) > 1 else ""
+            where = f" on {self._named(group, number)}" if len(self.groups) > 1 else ""
             if isinstance(group.uncertainty, str):
                 said.append(f"There are no intervals{where}: {group.uncertainty}")
                 continue
@@ -292,7 +292,7 @@ class Study:
             else:
                 said.append(
                     f"Of the {total} other trials {alike} cannot be told from the winner {by}; "
-                    f"{total - alike} are worse, {sure}."
+                    f"{total - alike} {'is' if total - alike == 1 else 'are'} worse, {sure}."
                 )
             if score.optimism is not None and score.optimism > 0:
                 said.append(
@@ -305,6 +305,13 @@ class Study:
                 "compared only within each."
             )
         return said
+
+    def _named(self, group: Group, number: int) -> str:
+        """A group by the fold that it was validated on, where that is what tells groups apart."""
+        folds = self.results.loc[self.results["source_run_id"].isin(group.runs)].get("dataset.val_fold")
+        if folds is not None and folds.nunique() == 1:
+            return f"fold {folds.iloc[0]}"
+        return f"validation set {number}"
 
     def _said_of_cells(self) -> list[str]:
         if not self.repetitions:

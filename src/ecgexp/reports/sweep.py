@@ -141,7 +141,9 @@ def described(trial: pd.Series, keys: list[str]) -> str:
 def failures(results: pd.DataFrame, keys: list[str]) -> list[str]:
     """A line for each trial that did not finish, with its error."""
     missed = results[results["status"] != "FINISHED"]
-    return [f"{row['status'].capitalize()}: {described(row, keys)}  {row['error']}" for _, row in missed.iterrows()]
+    named = keys or results.attrs["overridden"]
+    lines = (f"{row['status'].capitalize()}: {described(row, named)}  {row['error']}" for _, row in missed.iterrows())
+    return [line.rstrip() for line in lines]
 
 
 def warnings_of(results: pd.DataFrame) -> list[str]:

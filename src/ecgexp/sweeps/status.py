@@ -146,8 +146,8 @@ class StatusLine:
         finished = [status for status in trials.values() if status.value is not None]
         if finished:
             best = (max if self._maximize else min)(finished, key=lambda status: status.value or 0.0)
-            words = " ".join(shortened(o) for o in best.overrides if o not in self._common)
-            parts.append(f"best {best.value:.4f} ({words})")
+            words = [shortened(o) for o in best.overrides if o not in self._common]
+            parts.append(" ".join([f"best {best.value:.4f}", *([f"({' '.join(words)})"] if words else [])]))
         parts.append(f"elapsed {_clock(now - self._started)}")
         left = self._time_left(trials, now)
         if left is not None:
