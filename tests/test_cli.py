@@ -81,6 +81,8 @@ def test_help_and_configuration_import_nothing_heavy(arguments):
         ("trainer.devices=3", "trainer.devices"),
         ("trainer.threads=0", "trainer.threads"),
         ("lr=[0.1", "[0.1"),
+        ("lr=0.1,0.2", "-m"),
+        ("+lr2=1", "lr2"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_sentence(override, words):

@@ -97,11 +97,12 @@ def test_one_trial_in_trouble_stops_no_other(tmp_path, launcher, monkeypatch):
 @pytest.mark.slow
 def test_a_process_that_crashes_leaves_or_has_no_memory_is_told_apart(tmp_path):
     folder = own_folder(tmp_path / "study")
-    ecgexp(folder, *OWN, "model.manner=crashes,leaves,allocates,none").expect(1)
+    ecgexp(folder, *OWN, "model.manner=crashes,leaves,allocates,exits,none").expect(1)
     errors = {config(folder, run).model.manner: run.data.tags.get("error", "") for run in trials(folder)}
     assert "SIGSEGV" in errors["crashes"]
     assert "exit status 3" in errors["leaves"]
     assert "allocate" in errors["allocates"]
+    assert "SystemExit(0)" in errors["exits"], "an exit that nobody asked for does not end the sweep"
     assert errors["none"] == ""
 
 
@@ -114,7 +115,24 @@ def test_a_process_that_dies_before_its_trial_has_a_run_is_named(tmp_path, monke
     done = ecgexp(tmp_path / "study", "-m", *TINY, "lr=0.01,0.02").expect(1)
     for lr in ("0.01", "0.02"):
         assert f"lr={lr}  The process of the trial ended by itself with exit status 9." in done.stderr
+    assert [run.info.status for run in trials(tmp_path / "study")] == ["FAILED"] * 2
+    assert list(results(tmp_path / "study")["lr"]) == [0.01, 0.02]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_trials_end_with_the_command_that_joblib_runs_them_for(tmp_path, how):
+    length = ("max_epochs=100000", "early_stopping.patience=null", "scheduler=none")
+    joblib = ("hydra/launcher=joblib", *LAUNCHERS["joblib"])
+    process = start(tmp_path, "-m", *TINY, *length, "lr=0.001,0.002", *joblib)
+    until(lambda: len(list((tmp_path / "mlruns").glob("checkpoints/*/*.ckpt"))) == 2, process)
+    descendants = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(how)
+    finish(process, tmp_path, timeout=90)
+    _, left = psutil.wait_procs(descendants, timeout=60)
+    assert not left
+    assert [run.info.status for run in trials(tmp_path)] == ["KILLED"] * 2
 
 
 @pytest.mark.slow
@@ -130,7 +148,9 @@ def test_divergence_alone_does_not_change_the_exit_status(tmp_path):
 def test_failures_are_retried_so_often_and_many_end_the_sweep(tmp_path):
     folder = own_folder(tmp_path / "study")
     words = (*OWN, "model.manner=raises", "lr=0.1,0.2,0.3", "sweep.max_failures=2", "sweep.max_retries=1")
-    ecgexp(folder, *words).expect(1)
+    done = ecgexp(folder, *words).expect(1)
+    assert "sweep.max_failures=2 kept 1 from being started" in done.stderr
+    assert "Error executing" not in done.stderr
     assert [run.data.tags["attempts"] for run in trials(folder)] == ["1", "1"]
     ecgexp(folder, *words).expect(1)
     assert [run.data.tags["attempts"] for run in trials(folder)] == ["2", "2"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ class Trouble(nn.Module):
         leads: int,
         samples: int,
         classes: int,
-        manner: Literal["none", "raises", "killed", "crashes", "leaves", "allocates", "diverges"] = "none",
+        manner: Literal["none", "raises", "killed", "crashes", "leaves", "exits", "allocates", "diverges"] = "none",
     ) -> None:
         super().__init__()
         self.manner = manner
@@ -34,6 +35,8 @@ class Trouble(nn.Module):
                 os.kill(os.getpid(), signal.SIGSEGV)
             if self.manner == "leaves":
                 os._exit(3)
+            if self.manner == "exits":
+                sys.exit(0)
             if self.manner == "allocates":
                 torch.empty(10**15)
         logits = self.layer(signals.std(dim=2))
