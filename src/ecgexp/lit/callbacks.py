@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,9 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         if self.folder is None:
-            trainer.save_checkpoint(os.devnull)  # the other ranks take part, and write nothing
+            if trainer.world_size > 1:  # the other ranks take part, and write nothing
+                with tempfile.TemporaryDirectory() as nowhere:
+                    trainer.save_checkpoint(Path(nowhere) / LAST)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._written != self.best_epoch:

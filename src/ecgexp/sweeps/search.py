@@ -334,7 +334,8 @@ class Worker:
         added = None
         if function is not None:
             try:
-                added = function(trial)
+                returned = function(trial)
+                added = None if returned is None else dict(returned)
             except Exception as error:  # whatever a user's function raises
                 raise UserError(
                     f"hydra.sweeper.space={self.search.config.space} failed: {first_line(error)}"
