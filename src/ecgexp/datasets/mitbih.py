@@ -70,10 +70,9 @@ def cut_beats(signal: NDArray[Any], peaks: NDArray[np.int64]) -> NDArray[np.floa
 
     Notes
     -----
-    Kachuee et al. describe 1.2 times the median interval of 10 s around the beat. In the table that they
-    published each row ends 1.2 times the distance to the beat's own next peak after its first sample, and
-    each recording is without its last beat, so that is done here. Their peaks, for the table, can only have
-    been those of the annotations, of which it has all others.
+    Kachuee et al. describe peaks found by a threshold, and 1.2 times the median interval of 10 s around the beat.
+    The table that they published has every annotated beat but the last of each recording, and its rows end 1.2
+    times the distance to the beat's own next peak after their first sample: so it is done here.
     """
     starts = peaks[:-1]
     lengths = np.minimum(12 * np.diff(peaks) // 10 + 1, len(signal) - starts)
