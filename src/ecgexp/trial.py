@@ -105,7 +105,7 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
     """
     check(cfg)
     if _rank() != 0:  # a cluster's launcher runs the command once per rank; rank 0 records
-        _fit_rank(plain(cfg), None, job.study is not None, lambda: None)
+        _fit_rank(plain(cfg), None, _is_judged(cfg, job), lambda: None)
         return Outcome("", [], False, False, 0.0)
     store = open_store(cfg.tracking, known=job.parent is not None)
     if job.parent is None:
@@ -140,7 +140,7 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
             checkpoint = run.scratch / LAST if (run.scratch / LAST).exists() else None
             processes = cfg.trainer.devices if cfg.trainer.strategy == "ddp" else 1
             epoch_log = EpochLog(run, cfg.tracking.system_metrics)
-            rank = (plain(cfg), checkpoint, job.study is not None)
+            rank = (plain(cfg), checkpoint, _is_judged(cfg, job))
             with epoch_log as log, other_ranks(processes, _fit_rank, *rank):
                 quiet = job.parent is not None
                 fitted = fit(cfg, parts, load(cfg, parts), checkpoint, run, log, quiet, _judge(cfg, job))
@@ -513,8 +513,13 @@ def _outcome(run: MlflowRun, objectives: list[str], reused: bool) -> Outcome:
     return Outcome(run.info.run_id, [metrics[objective] for objective in objectives], reused, diverged, seconds)
 
 
+def _is_judged(cfg: DictConfig, job: Job) -> bool:
+    """Whether a study is told of each epoch; of several objectives it takes none."""
+    return job.study is not None and len(objectives(cfg)) == 1
+
+
 def _judge(cfg: DictConfig, job: Job) -> Judge | None:
-    if job.study is None:
+    if job.study is None or not _is_judged(cfg, job):
         return None
     from ecgexp.sweeps.study import judge
 
