@@ -69,7 +69,9 @@ def results_table(runs: Sequence[MlflowRun]) -> pd.DataFrame:
     """
     rows: list[dict[str, object]] = []
     overridden = dict.fromkeys(key for run in runs for key in overrides_of(run))
-    for number, run in enumerate(runs):
+    jobs = [int(run.data.tags.get("job", number)) for number, run in enumerate(runs)]
+    # The number of the job is that of its folder; in several sweeps it is there more than once.
+    for number, run in zip(jobs if len(set(jobs)) == len(jobs) else range(len(runs)), runs, strict=True):
         tags = run.data.tags
         metrics = {key: value for key, value in run.data.metrics.items() if not key.startswith("system/")}
         own = overrides_of(run)

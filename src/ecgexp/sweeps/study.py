@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -82,7 +83,8 @@ def open_storage(place: str) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(path), lock))
     except (OSError, ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         first = str(error).strip().splitlines()[0]
-        raise UserError(f"The study's storage {place} (hydra.sweeper.storage) cannot be used: {first}") from error
+        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", place)
+        raise UserError(f"The study's storage {shown} (hydra.sweeper.storage) cannot be used: {first}") from error
 
 
 def open_study(storage: BaseStorage, name: str, directions: Sequence[Literal["maximize", "minimize"]]) -> Study:
