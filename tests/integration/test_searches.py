@@ -359,7 +359,7 @@ def test_a_second_folder_joins_through_a_database(request, tmp_path, kind):
         storage = request.getfixturevalue("database").replace("/mlflow?", "/postgres?")
     place = tmp_path / "one"
     uri = f"tracking.uri=sqlite:///{tmp_path / 'shared.db'}"
-    words = (*SEARCH, *NET, "max_epochs=10", "early_stopping.patience=null", LR, "tracking=server", uri)
+    words = (*SEARCH, *NET, "max_epochs=60", "early_stopping.patience=null", LR, "tracking=server", uri)
     words = (*words, *sweeper(n_trials=8), "dataset.root=" + str(tmp_path / "data"))
     with_storage = (*words, f"hydra.sweeper.storage='{storage}'")
     first = start(place, *with_storage)

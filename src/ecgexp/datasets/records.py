@@ -166,7 +166,7 @@ def _check_header(path: Path) -> None:
     if not header.is_file():
         raise _Problem(f"the header file {header.name} is missing")
     if header.stat().st_size == 0:
-        raise _Problem(f"the header file {header.name} is empty")
+        raise _Problem(f"its files are truncated or damaged ({header.name} is empty)")
 
 
 def _damage(error: Exception) -> str:

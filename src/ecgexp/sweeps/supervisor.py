@@ -120,8 +120,10 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
                 run_id = content
             elif kind == "done":
                 return content
-            elif kind == "failed":
+            elif kind in ("failed", "exhausted"):
                 worker.process.wait()  # it leaves by itself, and the next trial gets a new one
+                if kind == "failed" and run_id is None:
+                    _record_death(cfg, job, None, content)
                 raise TrialFailed(content)
             else:
                 raise KeyboardInterrupt

@@ -60,8 +60,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, Any]:
-    """Train one trial: ('done', Outcome), ('failed', one sentence) or ('interrupted', None)."""
+    """Train one trial: ('done', Outcome), ('failed' or 'exhausted', one sentence) or ('interrupted', None)."""
     from ecgexp.cli import register_resolvers
+    from ecgexp.sweeps.ledger import RetriesExhausted
     from ecgexp.trial import run_trial
 
     register_resolvers()
@@ -71,6 +72,8 @@ def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, A
     _write_to(Path(job.output_dir) / "trial.log")
     try:
         return "done", run_trial(OmegaConf.create(config), job, lambda run_id: connection.send(("run", run_id)))
+    except RetriesExhausted as error:  # whose run is there
+        return "exhausted", str(error)
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         return "failed", str(error)
