@@ -352,8 +352,8 @@ def test_a_second_command_joins_in_the_same_folder(tmp_path):
     assert set(table["status"]) == {"FINISHED"}
 
 
-def test_a_second_folder_joins_through_a_database(database, tmp_path):
-    storage = database.replace("/mlflow?", "/postgres?")
+def test_a_second_folder_joins_through_a_database(request, tmp_path):
+    storage = request.getfixturevalue("database").replace("/mlflow?", "/postgres?")
     place = tmp_path / "one"
     uri = f"tracking.uri=sqlite:///{tmp_path / 'shared.db'}"
     words = (*SEARCH, *NET, "max_epochs=45", "early_stopping.patience=null", LR, "tracking=server", uri)
