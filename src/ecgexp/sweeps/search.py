@@ -312,7 +312,8 @@ class Worker:
     def _launch(self, study: Study, trial: Trial) -> JobReturn:
         """Run a trial as the Hydra job that it would be in a grid."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, self._overrides(trial))
-        number = first_number(study.get_trials(deepcopy=False), study.get_trials(deepcopy=False)[trial.number])
+        trials = study.get_trials(deepcopy=False)
+        number = first_number(trials, trials[trial.number])
         with open_dict(config):
             config.hydra.job.num = number
             config.hydra.job.id = f"{config.hydra.job.name}_{number}"

@@ -100,7 +100,7 @@ def sweep_session(
             with _joined(store, plan, earlier) as further:
                 yield further
             return
-        tags = {"kind": "sweep", "sweep": name, "objective": objectives(cfg)[0], **provenance.git_state(Path.cwd())}
+        tags = {"kind": "sweep", "sweep": name, "objective": plan.objective, **provenance.git_state(Path.cwd())}
         dataset = build_dataset(cfg)
         tags |= provenance.warn(dataset.warning) if dataset.warning else {}
         if search is not None:
@@ -109,7 +109,7 @@ def sweep_session(
             board = Board(store.root, run.id)
             board.clear()
             if search is not None:
-                _show_earlier(board, run, objectives(cfg)[0])
+                _show_earlier(board, run, plan.objective)
             dataset.prepare()
             try:
                 with _watched(board, plan):
@@ -146,6 +146,11 @@ class _Plan:
     cells: Sequence[Sequence[str]] | None
     search: Search | None
 
+    @property
+    def objective(self) -> str:
+        """Which ranks the trials."""
+        return objectives(self.cfg)[0]
+
     def overrides(self, store: Store, parent: str) -> list[str]:
         """What tells the trials of their sweep."""
         told = [f"+hydra.job.env_set.{PARENT_VARIABLE}={parent}", *_QUIET]
@@ -168,7 +173,7 @@ def _watched(board: Board, plan: _Plan) -> Iterator[None]:
     search = plan.search
     told = (search.n_trials, search.fixed) if search else ()
     try:
-        with StatusLine(board, plan.cells, maximizes(objectives(plan.cfg)[0]), *told):
+        with StatusLine(board, plan.cells, maximizes(plan.objective), *told):
             yield
     except BrokenProcessPool as error:  # of joblib's, all of whose processes then end
         raise UserError("A process that ran trials was killed (out of memory?): the same command goes on.") from error
@@ -290,7 +295,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _report(run: Run, plan: _Plan) -> None:
-    results, objective = sweep_results(run.store, run.id), objectives(plan.cfg)[0]
+    results, objective = sweep_results(run.store, run.id), plan.objective
     if results.empty:
         return
     keys = swept_keys(results)
