@@ -53,8 +53,8 @@ def plain(net: nn.Module) -> nn.Module:
                 setattr(net, name, Pool(child))
             case layers.Decimate():
                 setattr(net, name, Decimate(child))
-            case layers.Dropout():
-                setattr(net, name, nn.Dropout(child.p))
+            case layers.ReLUDropout():
+                setattr(net, name, nn.Sequential(nn.ReLU(), nn.Dropout(child.p)))
             case layers.BatchNorm():
                 setattr(net, name, nn.BatchNorm1d(child.num_features, eps=1e-3, momentum=0.01))
             case _:

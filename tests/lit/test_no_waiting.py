@@ -113,6 +113,13 @@ def test_the_order_of_an_epoch_is_copied_to_the_device_once():
     ids=["adam", "adamw", "sgd", "rmsprop", "refused", "foreach", "function"],
 )
 def test_an_update_is_fused_where_the_optimizer_can_and_nothing_else_is_asked(optimizer, expected):
-    assert fused(optimizer) == expected
+    assert fused(optimizer, torch.device("cuda")) == expected
     (group,) = optimizer([nn.Parameter(torch.zeros(3))], **expected).param_groups
     assert not expected or group["fused"]
+
+
+def test_on_a_cpu_an_update_is_fused_where_that_is_faster():
+    cpu = torch.device("cpu")
+    assert fused(partial(torch.optim.AdamW, lr=0.1), cpu) == {"fused": True}
+    assert fused(partial(torch.optim.SGD, lr=0.1), cpu) == {}
+    assert fused(partial(torch.optim.Adam, foreach=True), cpu) == {}

@@ -3,13 +3,14 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ecgexp.models.layers import (
     BatchNorm,
     Decimate,
     DecimatedConv,
-    Dropout,
+    ReLUDropout,
     SameConv,
     SameMaxPool,
     flatten,
@@ -89,7 +90,7 @@ def test_signals_stay_in_the_layout_of_the_data(layer):
 def test_dropout_zeroes_its_share_and_keeps_the_mean(shape, transposed):
     torch.manual_seed(0)
     x = torch.rand(shape).add(1).requires_grad_()
-    y = Dropout(0.2)(x.transpose(0, 1) if transposed else x)
+    y = ReLUDropout(0.2)(x.transpose(0, 1) if transposed else x)
     y = y.transpose(0, 1) if transposed else y
     kept = y != 0
     torch.testing.assert_close(y[kept], (x / 0.8)[kept], rtol=1e-4, atol=0)
@@ -104,14 +105,30 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(shape, transposed):
             assert abs(np.corrcoef(fates[lag:], fates[:-lag])[0, 1]) < 4 / math.sqrt(x.numel())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_follows_relu_and_its_gradient_what_came_through(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(20, 30, 10).to(dtype).transpose(1, 2).requires_grad_()
+    y = ReLUDropout(0.25)(x)
+    through = (y != 0).to(dtype)
+    assert not through[x <= 0].any() and 0.70 < through[x > 0].float().mean() < 0.80
+    torch.testing.assert_close(y, F.relu(x) * through / 0.75)
+    assert y.stride() == x.stride()
+    upstream = torch.randn_like(y)
+    (gradient,) = torch.autograd.grad(y, x, upstream)
+    torch.testing.assert_close(gradient, upstream * through / 0.75)
+    silent = torch.full((4,), math.nan)
+    assert ReLUDropout(0.25)(silent).isnan().all()
+
+
 def test_dropout_follows_the_seed_and_is_silent_outside_training():
-    drop, x = Dropout(0.5), torch.ones(100)
+    drop, x = ReLUDropout(0.5), torch.ones(100)
     torch.manual_seed(1)
     first = drop(x)
     torch.manual_seed(1)
     assert torch.equal(drop(x), first)
     assert not torch.equal(drop(x), first)
-    assert drop.eval()(x) is x
+    assert torch.equal(drop.eval()(x), x)
 
 
 @pytest.mark.parametrize(("samples", "size"), [(s, k) for s in (1, 2, 5, 63, 97, 250) for k in (1, 2, 3, 4, 7)])

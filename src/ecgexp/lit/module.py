@@ -153,8 +153,8 @@ class LitClassifier(pl.LightningModule):
         if not parameters:
             return None
         # Lightning refuses to clip gradients for a fused update under mixed precision
-        fuses = self.device.type == "cuda" and not self.trainer.gradient_clip_val
-        optimizer = self.optimizer(parameters, **(fused(self.optimizer) if fuses else {}))
+        clips = self.trainer.gradient_clip_val
+        optimizer = self.optimizer(parameters, **({} if clips else fused(self.optimizer, self.device)))
         if self.schedule is not None and self.interval == "step":
             self._scheduler = self.schedule(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         elif self.schedule is not None:
@@ -214,11 +214,14 @@ class LitClassifier(pl.LightningModule):
         return metrics
 
 
-def fused(optimizer: Callable[..., torch.optim.Optimizer]) -> dict[str, bool]:
-    """The argument that has an optimizer update all parameters in one kernel, where its class can do so."""
+def fused(optimizer: Callable[..., torch.optim.Optimizer], device: torch.device) -> dict[str, bool]:
+    """The argument that has an optimizer update all parameters in one kernel, where it can and that is faster."""
     parameters = inspect.signature(optimizer).parameters
     unset = all(name not in parameters or parameters[name].default is None for name in ("fused", "foreach"))
-    return {"fused": True} if "fused" in parameters and unset else {}
+    # on a CPU it takes half the time for Adam and AdamW, and three times as long for SGD
+    kind = getattr(optimizer, "func", optimizer)
+    faster = device.type == "cuda" or (isinstance(kind, type) and issubclass(kind, torch.optim.Adam))
+    return {"fused": True} if "fused" in parameters and unset and faster else {}
 
 
 def measure(
