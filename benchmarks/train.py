@@ -35,7 +35,8 @@ def main() -> None:
     found.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS)
     found.add_argument("--batch-sizes", nargs="+", type=int, default=[16, 64, 256])
     found.add_argument("--precisions", nargs="+", default=list(DTYPES), choices=DTYPES)
-    found.add_argument("--records", type=int, default=512, help="different records in an epoch (default 512)")
+    help_ = "different records in an epoch, if that is two batches at least (default 256)"
+    found.add_argument("--records", type=int, default=256, help=help_)
     found.add_argument("--keras", default="tensorflow", help="backend of Keras (default tensorflow)")
     found.add_argument("--keras-python", default=sys.executable, help="Python that has Keras")
     found.add_argument("--xla", action="store_true", help="compile the peer's step with XLA")
@@ -43,12 +44,13 @@ def main() -> None:
     figures: list[Figure] = []
     rates = {name: matrix_rate(dtype, arguments.threads) for name, dtype in DTYPES.items()}
     with tempfile.TemporaryDirectory() as folder:
-        write_records(Path(folder), arguments.records)
+        write_records(Path(folder), max(arguments.records, 2 * max(arguments.batch_sizes)))
         for net in arguments.nets:
             for precision in arguments.precisions:
                 for size in arguments.batch_sizes:
                     settings = {"folder": folder, "net": net, "batch_size": size, "precision": precision}
                     settings |= {"threads": arguments.threads, "compile": arguments.xla}
+                    settings |= {"records": max(arguments.records, 2 * size)}
                     figures += race(settings, arguments, rates[precision])
     finish(figures)
 
@@ -62,7 +64,7 @@ def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
     }
     names = {"keras": f"keras {arguments.keras}", "plain": package("torch")}
     times = take_turns(settings, peers, arguments.runs)
-    records, key = arguments.records, f"{settings['net']} {settings['precision']} batch {settings['batch_size']}"
+    records, key = settings["records"], f"{settings['net']} {settings['precision']} batch {settings['batch_size']}"
     device, speed = processor(), speeds(times, records)
     figures = []
     for peer, name in names.items():
