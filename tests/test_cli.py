@@ -129,6 +129,19 @@ def test_a_grid_in_an_experiment_file_is_seen_and_the_command_line_wins_over_it(
     assert asked.cells == [["lr=0.5", "seed=0", "experiment=grid"], ["lr=0.5", "seed=1", "experiment=grid"]]
 
 
+def test_a_search_in_an_experiment_file_is_read_as_it_would_be_from_the_command_line(tmp_path):
+    register_resolvers()
+    (tmp_path / "experiment").mkdir()
+    space = "      model: glob(ri*)\n      max_epochs: 7\n      early_stopping.patience: null\n"
+    (tmp_path / "experiment" / "found.yaml").write_text(
+        f"# @package _global_\nhydra:\n  sweeper:\n    params:\n{space}"
+    )
+    words = ["--config-dir", str(tmp_path), "-m", "experiment=found", "hydra/sweeper=optuna"]
+    asked = plan(CONF, get_args_parser().parse_args(words))
+    assert asked.search.axes["model"].distribution.choices == ("ribeiro", "ribeiro_original")
+    assert {(cfg.max_epochs, cfg.early_stopping.patience) for cfg in asked.configurations} == {(7, None)}
+
+
 @pytest.mark.parametrize("group", ["dataset", "model", "loss", "optimizer", "scheduler", "trainer", "tracking"])
 def test_every_option_of_every_group_composes_and_passes_the_check(group):
     register_resolvers()

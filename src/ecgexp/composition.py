@@ -80,19 +80,18 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             if several and not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
                 line = several[0].input_line
                 raise UserError(f"{line} is several values: add -m to train a trial with each of them.")
-            fixed = {o.get_key_element(): str(o.input_line) for o in given if not o.is_sweep_override()}
+            fixed = _fixed(given)
             begun = {**{key: values[0] for key, values in _axes(given, True).items()}, **fixed}
             base = compose(name, [*searchpath, *begun.values()], return_hydra_config=True)
             _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
             sweeper = base.hydra.sweeper
-            params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-            listed = parser.parse_overrides(params)
             is_search = str(sweeper._target_).endswith(".OptunaSweeper")
+            listed = parameters(sweeper, parser)
             for override in (*listed, *given):
                 if isinstance(override.value(), IntervalSweep) and not is_search:
                     raise UserError(f"{override.input_line} can only be searched: add hydra/sweeper=optuna.")
             axes = {**_axes(listed, is_search), **_axes(given, is_search)}
-            first = {**{key: values[0] for key, values in axes.items()}, **fixed}
+            first = {**_fixed(listed), **{key: values[0] for key, values in axes.items()}, **fixed}
             configurations = [_without_hydra(compose(name, [*searchpath, *first.values()]))]
             for key in axes.keys() - fixed.keys():
                 for value in axes[key][1:]:
@@ -108,9 +107,17 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
     elif is_search:
         from ecgexp.sweeps.search import Search
 
-        search = Search.read(sweeper, given)
+        search = Search.read(sweeper, [*listed, *given])
     local = str(base.hydra.launcher._target_).endswith((".BasicLauncher", ".JoblibLauncher"))
     return Plan(configurations, cells, search, local)
+
+
+def parameters(sweeper: DictConfig, parser: OverridesParser) -> list[Override]:
+    """Overrides that ``hydra.sweeper.params`` lists."""
+    params = sweeper.get("params")
+    if not isinstance(params, DictConfig):  # of None there are none, and anything else is refused as a value
+        return []
+    return parser.parse_overrides([f"{key}={'null' if value is None else value}" for key, value in params.items()])
 
 
 def _check_launcher(launcher: DictConfig, name: str) -> None:
@@ -119,6 +126,10 @@ def _check_launcher(launcher: DictConfig, name: str) -> None:
         raise UserError(f"hydra/launcher={name} needs a package that is not installed: pip install 'ecgexp[{name}]'.")
     if launcher.get("n_jobs") == 0:
         raise UserError("hydra.launcher.n_jobs is 0: give the number of trials at once, or -1 for one per core.")
+
+
+def _fixed(overrides: list[Override]) -> dict[str, str]:
+    return {o.get_key_element(): str(o.input_line) for o in overrides if not o.is_sweep_override()}
 
 
 def _axes(overrides: list[Override], ends: bool) -> dict[str, list[str]]:

@@ -49,6 +49,7 @@ class OptunaSweeper(Sweeper):
         """
         from optuna.exceptions import StorageInternalError
 
+        from ecgexp.composition import parameters
         from ecgexp.errors import UserError
         from ecgexp.sweeps.search import Search, Worker
         from ecgexp.sweeps.supervisor import TrialFailed
@@ -58,7 +59,8 @@ class OptunaSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        search = Search.read(self.config.hydra.sweeper, parser.parse_overrides(arguments))
+        sweeper = self.config.hydra.sweeper
+        search = Search.read(sweeper, [*parameters(sweeper, parser), *parser.parse_overrides(arguments)])
         first = search.first_overrides()
         self.validate_batch_is_legal([first])
         worker = Worker(

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
 
 from ecgexp.cli import CONF
+from ecgexp.composition import parameters
 from ecgexp.sweeps.search import Search, Worker
 from ecgexp.sweeps.study import open_storage
 
@@ -40,7 +41,8 @@ def sweeper(**settings: Any) -> DictConfig:
 
 
 def read(*overrides: str, **settings: Any) -> Search:
-    return Search.read(sweeper(**settings), OverridesParser.create().parse_overrides(list(overrides)))
+    config, parser = sweeper(**settings), OverridesParser.create()
+    return Search.read(config, [*parameters(config, parser), *parser.parse_overrides(list(overrides))])
 
 
 def value(params: dict[str, Any]) -> float:

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, run_job
 from hydra.errors import HydraException
@@ -101,7 +100,7 @@ class Search:
         sweeper : DictConfig
             ``hydra.sweeper``.
         overrides : sequence of Override
-            Of the command line; what they set is not searched, whatever ``params`` says.
+            Of ``params`` and then of the command line, which has the last word.
 
         Raises
         ------
@@ -111,9 +110,8 @@ class Search:
         values = OmegaConf.to_container(sweeper, resolve=True)
         assert isinstance(values, dict)
         config = validated(SweeperConfig, {str(key): value for key, value in values.items()}, "hydra.sweeper")
-        listed = OverridesParser.create().parse_overrides([f"{k}={_word(v)}" for k, v in (config.params or {}).items()])
-        given = [o for o in overrides if not o.get_key_element().lstrip("+~").startswith("hydra")]
-        merged = {o.get_key_element(): o for o in (*listed, *given)}.values()
+        task = [o for o in overrides if not o.get_key_element().lstrip("+~").startswith("hydra")]
+        merged = {o.get_key_element(): o for o in task}.values()
         search = cls(axes(merged), [str(o.input_line) for o in merged if not o.is_sweep_override()], config)
         search._check()
         return search
