@@ -132,7 +132,7 @@ def bare(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, flo
         trained = time.perf_counter()
         net.eval()
         with torch.no_grad():
-            for rows in torch.arange(len(signals)).split(128):
+            for rows in torch.arange(len(signals)).split(64):
                 net(signals[rows].transpose(1, 2))
         times = {"train": trained - begun, "evaluate": time.perf_counter() - trained}
 

@@ -44,7 +44,7 @@ is then 1. Not for diagnosis.
 KEYS = ("run", "record", "format", "plot", "trust", *TRACKING)
 PICTURES = (".png", ".pdf", ".svg")
 DPI = 150
-BATCH = 128
+BATCH = 64
 
 
 def main() -> None:
