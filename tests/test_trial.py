@@ -10,7 +10,8 @@ from torch import nn
 
 from ecgexp.datasets import Dataset, Split
 from ecgexp.errors import UserError
-from ecgexp.trial import Parts, load
+from ecgexp.sweeps.identity import identity
+from ecgexp.trial import Parts, load, resolve_precision
 
 
 class Beats(Dataset):
@@ -59,3 +60,17 @@ def test_a_record_that_has_none_or_several_labels_is_named_where_each_has_exactl
     dataset.targets[2] = row
     with pytest.raises(UserError, match=f"Record train-2 has {count} labels, not one"):
         loaded(dataset, multiclass=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "native", "meant"),
+    [("auto", True, "bf16-mixed"), ("auto", False, 32), (32, True, 32), ("bf16-mixed", False, "bf16-mixed")],
+)
+def test_automatic_precision_is_bfloat16_where_the_chip_computes_with_it(monkeypatch, asked, native, meant):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    assert resolve_precision(OmegaConf.create({"precision": asked, "trainer": {"accelerator": "cpu"}})) == meant
+
+
+def test_the_precision_that_is_meant_makes_another_trial():
+    same = {"cell_hash": "c", "fingerprint": "f", "device": "cpu", "threads": 1}
+    assert identity(**same, precision=32) != identity(**same, precision="bf16-mixed")

@@ -75,7 +75,7 @@ class _Trial(Checked):
     max_epochs: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     threshold: Annotated[float, Field(ge=0, le=1)]
-    precision: Literal[32, "bf16-mixed", "16-mixed"]
+    precision: Literal[32, "bf16-mixed", "16-mixed", "auto"]
     compile: Literal["auto", True, False]
     monitor: str
     objective: str | Annotated[list[str], Field(min_length=1)]

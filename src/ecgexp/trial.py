@@ -120,7 +120,8 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
         parts.dataset.prepare()
         _check_labels(cfg, parts.dataset)
         tags |= {"dataset_fingerprint": parts.dataset.fingerprint()}
-        tags |= {"identity": identity(tags["cell"], tags["dataset_fingerprint"], _device_kind(cfg), threads)}
+        here = (tags["dataset_fingerprint"], _device_kind(cfg), threads, tags["precision"])
+        tags |= {"identity": identity(tags["cell"], *here)}
     except Exception:
         with Run(store, job.name, tags, job.parent) as run:
             announce(run.id)
@@ -450,7 +451,7 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
     try:
         return pl.Trainer(
             max_epochs=cfg.max_epochs,
-            precision=cfg.precision,
+            precision=resolve_precision(cfg),
             callbacks=callbacks,
             logger=False,
             enable_model_summary=False,
@@ -475,6 +476,17 @@ def _device_kind(cfg: DictConfig) -> str:
     return "cuda" if on_gpu else "cpu"
 
 
+def resolve_precision(cfg: DictConfig) -> int | str:
+    """What ``precision=auto`` means here: bfloat16 where the chip computes with it."""
+    if cfg.precision != "auto":
+        return cfg.precision
+    if _device_kind(cfg) == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return "bf16-mixed" if native else 32
+
+
 def _compile_for(cfg: DictConfig, records: int) -> int | None:
     """Size of the training batches that are compiled; None where nothing is."""
     steps = cfg.max_epochs * records / cfg.batch_size
@@ -496,7 +508,7 @@ def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:
         "config_hash": provenance.config_hash(config),
         "cell": cell(config),
         "seed": cfg.seed,
-        "precision": cfg.precision,
+        "precision": resolve_precision(cfg),
         "threads": threads,
         "device": torch.cuda.get_device_name() if _device_kind(cfg) == "cuda" else "cpu",
     }

@@ -23,19 +23,21 @@ def cell(config: dict[str, Any]) -> str:
     return config_hash(config)
 
 
-def identity(cell_hash: str, fingerprint: str, device: str, threads: int) -> str:
+def identity(cell_hash: str, fingerprint: str, device: str, threads: int, precision: int | str) -> str:
     """Hash of everything that a trial's result depends on.
 
     Parameters
     ----------
     cell_hash : str
-        See `cell`; it holds the seed and the precision.
+        See `cell`; it holds the seed.
     fingerprint : str
         Of the dataset.
     device : str
         Kind of device, 'cpu' or 'cuda'.
     threads : int
         Of torch; they change sums on a CPU.
+    precision : int or str
+        That the configuration means on this machine.
     """
-    known = {"cell": cell_hash, "dataset": fingerprint, "device": device}
+    known = {"cell": cell_hash, "dataset": fingerprint, "device": device, "precision": precision}
     return config_hash({**known, "threads": threads} if device == "cpu" else known)

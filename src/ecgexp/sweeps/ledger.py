@@ -85,7 +85,9 @@ def find_earlier(store: Store, tags: Mapping[str, Any], job: Job, max_retries: i
         if SUPERSEDED in run.data.tags or not is_own(run, job):
             continue
         if run.data.tags.get("identity", tags["identity"]) != tags["identity"]:
-            store.client.set_tag(run.info.run_id, SUPERSEDED, "the data, the device or the threads changed")
+            store.client.set_tag(
+                run.info.run_id, SUPERSEDED, "the data, the device, the threads or the precision changed"
+            )
             continue
         failures = int(run.data.tags.get("attempts", 1))
         if run.info.status == "FAILED" and failures > max_retries:
