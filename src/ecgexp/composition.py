@@ -117,7 +117,7 @@ def parameters(sweeper: DictConfig, parser: OverridesParser) -> list[Override]:
     params = sweeper.get("params")
     if not isinstance(params, DictConfig):  # of None there are none, and anything else is refused as a value
         return []
-    return parser.parse_overrides([f"{key}={'null' if value is None else value}" for key, value in params.items()])
+    return parser.parse_overrides([f"{key!s}={'null' if value is None else value}" for key, value in params.items()])
 
 
 def _check_launcher(launcher: DictConfig, name: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -476,7 +476,7 @@ def _device_kind(cfg: DictConfig) -> str:
     return "cuda" if on_gpu else "cpu"
 
 
-def resolve_precision(cfg: DictConfig) -> int | str:
+def resolve_precision(cfg: DictConfig) -> Literal[32, "16-mixed", "bf16-mixed"]:
     """What ``precision=auto`` means here: bfloat16 where the chip computes with it."""
     if cfg.precision != "auto":
         return cfg.precision
