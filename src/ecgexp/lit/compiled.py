@@ -11,6 +11,8 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 
+from ecgexp.errors import first_line
+
 logger = logging.getLogger(__name__)
 
 PAYS_FROM = 5_000
@@ -46,8 +48,7 @@ def can_compile(device: str) -> bool:
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
     except Exception as error:  # of torch, of Triton or of the compiler that it calls
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        logger.warning("Nets are not compiled, which would make training faster: %s", reason)
+        logger.warning("Nets are not compiled, which would make training faster: %s", first_line(error))
         return False
     return True
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, first_line
 from ecgexp.sweeps.job import Interrupted, Job
 
 GRACE = 20.0  # seconds that an interrupted trial may take to leave
@@ -79,7 +79,7 @@ def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, A
         return "failed", str(error)
     except Exception as error:
         traceback.print_exc()
-        return "failed", f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+        return "failed", first_line(error)
     except (SystemExit, KeyboardInterrupt):  # Lightning turns the latter into the former
         return "interrupted", None
 

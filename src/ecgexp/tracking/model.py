@@ -17,6 +17,7 @@ from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 from torch import nn
 
+from ecgexp.errors import first_line
 from ecgexp.lit.module import output_layer
 from ecgexp.tracking.store import MLFLOW_RETRIES, Store, StoreAway, is_away, mlflow_settings
 
@@ -79,7 +80,6 @@ def log_model(
     except Exception as error:  # torch.export raises many kinds for a net that it cannot trace
         if isinstance(error, MlflowException) and is_away(error):
             raise StoreAway(f"The MLflow store {store.uri} went away while the model was logged.") from error
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        logger.warning("The net cannot be exported, so no model is logged; its weights are: %s", first)
+        logger.warning("The net cannot be exported, so no model is logged; its weights are: %s", first_line(error))
         return None
     return model.model_uri
