@@ -153,4 +153,6 @@ def test_a_machine_that_cannot_compile_is_told_of_once(monkeypatch, caplog):
     assert not can_compile("cpu")
     assert not can_compile("cpu")
     can_compile.cache_clear()
-    assert [record.message.split(": ", 1)[1] for record in caplog.records] == ["Failed to find C compiler."]
+    assert [record.message.split(": ", 1)[1] for record in caplog.records] == [
+        "RuntimeError: Failed to find C compiler."
+    ]
