@@ -114,7 +114,7 @@ def _run(args: argparse.Namespace) -> None:
     for cfg in asked.configurations:
         check(cfg)
     if asked.local:
-        from ecgexp.trial import check_device
+        from ecgexp.training import check_device
 
         for cfg in asked.configurations:
             check_device(cfg)

@@ -191,7 +191,7 @@ def _run(values: dict[str, list[str]]) -> None:
     tune = one_of(values, "thresholds", ("fixed", "tuned"), "fixed") == "tuned"
 
     from ecgexp.restore import check_trusted, find_run, load_run
-    from ecgexp.trial import build_dataset
+    from ecgexp.training import build_dataset
 
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     root, uri = place_of_runs(values)
@@ -267,7 +267,7 @@ def _check_data(cfg: DictConfig, dataset: Dataset, run: MlflowRun) -> bool:
 def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
     import torch
 
-    from ecgexp.trial import instantiate_group
+    from ecgexp.training import instantiate_group
 
     loss = instantiate_group("loss", cfg.loss)
     if hasattr(loss, "fit_labels"):

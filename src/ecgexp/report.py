@@ -238,7 +238,7 @@ def _patients(store: Store, run_id: str, ids: NDArray[np.str_], scratch: Path) -
     import numpy as np
 
     from ecgexp.restore import CONFIG, check_trusted, read_config
-    from ecgexp.trial import build_dataset
+    from ecgexp.training import build_dataset
 
     path = _artifact(store, run_id, CONFIG, scratch)
     if path is None:

@@ -37,7 +37,7 @@ from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError
 from ecgexp.lit.module import Network, output_layer
 from ecgexp.tracking.store import PatientClient, Store
-from ecgexp.trial import instantiate_group
+from ecgexp.training import instantiate_group
 
 CONFIG, WEIGHTS, DATA = "config.yaml", "weights.pt", "data.json"
 EXPORTED = "pt2"

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from searches import PRUNERS, SAMPLERS, SPACE, read, trials, worker
 
 from ecgexp.errors import UserError
-from ecgexp.sweeps.study import ERROR, PROCESS, SURPLUS, counted
+from ecgexp.sweeps.session import _Plan
+from ecgexp.sweeps.study import ERROR, PROCESS, SURPLUS, counted, open_storage, open_study
 from ecgexp.tracking.heartbeat import process_tags
 from trained import is_one_sentence
 
@@ -261,3 +263,12 @@ def test_several_processes_together_run_as_many_trials_as_asked(tmp_path):
     surplus = [trial for trial in found if SURPLUS in trial.user_attrs]
     assert len(found) == 25 + len(surplus)
     assert all(trial.state == TrialState.FAIL for trial in surplus)
+
+
+def test_starting_afresh_refuses_a_study_that_is_there(tmp_path):
+    place = str(tmp_path / "study.journal")
+    plan = _Plan(OmegaConf.create(), "sweep", None, read(*SPACE, storage=place, study="mine"))
+    plan.check_afresh()
+    open_study(open_storage(place), "mine", ["maximize"])
+    with pytest.raises(UserError, match=r"study mine is there already.*another name"):
+        plan.check_afresh()

@@ -45,7 +45,7 @@ from ecgexp.tracking.heartbeat import SILENCE, is_alive
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, StoreAway, open_store
-from ecgexp.trial import build_dataset, describe, example
+from ecgexp.training import build_dataset, describe, example
 
 if TYPE_CHECKING:
     from ecgexp.sweeps.search import Search
@@ -95,6 +95,8 @@ def sweep_session(
     plan = _Plan(cfg, name, cells, search)
     with _lock(store, name) as alone:
         end_orphans(store)
+        if alone and not cfg.resume:
+            plan.check_afresh()
         earlier = _earlier(store, name, cfg.resume) if alone else _begun(store, name)
         if not alone or _is_elsewhere(store, earlier):
             with _joined(store, plan, earlier) as further:
@@ -158,6 +160,19 @@ class _Plan:
             return told
         storage, study = self.study(store, parent)
         return [*told, f"hydra.sweeper.storage={_quoted(storage)}", f"hydra.sweeper.study={_quoted(study)}"]
+
+    def check_afresh(self) -> None:
+        """Refuse to start afresh with a study that exists."""
+        if self.search is None or self.search.config.storage is None or self.search.config.study is None:
+            return
+        from ecgexp.sweeps.study import open_storage
+
+        name = self.search.config.study
+        if any(study.study_name == name for study in open_storage(self.search.config.storage).get_all_studies()):
+            raise UserError(
+                f"The study {name} is there already, and resume=false is to begin another one: "
+                "give hydra.sweeper.study another name, or leave it out."
+            )
 
     def study(self, store: Store, parent: str) -> tuple[str, str]:
         """Storage and name of the search's study."""

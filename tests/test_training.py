@@ -11,7 +11,7 @@ from torch import nn
 from ecgexp.datasets import Dataset, Split
 from ecgexp.errors import UserError
 from ecgexp.sweeps.identity import identity
-from ecgexp.trial import Parts, load, resolve_precision
+from ecgexp.training import Parts, load, resolve_precision
 
 
 class Beats(Dataset):

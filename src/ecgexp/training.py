@@ -1,0 +1,349 @@
+"""A net trained as a configuration says: the parts that it names, built, fed and fitted."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks.progress.progress_bar import ProgressBar
+from torch import Tensor, nn
+
+from ecgexp.config import DATA_KEYS, DATA_SHAPE, accepts, locate, objectives, plain
+from ecgexp.datasets.base import Dataset, Split, SplitName
+from ecgexp.errors import UserError
+from ecgexp.lit.callbacks import Checkpoints, History, Patience, Pruning, progress
+from ecgexp.lit.compiled import compiles
+from ecgexp.lit.data import Batches, ECGDataModule, evaluation_batch
+from ecgexp.lit.module import Diverged, LitClassifier, Network, predict
+from ecgexp.metrics import higher_is_better
+from ecgexp.metrics.names import macro_f1_name
+
+Judge = Callable[[list[dict[str, float]]], bool]
+
+for _name in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration names, built: nothing is read yet."""
+
+    dataset: Dataset
+    net: nn.Module
+    loss: nn.Module
+    optimizer: Callable[..., torch.optim.Optimizer]
+    schedule: Callable[..., Any] | None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A net after training.
+
+    Attributes
+    ----------
+    network : Network
+        With the kept weights.
+    loss : nn.Module
+        That it was trained with.
+    trainer : pl.Trainer
+        That trained it.
+    data : ECGDataModule
+        What it was trained on.
+    dataset : Dataset
+        Where the data come from.
+    history : list of dict
+        Metrics of each epoch.
+    diverged : bool
+        The loss stopped being finite.
+    best_epoch : int, optional
+        Epoch, from 0, whose weights were kept; None where none was validated with a finite loss.
+    pruned : bool
+        It was stopped early, as not worth its further epochs.
+    """
+
+    network: Network
+    loss: nn.Module
+    trainer: pl.Trainer
+    data: ECGDataModule
+    dataset: Dataset
+    history: list[dict[str, float]]
+    diverged: bool
+    best_epoch: int | None
+    pruned: bool
+
+
+def build(cfg: DictConfig) -> Parts:
+    """Build what a configuration names, with the weights that its seed gives.
+
+    Raises
+    ------
+    UserError
+        Where a class refuses its arguments.
+    """
+    check_device(cfg)
+    pl.seed_everything(cfg.seed, verbose=False)
+    parts = Parts(
+        build_dataset(cfg),
+        instantiate_group("model", cfg.model),
+        instantiate_group("loss", cfg.loss),
+        instantiate_group("optimizer", cfg.optimizer),
+        None if cfg.scheduler.schedule is None else instantiate_group("scheduler", cfg.scheduler.schedule),
+    )
+    try:
+        parts.optimizer([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"Config group 'optimizer' cannot be used: {error}.") from error
+    return parts
+
+
+def check_device(cfg: DictConfig) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises
+    ------
+    UserError
+        Where torch sees none.
+    """
+    if cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator asks for a GPU, but torch sees none: use trainer=cpu.")
+
+
+def build_dataset(cfg: DictConfig) -> Dataset:
+    """The dataset of a configuration; reads nothing yet."""
+    component = plain(cfg.dataset)
+    target = locate("dataset", component)
+    kept = {key: value for key, value in component.items() if key not in DATA_KEYS or accepts(target, key)}
+    return instantiate_group("dataset", kept)
+
+
+def load(cfg: DictConfig, parts: Parts) -> ECGDataModule:
+    """Read the training and validation splits, and fit what depends on their labels alone.
+
+    Raises
+    ------
+    UserError
+        Where the data are not as the configuration says.
+    """
+    data = ECGDataModule(parts.dataset, cfg.batch_size, cfg.seed, cfg.memory_budget)
+    _check_data(cfg, parts.dataset, data.splits["train"])
+    fitting: list[Any] = [parts.net, parts.loss]
+    for part in fitting:
+        if hasattr(part, "fit_labels"):
+            part.fit_labels(torch.from_numpy(data.splits["train"].targets))
+    return data
+
+
+def fit(
+    cfg: DictConfig,
+    parts: Parts,
+    data: ECGDataModule,
+    checkpoint: Path | None = None,
+    scratch: Path | None = None,
+    log: Callable[[list[dict[str, float]]], None] = lambda epochs: None,
+    quiet: bool = True,
+    judge: Judge | None = None,
+) -> Fitted:
+    """Train in this process, alone or as one of several ranks.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        The configuration.
+    parts : Parts
+        Built from it.
+    data : ECGDataModule
+        Loaded by `load`.
+    checkpoint : Path, optional
+        Of an interrupted training to go on with.
+    scratch : Path, optional
+        Folder for checkpoints; rank 0 has it.
+    log : callable
+        Told of all epochs so far after each.
+    quiet : bool
+        Show no progress.
+    judge : callable, optional
+        Told of all epochs so far after each; whether to prune the trial.
+    """
+    module = LitClassifier(
+        Network(parts.net, parts.dataset.normalization()),
+        parts.loss,
+        parts.optimizer,
+        parts.schedule,
+        cfg.scheduler.interval,
+        cfg.monitor,
+        parts.dataset.label_names,
+        cfg.threshold,
+        parts.dataset.multiclass,
+        _compile_for(cfg, len(data.splits["train"])),
+    )
+    history = History(log)
+    # on a GPU an epoch may take less time than writing what it ended with
+    share = 1.0 if device_kind(cfg) == "cpu" else 0.1
+    kept = Checkpoints(scratch, cfg.monitor, best_is(cfg.monitor), share)
+    pruning = Pruning(history, judge or (lambda epochs: False))
+    trainer = _trainer(cfg, [history, kept, *_callbacks(cfg, quiet), *([pruning] if judge else [])])
+    diverged = False
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except Diverged:
+        diverged = True
+    log(history.epochs)  # also where an interrupted training had but to be logged
+    if scratch is not None and kept.best_epoch is not None:
+        module.load_state_dict(kept.best_weights())
+    network = module.net
+    assert isinstance(network, Network)
+    return Fitted(
+        network, parts.loss, trainer, data, parts.dataset, history.epochs, diverged, kept.best_epoch, pruning.pruned
+    )
+
+
+def evaluate(fitted: Fitted, split: SplitName) -> tuple[Tensor, Tensor]:
+    """Logits of the kept weights and targets of a split, both (records, classes), on the CPU.
+
+    Logits are NaN where no weights were kept, which counts as nothing predicted.
+    """
+    device = fitted.trainer.strategy.root_device
+    batches = Batches(fitted.data.records(split, device), evaluation_batch(device))
+    network = fitted.network.to(device)
+    logits, targets = predict(network, batches, device, fitted.trainer.precision_plugin.forward_context())
+    if fitted.best_epoch is None:
+        logits = torch.full_like(logits, torch.nan)
+    return logits.cpu(), targets.cpu()
+
+
+def example(split: Split) -> NDArray[np.float32]:
+    """Signals to trace a net with: (2, leads, samples), mV."""
+    rows = np.resize(split.rows, 2)
+    return np.ascontiguousarray(split.signals[rows].transpose(0, 2, 1))
+
+
+def instantiate_group(group: str, component: Any) -> Any:
+    """Build what a config group names.
+
+    Raises
+    ------
+    UserError
+        Where its class refuses the arguments.
+    """
+    try:
+        return instantiate(component)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from error
+        message = str(cause).splitlines()[0].rstrip(".")
+        kind = type(cause).__name__
+        raise UserError(f"Config group '{group}' cannot be built: {kind}: {message}.") from error
+
+
+def describe(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
+    """What one has to know to use a trained net on other records."""
+    return {
+        "labels": list(dataset.label_names),
+        "multiclass": dataset.multiclass,
+        "leads": list(dataset.lead_names),
+        "sampling_rate": dataset.sampling_rate,
+        "samples": cfg.dataset.samples,
+        "unit": dataset.unit,
+        "threshold": cfg.threshold,
+    }
+
+
+def device_kind(cfg: DictConfig) -> str:
+    """Kind of device that is trained on: 'cpu' or 'cuda'."""
+    on_gpu = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "cuda" if on_gpu else "cpu"
+
+
+def resolve_precision(cfg: DictConfig) -> Literal[32, "16-mixed", "bf16-mixed"]:
+    """What ``precision=auto`` means here: bfloat16 where the chip computes with it."""
+    if cfg.precision != "auto":
+        return cfg.precision
+    if device_kind(cfg) == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return "bf16-mixed" if native else 32
+
+
+def shown(cfg: DictConfig) -> str:
+    """Metric that the progress display and the curves show beside the loss."""
+    metric = objectives(cfg)[0].split("/", 2)[2]
+    return macro_f1_name(bool(cfg.dataset.get("multiclass", False))) if metric == "loss" else metric
+
+
+def best_is(metric: str) -> str:
+    """'max' or 'min': which of a metric's values is best."""
+    return "max" if higher_is_better(metric.split("/", 1)[1]) else "min"
+
+
+def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
+    samples, leads = split.signals.shape[1:]
+    found = {"leads": leads, "samples": samples, "classes": len(dataset.label_names)}
+    for name in DATA_SHAPE:
+        value = cfg.dataset[name]
+        if value != found[name]:
+            raise UserError(f"Config key 'dataset.{name}' is {value}, but the data have {found[name]}.")
+    multiclass = bool(cfg.dataset.get("multiclass", False))
+    if multiclass != dataset.multiclass:
+        raise UserError(
+            f"Config key 'dataset.multiclass' is {str(multiclass).lower()}, "
+            f"but that of {type(dataset).__name__} is {str(dataset.multiclass).lower()}: set both alike."
+        )
+    counts = split.targets.sum(axis=1, dtype=np.int64)
+    if multiclass and (counts != 1).any():
+        record = (counts != 1).argmax()
+        raise UserError(f"Record {split.ids[record]} has {counts[record]} labels, not one: correct it or leave it out.")
+
+
+def _callbacks(cfg: DictConfig, quiet: bool) -> list[Callback]:
+    callbacks: list[Callback] = []
+    if cfg.early_stopping.patience is not None:
+        patience, min_delta = cfg.early_stopping.patience, cfg.early_stopping.min_delta
+        mode = best_is(cfg.monitor)
+        callbacks.append(Patience(cfg.monitor, mode=mode, patience=patience, min_delta=min_delta, check_finite=False))
+    if not quiet:
+        callbacks.append(progress(("train/loss", "val/loss", f"val/{shown(cfg)}")))
+    return callbacks
+
+
+def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
+    settings: dict[str, Any] = {str(key): value for key, value in cfg.trainer.items() if key != "threads"}
+    try:
+        return pl.Trainer(
+            max_epochs=cfg.max_epochs,
+            precision=resolve_precision(cfg),
+            callbacks=callbacks,
+            logger=False,
+            enable_model_summary=False,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            **settings,
+        )
+    except (ValueError, RuntimeError) as error:
+        message = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"Config group 'trainer' cannot be used on this machine: {message}.") from error
+
+
+def _compile_for(cfg: DictConfig, records: int) -> int | None:
+    """Size of the training batches that are compiled; None where nothing is."""
+    steps = cfg.max_epochs * records / cfg.batch_size
+    # gradients to be added to are not where they were once a compiled net has gone on
+    accumulates = cfg.trainer.get("accumulate_grad_batches", 1) != 1
+    if accumulates or not compiles(cfg.compile, steps, device_kind(cfg)):
+        return None
+    return cfg.batch_size // cfg.trainer.devices
