@@ -164,7 +164,7 @@ def train(config: str, chosen: Mapping[str, Any], report: Callable[[dict[str, fl
     from omegaconf import OmegaConf
 
     from ecgexp.cli import register_resolvers
-    from ecgexp.trial import build, fit, load
+    from ecgexp.training import build, fit, load
 
     register_resolvers()
     torch.set_num_threads(1)
