@@ -62,7 +62,7 @@ def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
         "keras": (arguments.keras_python, {"KERAS_BACKEND": arguments.keras}),
         "plain": (sys.executable, {}),
     }
-    names = {"keras": f"keras {arguments.keras}", "plain": package("torch")}
+    names = {"keras": f"{package('keras')} on {package(arguments.keras)}", "plain": package("torch")}
     times = take_turns(settings, peers, arguments.runs)
     records, key = settings["records"], f"{settings['net']} {settings['precision']} batch {settings['batch_size']}"
     device, speed = processor(), speeds(times, records)
