@@ -169,7 +169,7 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("times better than the peer")
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.01)
     axes.spines[["top", "right"]].set_visible(False)
     drawing.savefig(path, dpi=150)
 

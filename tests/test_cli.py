@@ -9,7 +9,8 @@ import sys
 import pytest
 from hydra._internal.utils import get_args_parser
 
-from ecgexp.cli import CONF, register_resolvers
+from ecgexp import CONF
+from ecgexp.cli import register_resolvers
 from ecgexp.composition import plan
 from ecgexp.config import check
 from ecgexp.errors import UserError

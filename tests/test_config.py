@@ -8,7 +8,8 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf, open_dict
 from pydantic import Field
 
-from ecgexp.cli import CONF, register_resolvers
+from ecgexp import CONF
+from ecgexp.cli import register_resolvers
 from ecgexp.composition import plan
 from ecgexp.config import accepts, check, locate, plain
 from ecgexp.errors import UserError

@@ -16,7 +16,7 @@ from hydra.test_utils.launcher_common_tests import LauncherTestSuite
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
-from ecgexp.cli import CONF
+from ecgexp import CONF
 from ecgexp.sweeps.study import open_storage
 
 # What our own configuration takes from the rest of it.

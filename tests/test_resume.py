@@ -9,7 +9,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 
-from ecgexp.cli import CONF, register_resolvers
+from ecgexp import CONF
+from ecgexp.cli import register_resolvers
 from ecgexp.errors import UserError
 from ecgexp.lit.callbacks import Checkpoints
 from ecgexp.lit.module import LitClassifier

@@ -8,18 +8,14 @@ import os
 import signal
 import sys
 import warnings
-from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ecgexp import CONF
 from ecgexp.errors import UserError
-
-PACKAGE = Path(__file__).resolve().parent
-# A wheel carries conf/ inside the package; in a checkout it stands at the top level.
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parents[1] / "conf"
 
 
 def register_resolvers() -> None:

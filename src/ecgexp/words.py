@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Sequence
 
+from ecgexp import CONF
 from ecgexp.errors import UserError
 
 # What every door takes to find runs.
@@ -62,8 +63,6 @@ def read_words(words: Sequence[str], keys: Collection[str], door: str, bare: str
 def place_of_runs(values: dict[str, list[str]]) -> tuple[str, str | None]:
     """Where runs are: ``tracking.root`` and ``tracking.uri``, as in training."""
     from omegaconf import OmegaConf
-
-    from ecgexp.cli import CONF
 
     defaults = OmegaConf.load(CONF / "tracking" / f"{one_of(values, 'tracking', ('local', 'server'), 'local')}.yaml")
     return values.get("tracking.root", [defaults.root])[0], values.get("tracking.uri", [defaults.uri])[0]

@@ -15,7 +15,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from ecgexp.cli import CONF, register_resolvers
+from ecgexp import CONF
+from ecgexp.cli import register_resolvers
 from ecgexp.config import plain
 from ecgexp.errors import UserError
 from ecgexp.reports import paper

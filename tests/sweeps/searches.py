@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
 
-from ecgexp.cli import CONF
+from ecgexp import CONF
 from ecgexp.composition import parameters
 from ecgexp.sweeps.search import Search, Worker
 from ecgexp.sweeps.study import open_storage
