@@ -15,7 +15,7 @@ from ecgexp.tracking.heartbeat import SILENCE
 
 pytestmark = pytest.mark.slow
 
-SWEEP = ("-m", *LINEAR, "max_epochs=300", "early_stopping.patience=null", "scheduler=none", "lr=0.01")
+SWEEP = ("-m", *LINEAR, "max_epochs=60", "early_stopping.patience=null", "scheduler=none", "lr=0.01")
 OTHER = (*LINEAR, "max_epochs=1")
 
 
