@@ -104,7 +104,7 @@ def once(session_folder: Path, name: str, make: Callable[[Path], Done]) -> Done:
         return Done(folder, done.status, done.stdout, done.stderr)
 
 
-def until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()

@@ -253,7 +253,7 @@ def test_several_processes_together_run_as_many_trials_as_asked(tmp_path):
     for racer in racers:
         racer.start()
     for racer in racers:
-        racer.join(60)
+        racer.join(300)
         assert racer.exitcode == 0
     found = trials(tmp_path)
     assert len(counted(found)) == 25
