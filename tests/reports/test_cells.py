@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 
 from ecgexp import CONF
 from ecgexp.cli import register_resolvers
+from ecgexp.composition import plan
 from ecgexp.config import plain
 from ecgexp.errors import UserError
 from ecgexp.reports import paper
@@ -213,19 +215,36 @@ def composed(overrides, *search):
         [],
     ],
 )
-def test_best_yaml_composes_to_what_the_trial_was_trained_with(overrides, tmp_path):
+@pytest.mark.parametrize("searched", [False, True])
+def test_best_yaml_composes_to_what_the_trial_was_trained_with(overrides, searched, tmp_path):
     wanted = composed(overrides)
     params = {key: str(value) for key, value in flatten(wanted)}
     run = SimpleNamespace(data=SimpleNamespace(tags={"overrides": json.dumps(overrides)}, params=params))
     (tmp_path / "experiment").mkdir()
-    text = experiment_file(run, "Best of\nsweep: 0.5")
+    text = experiment_file(run, "Best of\nsweep: 0.5", searched)
     (tmp_path / "experiment" / "best.yaml").write_text(text)
     assert text.startswith("# @package _global_\n# Best of sweep: 0.5\n")
     assert composed(["experiment=best"], f"hydra.searchpath=[file://{tmp_path}]") == wanted
+
+
+@pytest.mark.parametrize(("experiment", "searched"), [("leandro2023", False), ("giraldi2025_cnn", True)])
+def test_best_yaml_is_varied_by_nothing_but_the_command_line(experiment, searched, tmp_path):
+    overrides = [f"experiment={experiment}", "lr=0.5"]
+    run = SimpleNamespace(data=SimpleNamespace(tags={"overrides": json.dumps(overrides)}, params={}))
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "best.yaml").write_text(experiment_file(run, "x", searched))
+    register_resolvers()
+    words = ["--config-dir", str(tmp_path), "-m", "experiment=best", "seed=0,1,2"]
+    asked = plan(CONF, get_args_parser().parse_args(words))
+    assert sorted(cfg.seed for cfg in asked.configurations) == [0, 1, 2]
+    if searched:
+        assert (asked.search.n_trials, list(asked.search.axes)) == (3, ["seed"])
+    else:
+        assert [sorted(cell) for cell in asked.cells] == [["experiment=best", f"seed={seed}"] for seed in range(3)]
 
 
 def test_what_a_file_cannot_say_is_said_in_it():
     run = SimpleNamespace(
         data=SimpleNamespace(tags={"overrides": '["~trainer.devices", "lr=0.1"]'}, params={"lr": "0.1"})
     )
-    assert "# Cannot be said in a file, add it: ~trainer.devices" in experiment_file(run, "x")
+    assert "# Cannot be said in a file, add it: ~trainer.devices" in experiment_file(run, "x", searched=False)

@@ -11,8 +11,11 @@ from mlflow.entities import Run as MlflowRun
 from omegaconf import OmegaConf
 
 
-def experiment_file(run: MlflowRun, title: str) -> str:
+def experiment_file(run: MlflowRun, title: str, searched: bool) -> str:
     """The overrides of a trial as YAML: ``python -m ecgexp experiment=NAME`` composes what it was trained with.
+
+    With ``-m`` nothing varies but what the command line says, also where the trial's own experiment is a grid or
+    a search.
 
     Parameters
     ----------
@@ -20,6 +23,8 @@ def experiment_file(run: MlflowRun, title: str) -> str:
         A finished trial.
     title : str
         For the comment on top.
+    searched : bool
+        Whether it is one of a search.
     """
     defaults: list[Any] = []
     settings = OmegaConf.create()
@@ -35,6 +40,11 @@ def experiment_file(run: MlflowRun, title: str) -> str:
             defaults.append({place if override.is_add() else f"override {place}": value})
         else:
             OmegaConf.update(settings, key, value, force_add=True)
+    if any(isinstance(name, str) for name in defaults):
+        settings.hydra = {"sweeper": {"params": None}}
+        if searched:
+            grid = {"": "optuna", "/sampler": "grid", "/pruner": "none"}
+            defaults += [{f"override /hydra/sweeper{part}": choice} for part, choice in grid.items()]
     content = {**({"defaults": defaults} if defaults else {})}
     comments = [f"# {' '.join(title.split())}", *(f"# Cannot be said in a file, add it: {line}" for line in removed)]
     body = OmegaConf.to_yaml(OmegaConf.create(content)) if content else ""

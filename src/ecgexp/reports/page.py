@@ -73,7 +73,8 @@ def write_report(folder: Path, study: Study) -> list[str]:
     if study.best is not None:
         (folder / "experiment").mkdir()
         title = f"Best of sweep {study.name}: {study.objective} = {study.best[study.objective]:.4f}"
-        (folder / "experiment" / "best.yaml").write_text(experiment_file(study.run(study.best["run_id"]), title))
+        best = experiment_file(study.run(study.best["run_id"]), title, study.search is not None)
+        (folder / "experiment" / "best.yaml").write_text(best)
     environment = Environment(
         loader=PackageLoader("ecgexp", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
