@@ -85,7 +85,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             base = compose(name, [*searchpath, *begun.values()], return_hydra_config=True)
             _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
             sweeper = base.hydra.sweeper
-            is_search = str(sweeper._target_).endswith(".OptunaSweeper")
+            is_search = _is_search(sweeper)
             listed = parameters(sweeper, parser)
             for override in (*listed, *given):
                 if isinstance(override.value(), IntervalSweep) and not is_search:
@@ -117,7 +117,12 @@ def parameters(sweeper: DictConfig, parser: OverridesParser) -> list[Override]:
     params = sweeper.get("params")
     if not isinstance(params, DictConfig):  # of None there are none, and anything else is refused as a value
         return []
-    return parser.parse_overrides([f"{key!s}={'null' if value is None else value}" for key, value in params.items()])
+    nothing = "null" if _is_search(sweeper) else None  # which Hydra's own sweeper passes on as the word None
+    return parser.parse_overrides([f"{key!s}={nothing if value is None else value}" for key, value in params.items()])
+
+
+def _is_search(sweeper: DictConfig) -> bool:
+    return str(sweeper._target_).endswith(".OptunaSweeper")
 
 
 def _check_launcher(launcher: DictConfig, name: str) -> None:

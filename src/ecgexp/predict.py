@@ -44,7 +44,6 @@ is then 1. Not for diagnosis.
 KEYS = ("run", "record", "format", "plot", "trust", *TRACKING)
 PICTURES = (".png", ".pdf", ".svg")
 DPI = 150
-BATCH = 64
 
 
 def main() -> None:
@@ -77,9 +76,11 @@ def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np
     import numpy as np
     import torch
 
+    from ecgexp.lit.data import evaluation_batch
+
     signals = torch.from_numpy(np.stack([reading.signal.T for reading in readings]))
     with torch.no_grad():
-        probabilities = torch.cat([trained.net(batch) for batch in signals.split(BATCH)])
+        probabilities = torch.cat([trained.net(batch) for batch in signals.split(evaluation_batch(signals.device))])
     if not torch.isfinite(probabilities).all():
         raise UserError(f"The net of {trained.name} gives no finite probabilities: choose another run.")
     return probabilities.numpy()

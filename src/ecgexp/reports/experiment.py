@@ -43,8 +43,11 @@ def experiment_file(run: MlflowRun, title: str, searched: bool) -> str:
     if any(isinstance(name, str) for name in defaults):
         settings.hydra = {"sweeper": {"params": None}}
         if searched:
-            grid = {"": "optuna", "/sampler": "grid", "/pruner": "none"}
-            defaults += [{f"override /hydra/sweeper{part}": choice} for part, choice in grid.items()]
+            defaults += [
+                {"override /hydra/sweeper": "optuna"},
+                {"override /hydra/sweeper/sampler": "grid"},
+                {"override /hydra/sweeper/pruner": "none"},
+            ]
     content = {**({"defaults": defaults} if defaults else {})}
     comments = [f"# {' '.join(title.split())}", *(f"# Cannot be said in a file, add it: {line}" for line in removed)]
     body = OmegaConf.to_yaml(OmegaConf.create(content)) if content else ""
