@@ -15,7 +15,9 @@ from ecgexp.tracking.heartbeat import SILENCE
 
 pytestmark = pytest.mark.slow
 
-SWEEP = ("-m", *LINEAR, "max_epochs=60", "early_stopping.patience=null", "scheduler=none", "lr=0.01")
+SWEEP = ("-m", *LINEAR, "early_stopping.patience=null", "scheduler=none", "lr=0.01")
+SHORT = (*SWEEP, "max_epochs=60")
+ENDLESS = (*SWEEP, "max_epochs=1000000")
 OTHER = (*LINEAR, "max_epochs=1")
 
 
@@ -33,8 +35,8 @@ def elsewhere(tmp_path) -> Path:
 
 
 def begun(folder: Path, python: Path, *words: str) -> subprocess.Popen[str]:
-    """A sweep on another machine whose first trial has finished an epoch."""
-    process = start(folder, *SWEEP, *words, python=python)
+    """A sweep on another machine whose first trial has finished an epoch, and goes on."""
+    process = start(folder, *words, python=python)
     until(lambda: any((folder / "mlruns" / "checkpoints").glob("*/last.ckpt")), process)
     return process
 
@@ -48,7 +50,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def test_what_a_dead_machine_left_running_is_ended_and_gone_on_with(tmp_path, elsewhere):
-    kill(begun(tmp_path, elsewhere))
+    kill(begun(tmp_path, elsewhere, *SHORT))
     left = [run.info.run_id for run in all_runs(tmp_path)]
     client = store_client(tmp_path)
 
@@ -62,15 +64,15 @@ def test_what_a_dead_machine_left_running_is_ended_and_gone_on_with(tmp_path, el
         client.set_tag(run_id, "heartbeat", time.time() - SILENCE - 1)
     ecgexp(tmp_path, *OTHER).expect()
     assert statuses() == ["KILLED"] * 2
-    ecgexp(tmp_path, *SWEEP).expect()
+    ecgexp(tmp_path, *SHORT).expect()
     assert statuses() == ["FINISHED"] * 2
     assert only(trials(tmp_path)).data.tags["attempts"] == "2"
 
 
 def test_a_sweep_that_runs_on_another_machine_is_not_started_a_second_time(tmp_path, elsewhere):
     uri = f"tracking.uri=sqlite:///{tmp_path / 'shared.db'}"  # nothing else is shared
-    process = begun(tmp_path / "there", elsewhere, uri)
-    refused = ecgexp(tmp_path / "here", *SWEEP, uri).expect(1)
+    process = begun(tmp_path / "there", elsewhere, *ENDLESS, uri)
+    refused = ecgexp(tmp_path / "here", *ENDLESS, uri).expect(1)
     assert "running already on elsewhere" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
     kill(process)
