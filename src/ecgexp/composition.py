@@ -22,7 +22,7 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig, open_dict
 
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, said
 
 if TYPE_CHECKING:
     from ecgexp.sweeps.search import Search
@@ -166,8 +166,8 @@ def _sentence(error: HydraException) -> str:
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
         options = re.findall(r"^\t(\S+)$", text, re.M)
         return f"There is no {found[1]}={found[2]}: choose one of {', '.join(options)}."
-    cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
-    first = text.splitlines()[0].rstrip(".")
+    cause = f" ({said(error.__cause__)})" if error.__cause__ else ""
+    first = said(error).rstrip(".")
     if isinstance(error, OverrideParseException):
         return f"{first}: write KEY=VALUE, in quotes where the shell or Hydra would read the value otherwise."
     if isinstance(error, ConfigCompositionException):

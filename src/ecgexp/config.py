@@ -12,7 +12,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, said
 from ecgexp.metrics.names import COSTS, is_metric_name, macro_f1_name
 
 # What a net needs to know of a dataset: part of every dataset's config, passed to its constructor only
@@ -96,7 +96,7 @@ def check(cfg: DictConfig) -> None:
     except MissingMandatoryValue as error:
         raise UserError(f"Config key '{error.full_key}' has no default: set it, {error.full_key}=VALUE.") from error
     except OmegaConfBaseException as error:
-        message = str(error).splitlines()[0].rstrip(".")
+        message = said(error).rstrip(".")
         raise UserError(f"Config key '{error.full_key}' cannot be resolved: {message}.") from error
     validated(_Trial, values)
     _check_component("dataset", values["dataset"])

@@ -6,7 +6,11 @@ class UserError(Exception):
     """
 
 
-def first_line(error: BaseException | None) -> str:
+def said(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def first_line(error: BaseException) -> str:
     """What an error says, in one line: with its kind where it is no `UserError`."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    return said(error) if isinstance(error, UserError) else f"{type(error).__name__}: {said(error)}"

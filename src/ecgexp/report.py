@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, said
 from ecgexp.words import TRACKING, place_of_runs, read_words
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
             sweeps.extend(page)
             token = page.token or ""
     except MlflowException as error:
-        raise UserError(f"The MLflow store {store.uri} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UserError(f"The MLflow store {store.uri} cannot be used: {said(error)}") from error
     sweeps.sort(key=lambda run: (run.info.end_time or float("inf"), run.info.start_time))
     if not sweeps:
         raise UserError(f"There is no sweep in {store.uri}: python -m ecgexp -m KEY=VALUE,VALUE makes one.")
@@ -279,7 +279,7 @@ def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
         else:
             store.client.log_artifacts(run_id, str(folder), place)
     except (MlflowException, OSError) as error:
-        print(f"The report could not be put into run {run_id}: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"The report could not be put into run {run_id}: {said(error)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

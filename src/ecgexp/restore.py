@@ -34,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from ecgexp.datasets.base import Dataset
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, said
 from ecgexp.lit.module import Network, output_layer
 from ecgexp.tracking.store import PatientClient, Store
 from ecgexp.training import instantiate_group
@@ -189,7 +189,7 @@ def find_run(run_id: str, root: str | Path, uri: str | None) -> tuple[Store, Mlf
             raise UserError(
                 f"There is no run {run_id} in {store.uri}: take an id from results.csv or the UI."
             ) from error
-        raise UserError(f"The MLflow store {store.uri} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UserError(f"The MLflow store {store.uri} cannot be used: {said(error)}") from error
     tags = run.data.tags
     if tags.get("kind") == "sweep":
         best = tags.get("best_run_id")
@@ -222,7 +222,7 @@ def run_folder(store: Store, run_id: str) -> Iterator[Path]:
                 if name in there:
                     store.client.download_artifacts(run_id, name, folder)
         except (MlflowException, OSError) as error:
-            raise UserError(f"The artifacts of run {run_id} cannot be read: {str(error).splitlines()[0]}") from error
+            raise UserError(f"The artifacts of run {run_id} cannot be read: {said(error)}") from error
         yield Path(folder)
 
 
@@ -265,7 +265,7 @@ def read_config(path: Path) -> DictConfig:
         cfg = OmegaConf.load(path)
         text = OmegaConf.to_yaml(cfg, resolve=False)  # as loaded: YAML has other ways to write the same
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+        raise UserError(f"{path} cannot be read: {said(error)}.") from error
     if "${" in text:  # a run logs its configuration resolved
         raise UserError(f"{path} holds an interpolation '${{...}}', which no run writes: it was tampered with.")
     if not isinstance(cfg, DictConfig) or not isinstance(cfg.get("model"), DictConfig):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ecgexp.config import DATA_KEYS, DATA_SHAPE, accepts, locate, objectives, plain
 from ecgexp.datasets.base import Dataset, Split, SplitName
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, said
 from ecgexp.lit.callbacks import Checkpoints, History, Patience, Pruning, progress
 from ecgexp.lit.compiled import compiles
 from ecgexp.lit.data import Batches, ECGDataModule, evaluation_batch
@@ -244,7 +244,7 @@ def instantiate_group(group: str, component: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from error
-        message = str(cause).splitlines()[0].rstrip(".")
+        message = said(cause).rstrip(".")
         kind = type(cause).__name__
         raise UserError(f"Config group '{group}' cannot be built: {kind}: {message}.") from error
 
@@ -335,7 +335,7 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
             **settings,
         )
     except (ValueError, RuntimeError) as error:
-        message = str(error).splitlines()[0].rstrip(".")
+        message = said(error).rstrip(".")
         raise UserError(f"Config group 'trainer' cannot be used on this machine: {message}.") from error
 
 

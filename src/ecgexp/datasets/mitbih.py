@@ -18,7 +18,7 @@ from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.datasets.cache import cache_key, cached_array, create_array
 from ecgexp.datasets.records import RecordError, read_leads, read_record
 from ecgexp.datasets.splits import choose_patients, stratified_classes
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, said
 
 logger = logging.getLogger(__name__)
 
@@ -456,7 +456,7 @@ def _read_table(table: Path, path: Path) -> dict[str, Any]:
         classes = target.to_numpy(dtype=np.float64)
         values = read.drop(columns=target.name).to_numpy(dtype=np.float32)
     except (ValueError, OSError) as error:  # pandas' and pyarrow's parser errors, and text where numbers should be
-        raise UserError(f"The table {table} cannot be read ({str(error).splitlines()[0]}): restore it.") from error
+        raise UserError(f"The table {table} cannot be read ({said(error)}): restore it.") from error
     if values.shape[1] != LONGEST:
         raise UserError(
             f"The table {table} has {values.shape[1] + 1} columns where {LONGEST} samples and a class are expected: "

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, said
 from ecgexp.reports.uncertainty import AUROC, Uncertainty, bootstrap
 
 RESAMPLES = 1000
@@ -85,7 +85,7 @@ def read_predictions(path: Path, threshold: float, multiclass: bool = False) -> 
             table["patient"].to_numpy(dtype=str) if "patient" in table else None,
         )
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or holds no predictions: {str(error).splitlines()[0]}.") from error
+        raise UserError(f"{path} is damaged or holds no predictions: {said(error)}.") from error
 
 
 def compare_trials(

@@ -25,7 +25,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, said
 from ecgexp.tracking.heartbeat import SILENCE, is_alive, process_tags
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def open_storage(place: str) -> BaseStorage:
         lock.release()
         return JournalStorage(JournalFileBackend(str(path), lock))
     except (OSError, ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
-        first = str(error).strip().splitlines()[0]
+        first = said(error)
         shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", place)
         raise UserError(f"The study's storage {shown} (hydra.sweeper.storage) cannot be used: {first}") from error
 

@@ -101,10 +101,10 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._heartbeat.__exit__(kind, error, trace)
-        if _stopped(kind):
+        if _stopped(error):
             self.store.hurry()
         try:
-            self._end(kind, error, trace)
+            self._end(error)
         except StoreAway as problem:
             if kind is None:
                 raise
@@ -151,16 +151,16 @@ class Run:
                 self.store.client.delete_run(twin.info.run_id)
         return run_id
 
-    def _end(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         if self.status is not None:
             status = self.status
-        elif kind is None:
+        elif error is None:
             status = "FINISHED"
-        elif _stopped(kind):
+        elif _stopped(error):
             status = "KILLED"
         else:
             status = "FAILED"
-            text = "".join(traceback.format_exception(kind, error, trace))
+            text = "".join(traceback.format_exception(error))
             record_failure(self.store, self.id, first_line(error), text)
         self.store.client.set_terminated(self.id, status)
 
@@ -203,14 +203,14 @@ class EpochLog:
             self._monitor.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         if self._monitor is not None:
             self._monitor.finish()
         self._queue.put(None)
-        if _stopped(kind):
+        if _stopped(error):
             self._run.store.hurry()
         patience = self._run.store.client.patience
-        self._thread.join(HASTE if _stopped(kind) else patience)
+        self._thread.join(HASTE if _stopped(error) else patience)
         if kind is None and self._error is not None:
             raise self._error
         if kind is None and self._thread.is_alive():
@@ -261,9 +261,9 @@ def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:
     return [Metric(key, float(value), now, step) for key, value in metrics.items()]
 
 
-def _stopped(kind: type[BaseException] | None) -> bool:
+def _stopped(error: BaseException | None) -> bool:
     """Whether to leave at once: the process was told to, or the store was waited for already."""
-    return kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit, StoreAway))
+    return isinstance(error, (KeyboardInterrupt, SystemExit, StoreAway))
 
 
 def record_failure(store: Store, run_id: str, sentence: str, details: str) -> None:

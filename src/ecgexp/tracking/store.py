@@ -22,7 +22,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, said
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class PatientClient(MlflowClient):
                         "The MLflow store %s does not answer: trying again for up to %.0f s (tracking.patience). %s",
                         self.tracking_uri,
                         self.patience,
-                        str(error).splitlines()[0],
+                        said(error),
                     )
                 told = True
                 time.sleep(RETRY_AFTER)
@@ -231,7 +231,7 @@ def open_store(tracking: Any, known: bool = False) -> Store:
                 experiment_id = experiment.experiment_id
     except (OSError, MlflowException, SQLAlchemyError) as error:
         key = "tracking.uri" if tracking.uri else "tracking.root"
-        raise UserError(f"The MLflow store {uri} ({key}) cannot be used: {str(error).splitlines()[0]}") from error
+        raise UserError(f"The MLflow store {uri} ({key}) cannot be used: {said(error)}") from error
     if experiment is not None and experiment.lifecycle_stage == LifecycleStage.DELETED:
         raise UserError(
             f"The MLflow experiment '{tracking.experiment}' was deleted: choose another tracking.experiment, or bring "
