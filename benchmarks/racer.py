@@ -1,6 +1,6 @@
 """One contestant of `benchmarks.train`, in a process of its own: an epoch each time a line comes in.
 
-After each epoch it prints a line of JSON: seconds of training, seconds of evaluation.
+After each epoch it prints a line of JSON: seconds of training, of evaluation, and of all until the next epoch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,14 @@ def _gate(out: Any, times: dict[str, float] | None) -> None:
         raise EOFError
 
 
-def ours(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
-    """What a trial of ecgexp does in an epoch, without tracking."""
+def ours(
+    settings: dict[str, Any],
+    arrays: Arrays,
+    gate: Callable[[dict[str, float] | None], None],
+    log: Callable[[list[dict[str, float]]], None] = lambda epochs: None,
+    callbacks: Sequence[Any] = (),
+) -> None:
+    """What a trial of ecgexp does in an epoch, without tracking unless given."""
     import pytorch_lightning as pl
     import torch
     from torch import nn
@@ -67,10 +73,12 @@ def ours(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, flo
             return Split(signals, rows, targets.astype(np.uint8), ids, ids)
 
     class Clock(pl.Callback):
-        trained: float = 0.0
+        begun = trained = 0.0
+        times: dict[str, float]
 
         def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-            gate(self.times if trainer.current_epoch else None)
+            whole = {"whole": time.perf_counter() - self.begun} if trainer.current_epoch else {}
+            gate({**self.times, **whole} if whole else None)
             _wait(trainer)
             self.begun = time.perf_counter()
 
@@ -95,21 +103,36 @@ def ours(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, flo
         "epoch",
         "val/loss",
         dataset.label_names,
-        0.5,
-        settings["batch_size"] if settings["compile"] and torch.cuda.is_available() else None,
+        threshold=0.5,
+        compile_for=settings["batch_size"] if settings["compile"] and torch.cuda.is_available() else None,
     )
     trainer = pl.Trainer(
         max_epochs=-1,
         precision={"fp32": "32-true", "bf16": "bf16-mixed"}[settings["precision"]],
-        callbacks=[History(lambda epochs: None), Clock()],
+        callbacks=[History(log), *callbacks, Clock()],
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=bool(callbacks),
         enable_model_summary=False,
         enable_progress_bar=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
     trainer.fit(module, ECGDataModule(dataset, settings["batch_size"], seed=0, memory_budget=200.0))
+
+
+def tracked(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
+    """All that a trial of ecgexp does in an epoch: checkpoints, MLflow and the machine's own metrics too."""
+    from omegaconf import OmegaConf
+
+    from ecgexp import CONF
+    from ecgexp.lit.callbacks import Checkpoints
+    from ecgexp.tracking.run import EpochLog, Run
+    from ecgexp.tracking.store import open_store
+
+    tracking = OmegaConf.load(CONF / "tracking" / "local.yaml")
+    tracking.root = settings["folder"]
+    with Run(open_store(tracking), "race", {"kind": "trial"}) as run, EpochLog(run, system_metrics=True) as log:
+        ours(settings, arrays, gate, log, [Checkpoints(run.scratch, "val/loss", "min")])
 
 
 def bare(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
@@ -134,7 +157,8 @@ def bare(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, flo
         with torch.no_grad():
             for rows in torch.arange(len(signals)).split(64):
                 net(signals[rows].transpose(1, 2))
-        times = {"train": trained - begun, "evaluate": time.perf_counter() - trained}
+        evaluated = time.perf_counter()
+        times = {"train": trained - begun, "evaluate": evaluated - trained, "whole": evaluated - begun}
 
 
 def plain(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
@@ -226,7 +250,7 @@ def uncompiled(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[st
     ours({**settings, "compile": False}, arrays, gate)
 
 
-CONTESTANTS = {"ours": ours, "uncompiled": uncompiled, "bare": bare, "plain": plain, "keras": keras}
+CONTESTANTS = {"ours": ours, "uncompiled": uncompiled, "tracked": tracked, "bare": bare, "plain": plain, "keras": keras}
 
 if __name__ == "__main__":
     main()
