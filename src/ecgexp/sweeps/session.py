@@ -168,11 +168,14 @@ class _Plan:
         from ecgexp.sweeps.study import open_storage
 
         name = self.search.config.study
-        if any(study.study_name == name for study in open_storage(self.search.config.storage).get_all_studies()):
-            raise UserError(
-                f"The study {name} is there already, and resume=false is to begin another one: "
-                "give hydra.sweeper.study another name, or leave it out."
-            )
+        try:
+            open_storage(self.search.config.storage).get_study_id_from_name(name)
+        except KeyError:
+            return
+        raise UserError(
+            f"The study {name} is there already, and resume=false is to begin another one: "
+            "give hydra.sweeper.study another name, or leave it out."
+        )
 
     def study(self, store: Store, parent: str) -> tuple[str, str]:
         """Storage and name of the search's study."""
