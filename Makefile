@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# Of this many processes each trains on one thread, so that they do not trample each other.
-JOBS ?= 2
+# Test processes, each of which trains on one thread; what they wait for leaves room for three on two cores.
+JOBS ?= 3
 DATASET ?= ptbxl
 RATE ?=
 ARGS ?= optimizer=sgd,adam lr=0.001,0.01
