@@ -27,6 +27,7 @@ def matrices(runs: int) -> list[Figure]:
     for records, labels in ((2_000, 5), (20_000, 5), (20_000, 71)):
         probabilities, targets = _outputs(records, labels)
         predicted, true = (probabilities > 0.5).numpy().astype(int), targets.numpy().astype(int)
+        mlcm(probabilities, targets, labels)
         ours, theirs = alternate(
             runs if labels == 5 else 1,
             lambda p=probabilities, t=targets, n=labels: seconds(lambda: mlcm(p, t, n)),

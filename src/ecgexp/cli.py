@@ -109,6 +109,8 @@ def _run(args: argparse.Namespace) -> None:
     asked = plan(CONF, args)
     for cfg in asked.configurations:
         check(cfg)
+        if asked.search is not None:
+            asked.search.check_together(cfg)
     if asked.local:
         from ecgexp.training import check_device
 

@@ -238,7 +238,8 @@ def _check_metric(key: str, value: str, prefixes: tuple[str, ...], multiclass: b
         records = "records with exactly one label each" if multiclass else "multi-label records"
         raise UserError(
             f"Config key '{key}' is '{value}', which no trial measures on {records}: "
-            f"it is {starts} and a metric, such as '{prefixes[-1]}{macro_f1_name(multiclass)}'."
+            f"it is {starts} and a metric, such as '{prefixes[-1]}{macro_f1_name(multiclass)}'"
+            + (f", or beside that one of {', '.join(COSTS)}." if key == "objective" else ".")
         )
 
 

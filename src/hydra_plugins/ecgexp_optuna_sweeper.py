@@ -87,7 +87,7 @@ class OptunaSweeper(Sweeper):
                 "The study's storage (hydra.sweeper.storage) stopped answering: once it does, the same command goes on."
             ) from error
         if failed:
-            raise TrialFailed(f"{failed} trials of the search failed.")
+            raise TrialFailed(f"{failed} trial{'s' * (failed != 1)} of the search failed.")
         return returns
 
     def _workers(self, asked: int | None) -> int:

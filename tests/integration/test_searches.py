@@ -264,8 +264,10 @@ def test_a_setting_that_is_proposed_again_is_a_trial_that_is_not_trained_again(t
 def test_several_objectives_have_a_front_in_the_report(tmp_path, monkeypatch):
     objective = "objective=[best/val/mlcm_f1_macro,parameters]"
     space = ("model.width=range(2,9,2)", LR)
-    words = (*SEARCH, *NET, "max_epochs=1", objective, *space, "hydra/sweeper/sampler=nsgaii", *sweeper(n_trials=6))
-    ecgexp(tmp_path, *words).expect()
+    rest = (*space, "hydra/sweeper/sampler=nsgaii", "sweep.name=front", *sweeper(n_trials=6))
+    words = (*SEARCH, *NET, "max_epochs=1", objective, *rest)
+    done = ecgexp(tmp_path, *words).expect()
+    assert " parameters " in done.stdout
     assert all(len(trial.values) == 2 for trial in study_of(tmp_path))
     sizes = {run.data.params["model.width"]: run.data.metrics["parameters"] for run in trials(tmp_path)}
     assert {trial.params["model.width"]: trial.values[1] for trial in study_of(tmp_path)} == {
@@ -276,6 +278,11 @@ def test_several_objectives_have_a_front_in_the_report(tmp_path, monkeypatch):
     assert "Pareto" in page
     refused = ecgexp(tmp_path, *words, "hydra/sweeper/pruner=median").expect(1)
     assert "cannot prune" in only(refused.stderr.strip().splitlines())
+    before = only(parents(tmp_path))
+    refused = ecgexp(tmp_path, *SEARCH, *NET, "max_epochs=1", "objective=best/val/loss", *rest).expect(1)
+    assert "directions" in only(refused.stderr.strip().splitlines())
+    assert not refused.stdout
+    assert only(parents(tmp_path)).data == before.data, "what is refused changes nothing"
 
 
 def test_the_report_shows_what_the_search_did(tmp_path, monkeypatch):

@@ -145,10 +145,10 @@ def test_the_warnings_of_the_data_stand_below_the_table(sweep, tmp_path):
         sweep.store.client.set_tag(sweep.trial(f"lr={lr}", f1=0.5), "warning", "It flatters.")
     sweep.trial("lr=0.3", f1=0.5)
     results = sweep.results()
-    write_sweep_report(tmp_path, results, ["lr"], OBJECTIVE)
+    write_sweep_report(tmp_path, results, ["lr"], [OBJECTIVE])
     lines = (tmp_path / "table.txt").read_text().splitlines()
     assert len(lines) == 5 and lines[4] == "It flatters."
-    assert lines == sweep_table(results, ["lr"], OBJECTIVE).splitlines()
+    assert lines == sweep_table(results, ["lr"], [OBJECTIVE]).splitlines()
     assert results["warning"].tolist() == ["It flatters.", "It flatters.", ""]
 
 
@@ -157,9 +157,9 @@ def test_without_a_finished_trial_there_is_a_table_but_no_best(sweep, tmp_path):
     sweep.trial("lr=0.2", status="KILLED")
     results = sweep.results()
     assert best_trial(results, OBJECTIVE) is None
-    lines = cells(sweep_table(results, ["lr"], OBJECTIVE))
+    lines = cells(sweep_table(results, ["lr"], [OBJECTIVE]))
     assert ["failed" in lines[1], "killed" in lines[2]] == [True, True]
-    write_sweep_report(tmp_path, results, ["lr"], OBJECTIVE)
+    write_sweep_report(tmp_path, results, ["lr"], [OBJECTIVE])
     assert (tmp_path / "table.txt").is_file()
     assert not (tmp_path / "heat_map.png").exists()
 
@@ -170,7 +170,7 @@ def test_the_table_shows_each_trial_and_marks_the_best(sweep):
     sweep.trial("optimizer=adam", "lr=0.1", status="FAILED", error="broke")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        lines = cells(sweep_table(sweep.results(), ["optimizer", "lr"], OBJECTIVE))
+        lines = cells(sweep_table(sweep.results(), ["optimizer", "lr"], [OBJECTIVE]))
     assert lines[0] == ["trial", "optimizer", "lr", "status", "val/mlcm_f1_macro", "val/auroc_macro"]
     assert lines[1] == ["0", "sgd", "0.001", "finished", "0.2500", "0.7000"]
     assert lines[2] == ["*", "1", "adam", "0.01", "finished", "0.5000", "0.8000"]
@@ -179,7 +179,7 @@ def test_the_table_shows_each_trial_and_marks_the_best(sweep):
 
 def test_a_diverged_trial_is_called_so(sweep):
     sweep.trial("lr=1e30", f1=0.0, diverged=True)
-    assert "diverged" in sweep_table(sweep.results(), [], OBJECTIVE)
+    assert "diverged" in sweep_table(sweep.results(), [], [OBJECTIVE])
 
 
 def test_the_grid_has_the_values_of_the_command_line_in_their_order_and_averages_repetitions(sweep):
@@ -199,7 +199,7 @@ def test_a_heat_map_is_drawn_over_any_number_of_swept_keys(sweep, tmp_path, keys
     for number in range(2 ** len(keys)):
         values = [f"{key}={number >> place & 1}" for place, key in enumerate(keys)]
         sweep.trial(*values, f1=number / 10)
-    write_sweep_report(tmp_path, sweep.results(), swept_keys(sweep.results()), OBJECTIVE)
+    write_sweep_report(tmp_path, sweep.results(), swept_keys(sweep.results()), [OBJECTIVE])
     assert (tmp_path / "heat_map.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -213,7 +213,7 @@ def test_a_heat_map_leaves_missing_combinations_empty(sweep):
 def test_results_are_written_as_they_are(sweep, tmp_path):
     sweep.trial("lr=0.1", "optimizer=sgd", f1=0.5)
     sweep.trial("lr=0.2", "optimizer=sgd", status="FAILED", error="ValueError: a, b")
-    write_sweep_report(tmp_path, sweep.results(), ["lr"], OBJECTIVE)
+    write_sweep_report(tmp_path, sweep.results(), ["lr"], [OBJECTIVE])
     table = pd.read_csv(tmp_path / "results.csv")
     assert list(table["lr"]) == [0.1, 0.2]
     assert list(table["status"]) == ["FINISHED", "FAILED"]

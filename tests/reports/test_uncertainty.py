@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
 from ecgexp.errors import UserError
 from ecgexp.metrics import classification_metrics
@@ -276,7 +276,7 @@ def test_draws_of_classes_are_the_scores_of_records_repeated_one_by_one(smallest
     result = bootstrap(
         trials, targets, patients, names, resamples=60, seed=2, multiclass=True, smallest_class=smallest_class
     )
-    assert list(result.scores) == ["f1_macro", "auroc_macro"]
+    assert list(result.scores) == ["f1_macro", "recall_macro", "auroc_macro"]
     mask = np.isin(range(4), counted)
     weights = resample_patients(targets, patients, names, 60, seed=2, counted=mask).weights
     assert (weights @ targets > 0)[:, counted].all()
@@ -286,8 +286,9 @@ def test_draws_of_classes_are_the_scores_of_records_repeated_one_by_one(smallest
             rows = np.repeat(np.arange(160), row)
             true, known = targets[rows], np.nan_to_num(trial[rows], nan=0.0)
             f1 = f1_score(true.argmax(axis=1), predicted[rows], labels=counted, average="macro", zero_division=0)
+            recall = recall_score(true.argmax(axis=1), predicted[rows], labels=counted, average="macro")
             auroc = np.mean([roc_auc_score(true[:, k], known[:, k]) for k in counted])
-            for name, expected in (("f1_macro", f1), ("auroc_macro", auroc)):
+            for name, expected in (("f1_macro", f1), ("recall_macro", recall), ("auroc_macro", auroc)):
                 score = result.scores[name]
                 found = score.values[number] if draw == 0 else score.draws[draw - 1, number]
                 assert found == pytest.approx(expected, abs=1e-9)

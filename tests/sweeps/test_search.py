@@ -82,6 +82,34 @@ def test_what_cannot_be_searched_is_refused_in_one_sentence(settings, named):
     assert named in refused(*SPACE, "net=a,b", **settings)
 
 
+def test_what_a_class_says_of_its_arguments_is_passed_on():
+    assert "lower" in refused(*SPACE, pruner="threshold")
+    assert "nonsense" in refused(*SPACE, sampler={"_target_": "optuna.samplers.TPESampler", "nonsense": 1})
+    assert "no_such_module" in refused(*SPACE, space="no_such_module.space")
+
+
+def test_an_unknown_tag_is_refused():
+    assert "'logg'" in refused("lr=tag(logg, interval(0.1, 1))")
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        ["model.hidden=int(interval(32,40))"],
+        ["model.hidden=range(32,48,4)", "model.heads=4,8"],
+        ["model.hidden=32,42"],
+    ],
+)
+def test_a_space_with_hidden_sizes_that_the_heads_do_not_divide_is_refused(space):
+    net = {"_target_": "ecgexp.models.Recurrent", "hidden": 32, "heads": 4}
+    with pytest.raises(UserError, match="cannot be shared equally") as error:
+        read(*space).check_together(OmegaConf.create({"model": net}))
+    assert is_one_sentence(str(error.value).replace(". ", "; ", 1))
+    fine = read("model.hidden=range(32,49,8)", "model.heads=4,8", "lr=interval(0.1,1)")
+    fine.check_together(OmegaConf.create({"model": net}))
+    read(*space).check_together(OmegaConf.create({"model": {"_target_": "ecgexp.models.Linear"}}))
+
+
 def test_a_search_without_anything_to_search_is_refused():
     assert "nothing to search" in refused("lr=0.1")
 
@@ -237,6 +265,14 @@ def test_a_study_with_other_values_to_choose_from_is_refused(tmp_path, change):
         other.prepare()
     assert is_one_sentence(str(error.value))
     assert "size" in str(error.value)
+
+
+def test_a_study_goes_on_with_the_settings_that_it_began_with_wherever_they_are_kept(tmp_path):
+    worker(read(*SPACE, "max_epochs=2", "dataset.root=here", n_trials=1), tmp_path).prepare()
+    worker(read(*SPACE, "dataset.root=there", "max_epochs=2", "trainer=gpu", n_trials=2), tmp_path).prepare()
+    with pytest.raises(UserError, match="max_epochs=2, not with max_epochs=3") as error:
+        worker(read(*SPACE, "max_epochs=3", n_trials=2), tmp_path).prepare()
+    assert is_one_sentence(str(error.value))
 
 
 def _race(folder: Path, n_trials: int, gate: multiprocessing.Barrier) -> None:

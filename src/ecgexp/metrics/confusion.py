@@ -226,13 +226,28 @@ def _format(preds: Tensor, target: Tensor, threshold: float) -> tuple[Tensor, Te
 def _update(predicted: Tensor, true: Tensor, rule: Rule) -> Tensor:
     labels = true.shape[1]
     matrix = torch.zeros(labels + 1, labels + 1, dtype=torch.int64, device=true.device)
-    chunks = zip(predicted.split(_RECORDS_PER_CHUNK), true.split(_RECORDS_PER_CHUNK), strict=True)
-    for chunk in chunks:
-        hit, pairs = _assign(*chunk, rule)
-        matrix.diagonal().add_(hit.sum(dim=1))
+    parts = _combinations(predicted, true)
+    for predicted, true, records in zip(*(part.split(_RECORDS_PER_CHUNK) for part in parts), strict=True):
+        hit, pairs = _assign(predicted, true, rule)
+        matrix.diagonal().add_((hit * records).sum(dim=1).long())
         for rows, columns in pairs:
-            matrix += _count(rows, columns)
+            matrix += _count(rows * records, columns)
     return matrix
+
+
+def _combinations(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted and true labels, and how many records have them: each combination once where these are fewer."""
+    labels = true.shape[1]
+    combinations = 4**labels
+    if combinations >= min(len(true), 2**24):  # from there on float32 does not have all numbers
+        return predicted, true, torch.ones(len(true), device=true.device)
+    powers = 2 ** torch.arange(2 * labels, device=true.device)
+    with torch.autocast(true.device.type, enabled=False):
+        numbers = (torch.cat([predicted, true], dim=1).float() @ powers.float()).long()
+    records = torch.zeros(combinations, dtype=torch.float64, device=true.device)
+    records.scatter_add_(0, numbers, torch.ones_like(numbers, dtype=torch.float64))
+    flags = (torch.arange(combinations, device=true.device)[:, None] & powers) > 0
+    return flags[:, :labels], flags[:, labels:], records
 
 
 def _assign(predicted: Tensor, true: Tensor, rule: Rule) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
@@ -262,7 +277,9 @@ def _masks(flags: Tensor) -> Tensor:
 
 
 def _count(rows: Tensor, columns: Tensor) -> Tensor:
-    """How many records have both the row and the column: int64, (labels + 1, labels + 1)."""
-    # Sums of 0 and 1 in float32 are exact; under mixed precision they would not be.
-    with torch.autocast(rows.device.type, enabled=False):
-        return (rows.float() @ columns.float().T).long()
+    """How many records have both the row and the column: int64, (labels + 1, labels + 1).
+
+    `rows` says how many, as a floating-point number; those of float32 are but as many as it counts exactly.
+    """
+    with torch.autocast(rows.device.type, enabled=False):  # under mixed precision sums would not be exact
+        return (rows @ columns.to(rows.dtype).T).long()

@@ -123,7 +123,7 @@ def _heat_maps(folder: Path, study: Study) -> Iterator[Picture]:
 def _searched(folder: Path, study: Study) -> Iterator[Picture]:
     if study.search is not None:
         names = [objective.removeprefix("best/") for objective in study.objectives]
-        for name, figure, caption in search_figures(study.search, names):
+        for name, figure, caption in search_figures(study.search, names, study.monitor):
             yield _save(folder, f"search_{name}.png", figure, caption, bbox_inches="tight")
 
 

@@ -72,7 +72,7 @@ def read_study(path: Path) -> Study:
     return study
 
 
-def search_figures(study: Study, objectives: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
+def search_figures(study: Study, objectives: Sequence[str], monitor: str) -> Iterator[tuple[str, Any, str]]:
     """Draw what a search did.
 
     Parameters
@@ -81,6 +81,8 @@ def search_figures(study: Study, objectives: Sequence[str]) -> Iterator[tuple[st
         As of `read_study`.
     objectives : sequence of str
         Names of its objectives.
+    monitor : str
+        What its trials reported.
 
     Yields
     ------
@@ -134,6 +136,9 @@ def search_figures(study: Study, objectives: Sequence[str]) -> Iterator[tuple[st
             figure = np.ravel(axes)[0].figure
             if name == "reports":
                 axes.get_legend().remove()  # a line for each trial
+                axes.set_title("")
+                axes.set_xlabel("epoch")
+                axes.set_ylabel(monitor)
                 axes.set_ylim(*_most([value for t in study.trials for value in t.intermediate_values.values()]))
             elif name in ("slices", "parallel"):
                 figure.set_size_inches(max(6.4, 2.4 * len(searched)), 4.2)

@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ecgexp.errors import UserError, said
-from ecgexp.reports.uncertainty import AUROC, Uncertainty, bootstrap
+from ecgexp.metrics.names import macro_f1_name
+from ecgexp.reports.uncertainty import AUROC, RECALL, Uncertainty, bootstrap
 
 RESAMPLES = 1000
 
@@ -141,6 +142,8 @@ def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
 def score_name(objective: str, macro_f1: str) -> str:
     """The bootstrapped score that stands for an objective: itself, or macro F1, which is called `macro_f1`."""
     name = objective.split("/", 2)[2]
+    if macro_f1 == macro_f1_name(True) and name in (RECALL, "balanced_accuracy"):  # the same by its other name
+        return RECALL
     return name if name == AUROC else macro_f1
 
 

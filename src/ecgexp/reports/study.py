@@ -123,6 +123,13 @@ class Study:
         return list(json.loads(self.parents[0].data.tags.get("objectives", f'["{self.objective}"]')))
 
     @cached_property
+    def monitor(self) -> str:
+        """What the trials of a search reported after each epoch, with the sign that they gave it."""
+        name = next((found for run in self.runs if (found := setting(run, "monitor"))), "")
+        same = not name or maximizes(f"best/{name}") == maximizes(self.objective)
+        return name if same else f"\N{MINUS SIGN}{name}"
+
+    @cached_property
     def front(self) -> list[dict[str, Any]]:
         """Trials of a search with several objectives that no other one beats in all of them."""
         if self.search is None or len(self.objectives) < 2:
@@ -265,7 +272,7 @@ class Study:
         trained, at_most = epochs_saved(self.search, longest)
         return [
             f"{said} and pruned {pruned} of them ({pruned / len(self.results):.0%}) after {trained} of the {at_most} "
-            f"epochs that they may have had: at most {at_most - trained} epochs are saved."
+            f"epochs that they may have had, which saves at most {at_most - trained}. What follows is about the others."
         ]
 
     def _said_of_the_others(self) -> list[str]:
@@ -296,8 +303,8 @@ class Study:
                 )
             if score.optimism is not None and score.optimism > 0:
                 said.append(
-                    f"The winner was chosen for being the highest of {len(group.runs)}: its {self.score}{where} of "
-                    f"{score.values.max():.3f} is probably about {score.optimism:.3f} too high for that reason alone."
+                    f"Being the highest of {len(group.runs)}, the {self.score} of {score.values.max():.3f}{where} "
+                    f"is probably about {score.optimism:.3f} too high for that reason alone."
                 )
         if len(self.groups) > 1:
             said.append(

@@ -10,6 +10,7 @@ import pandas as pd
 from mlflow.entities import Run as MlflowRun
 
 from ecgexp.metrics import higher_is_better
+from ecgexp.metrics.names import PARAMETERS
 from ecgexp.reports.figures import heat_map
 from ecgexp.tracking.provenance import WARNING
 from ecgexp.tracking.store import Store
@@ -153,9 +154,9 @@ def warnings_of(results: pd.DataFrame) -> list[str]:
     return [warning for warning in results["warning"].unique().tolist() if warning]
 
 
-def sweep_table(results: pd.DataFrame, keys: list[str], objective: str) -> str:
+def sweep_table(results: pd.DataFrame, keys: list[str], objectives: list[str]) -> str:
     """Table for a terminal: a line per trial, the best one marked; below it the warnings of the data."""
-    wanted = [objective, *(f"best/val/{name}" for name in TABLE_METRICS)]
+    wanted = [*objectives, *(f"best/val/{name}" for name in TABLE_METRICS)]
     metrics = [name for name in dict.fromkeys(wanted) if name in results]
     extra = [name for name in ("epochs", "train_seconds") if name in results]
     table = results[["trial", *keys, "status", *metrics, *extra]].copy()
@@ -165,10 +166,10 @@ def sweep_table(results: pd.DataFrame, keys: list[str], objective: str) -> str:
     for key in keys:
         table[key] = table[key].map(shortened, na_action="ignore")
     for name in metrics:
-        table[name] = table[name].map("{:.4f}".format, na_action="ignore")
+        table[name] = table[name].map(("{:.0f}" if name == PARAMETERS else "{:.4f}").format, na_action="ignore")
     for name in extra:
         table[name] = table[name].map("{:.0f}".format, na_action="ignore")
-    best = best_trial(results, objective)
+    best = best_trial(results, objectives[0])
     table.insert(0, "", ["*" if best is not None and run == best["run_id"] else "" for run in results["run_id"]])
     table = table.rename(columns={name: name.removeprefix("best/") for name in metrics})
     return "\n".join([table.fillna("-").to_string(index=False), *warnings_of(results)])
@@ -185,10 +186,13 @@ def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd
     return ordered.pivot_table(objective, rows, columns, aggfunc="mean", observed=True)
 
 
-def write_sweep_report(folder: Path, results: pd.DataFrame, keys: list[str], objective: str, grid: bool = True) -> None:
+def write_sweep_report(
+    folder: Path, results: pd.DataFrame, keys: list[str], objectives: list[str], grid: bool = True
+) -> None:
     """Write ``results.csv``, ``table.txt`` and, of a grid in which something was measured, ``heat_map.png``."""
     results.to_csv(folder / "results.csv", index=False)
-    (folder / "table.txt").write_text(sweep_table(results, keys, objective) + "\n")
+    (folder / "table.txt").write_text(sweep_table(results, keys, objectives) + "\n")
+    objective = objectives[0]
     if grid and keys and best_trial(results, objective) is not None:
         finished = results[results["status"] == "FINISHED"]
         heat_map(objective_grid(finished, keys, objective), objective).savefig(folder / "heat_map.png", dpi=DPI)

@@ -23,7 +23,7 @@ Bools = NDArray[np.bool_]
 Counts = NDArray[np.uint16]
 Floats = NDArray[np.float64]
 
-AUROC = "auroc_macro"
+AUROC, RECALL = "auroc_macro", "recall_macro"
 
 # A label that a single patient has is absent from 37 % of the draws; ten such labels leave one draw in a hundred.
 _DRAWS_PER_RESAMPLE = 200
@@ -110,8 +110,8 @@ class Uncertainty:
     Attributes
     ----------
     scores : dict of str to ScoreUncertainty
-        By 'mlcm_f1_macro', or 'f1_macro' of records with exactly one label each, and 'auroc_macro'; the latter is
-        absent where no label has both positives and negatives.
+        By 'mlcm_f1_macro', or 'f1_macro' and 'recall_macro' of records with exactly one label each, and 'auroc_macro';
+        the latter is absent where no label has both positives and negatives.
     level : float
         Confidence of each trial's interval, and of all intervals of differences together.
     patients, records, resamples, redraws : int
@@ -137,7 +137,7 @@ def bootstrap(
     multiclass: bool = False,
     smallest_class: int = 1,
 ) -> Uncertainty:
-    """Intervals for macro F1 and AUROC of each trial, and for how far each is from the best.
+    """Intervals for macro F1, recall and AUROC of each trial, and for how far each is from the best.
 
     The scores are those of `ecgexp.metrics.classification_metrics` or, where `multiclass`, `multiclass_metrics`, and
     so is what a NaN counts as. Patients are drawn with replacement and bring all their records; all trials are scored
@@ -205,7 +205,7 @@ def bootstrap(
     everyone = np.ones((1, len(true)), dtype=np.uint16)
     values = np.stack([_score(trial, true, threshold, counted, everyone)[0] for trial in probabilities])
     draws = np.stack([_score(trial, true, threshold, counted, drawn.weights) for trial in probabilities], axis=1)
-    names = (macro_f1_name(multiclass), AUROC)
+    names = (macro_f1_name(multiclass), *([RECALL] if multiclass else []), AUROC)
     defined = [i for i in range(len(names)) if not np.isnan(values[:, i]).any()]
     comparisons = {i: compare(values[:, i], draws[..., i], level) for i in defined}
 
@@ -365,9 +365,10 @@ def _optimism(values: Floats, inside: Floats, outside: Floats) -> float:
 
 
 def _score(probabilities: ArrayLike, true: Bools, threshold: float, counted: Bools | None, weights: Counts) -> Floats:
-    """Macro F1 and AUROC of one trial with weighted records: (resamples, 2); AUROC is NaN where no label has one.
+    """Macro F1, recall and AUROC of one trial with weighted records: (resamples, scores).
 
-    `counted`: the classes that enter where each record has exactly one label, else None.
+    `counted`: the classes that enter where each record has exactly one label, else None, and then there is no
+    recall. AUROC is NaN where no label has one.
     """
     given = np.asarray(probabilities, dtype=np.float32)
     known = np.nan_to_num(given, nan=0.0)
@@ -377,7 +378,7 @@ def _score(probabilities: ArrayLike, true: Bools, threshold: float, counted: Boo
     for block in _blocks(weights):
         areas = [_areas(*curve, block) for curve in curves]
         auroc = np.mean(areas, axis=0) if areas else np.full(block.shape[1], np.nan)
-        blocks.append(np.column_stack([_macro_f1(counts @ block), auroc]))
+        blocks.append(np.column_stack([*_macro(counts @ block, 2 if counted is None else 3), auroc]))
     return np.concatenate(blocks)
 
 
@@ -402,15 +403,16 @@ def _mlcm_f1_counts(known: NDArray[np.float32], true: Bools, threshold: float) -
 
 
 def _f1_counts(given: NDArray[np.float32], true: Bools, counted: Bools) -> Floats:
-    """As `_mlcm_f1_counts`, of the counted classes where each record has exactly one label."""
+    """As `_mlcm_f1_counts`, and the denominators of recall, of classes where each record has exactly one."""
     predicted = predicted_classes(torch.tensor(given)).numpy()[:, None] == np.arange(true.shape[1])
     hits, totals = (predicted & true)[:, counted], (predicted.astype(np.float64) + true)[:, counted]
-    return np.ascontiguousarray(np.hstack([2 * hits, totals]).T, dtype=np.float64)
+    return np.ascontiguousarray(np.hstack([2 * hits, totals, 2 * true[:, counted]]).T, dtype=np.float64)
 
 
-def _macro_f1(sums: Floats) -> Floats:
-    numerators, denominators = np.split(sums, 2)
-    return (numerators / np.maximum(denominators, 1)).mean(axis=0)
+def _macro(sums: Floats, parts: int) -> list[Floats]:
+    """Means over the labels of the numerators, which come first, over each of the denominators."""
+    numerators, *denominators = np.split(sums, parts)
+    return [(numerators / np.maximum(below, 1)).mean(axis=0) for below in denominators]
 
 
 def _curve(known: NDArray[np.float32], true: Bools) -> tuple[csr_array, csr_array]:

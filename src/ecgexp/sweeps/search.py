@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
 import optuna
@@ -15,12 +18,10 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, run_job
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import (
-    CategoricalDistribution,
     FloatDistribution,
-    IntDistribution,
     check_distribution_compatibility,
 )
 from optuna.pruners import NopPruner
@@ -29,10 +30,11 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState
 from pydantic import ConfigDict, Field
 
-from ecgexp.config import Checked, locate, validated
+from ecgexp.config import Checked, locate, plain, validated
 from ecgexp.errors import UserError, first_line
 from ecgexp.sweeps.space import Axis, axes
 from ecgexp.sweeps.study import (
+    FIXED,
     HEARTBEAT,
     SURPLUS,
     Grid,
@@ -50,6 +52,9 @@ from ecgexp.sweeps.study import (
 from ecgexp.tracking.heartbeat import Heartbeat
 
 logger = logging.getLogger(__name__)
+
+# What may differ where a study goes on, perhaps on another machine.
+_MAY_DIFFER = ("tracking", "sweep.", "resume=", "trainer", "dataset.root=", "cache_dir=", "memory_budget=", "compile=")
 
 
 class SweeperConfig(Checked):
@@ -129,7 +134,7 @@ class Search:
         try:
             return instantiate(self.config.sampler, seed=seed)
         except Exception as error:  # whatever a sampler's constructor raises
-            raise UserError(f"hydra.sweeper.sampler cannot be used: {first_line(error)}") from error
+            raise UserError(f"hydra.sweeper.sampler cannot be used: {first_line(error.__cause__ or error)}") from error
 
     def open(self, storage: optuna.storages.BaseStorage, name: str) -> Study:
         """Open the study, ready to be asked."""
@@ -137,6 +142,7 @@ class Search:
         study.sampler = SeededSampler(self.build_sampler, self.config.seed)
         study.pruner = build_pruner(self.config.pruner)
         self._check_same_space(study)
+        self._check_same_settings(study)
         return study
 
     @property
@@ -152,14 +158,40 @@ class Search:
 
     def first_overrides(self) -> list[str]:
         """Overrides of some trial of the search."""
-        return [*self.fixed, *(axis.override(_some(axis)) for axis in self.axes.values())]
+        return [*self.fixed, *(axis.override(axis.values()[0]) for axis in self.axes.values())]
+
+    def check_together(self, cfg: DictConfig) -> None:
+        """Refuse a space with values of a net's arguments that do not go together.
+
+        Parameters
+        ----------
+        cfg : DictConfig
+            Configuration of some trial, which has the arguments that are not searched.
+
+        Raises
+        ------
+        UserError
+            With the first such values.
+        """
+        net = locate("model", cfg.model)
+        if not hasattr(net, "check_arguments"):
+            return
+        names = [f"model.{name}" for name in inspect.signature(net.check_arguments).parameters]
+        searched = {name: self.axes[name].values() for name in names if name in self.axes}
+        for values in product(*searched.values()):
+            chosen = dict(zip((name.removeprefix("model.") for name in searched), values, strict=True))
+            try:
+                net.check_arguments(**{**plain(cfg)["model"], **chosen})
+            except UserError as error:
+                raise UserError(f"The search would come to settings that cannot be trained. {error}") from error
 
     def function(self) -> Callable[[Trial], Mapping[str, Any] | None] | None:
         """The function that ``space`` names."""
         if self.config.space is None:
             return None
         try:
-            return get_method(self.config.space)
+            function: Callable[[Trial], Mapping[str, Any] | None] = resolve_name(self.config.space)
+            return function
         except Exception as error:  # whatever importing a user's module may raise
             raise UserError(
                 f"hydra.sweeper.space names '{self.config.space}', which cannot be imported: {first_line(error)}"
@@ -185,7 +217,7 @@ class Search:
         try:
             build_pruner(self.config.pruner)
         except Exception as error:  # whatever a pruner's constructor raises
-            raise UserError(f"hydra.sweeper.pruner cannot be used: {first_line(error)}") from error
+            raise UserError(f"hydra.sweeper.pruner cannot be used: {first_line(error.__cause__ or error)}") from error
 
     def _check_same_space(self, study: Study) -> None:
         for trial in study.get_trials(deepcopy=False):
@@ -197,6 +229,18 @@ class Search:
                         f"The study {study.study_name} had other values of '{name}' to choose from before: "
                         "start another one with sweep.name=NAME."
                     ) from error
+
+    def _check_same_settings(self, study: Study) -> None:
+        mine = sorted(word for word in self.fixed if not word.lstrip("+~").startswith(_MAY_DIFFER))
+        kept = study.user_attrs.get(FIXED)
+        if kept is None:
+            study.set_user_attr(FIXED, mine)
+        elif kept != mine:
+            had, has = (" ".join(words) or "no other settings" for words in (kept, mine))
+            raise UserError(
+                f"The study {study.study_name} trains with {had}, not with {has}, and its values would not compare: "
+                "start another one with sweep.name=NAME."
+            )
 
     def _check_known(self, key: str, value: Any, more: bool) -> None:
         if key not in self.axes:
@@ -282,7 +326,8 @@ class Worker:
                 result = self._launch(study, trial)
         except (UserError, HydraException) as error:  # no training failed, and other trials would not do better
             self._fail(study, trial, error)
-            raise UserError(f"A trial of the search cannot be composed: {first_line(error)}") from error
+            source = f" (hydra.sweeper.space={self.search.config.space})" if self.search.config.space else ""
+            raise UserError(f"A trial of the search cannot be composed{source}: {first_line(error)}") from error
         except BaseException:  # Ctrl-C, SIGTERM, or what a launcher's own handler of signals raises
             give_up(study, study.get_trials(deepcopy=False)[trial.number], "it was interrupted.")
             raise
@@ -357,20 +402,6 @@ def _word(value: Any) -> str:
 
 
 def _grid(name: str, axis: Axis) -> list[Any]:
-    distribution = axis.distribution
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    assert isinstance(distribution, (FloatDistribution, IntDistribution))
-    if distribution.step is None:
+    if isinstance(axis.distribution, FloatDistribution) and axis.distribution.step is None:
         raise UserError(f"The grid sampler needs steps: give {name} a choice or a range instead of an interval.")
-    count = int((distribution.high - distribution.low) / distribution.step + 1.5)
-    # rounded as a user would write it: 0.3, not 0.1 + 2 * 0.1
-    return [round(distribution.low + i * distribution.step, 12) for i in range(count)]
-
-
-def _some(axis: Axis) -> Any:
-    distribution = axis.distribution
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[0]
-    assert isinstance(distribution, (FloatDistribution, IntDistribution))
-    return distribution.low
+    return list(axis.values())

@@ -98,6 +98,7 @@ def sweep_session(
         if alone and not cfg.resume:
             plan.check_afresh()
         earlier = _earlier(store, name, cfg.resume) if alone else _begun(store, name)
+        plan.check_goes_on(store, earlier)
         if not alone or _is_elsewhere(store, earlier):
             with _joined(store, plan, earlier) as further:
                 yield further
@@ -176,6 +177,20 @@ class _Plan:
             f"The study {name} is there already, and resume=false is to begin another one: "
             "give hydra.sweeper.study another name, or leave it out."
         )
+
+    def check_goes_on(self, store: Store, earlier: MlflowRun | None) -> None:
+        """Refuse to go on with a study that searched something else, before anything is recorded."""
+        if self.search is None:
+            return
+        from ecgexp.sweeps.study import open_storage
+
+        if earlier is not None:
+            storage, study = self.study(store, earlier.info.run_id)
+        elif self.search.config.storage is not None and self.search.config.study is not None:
+            storage, study = self.search.config.storage, self.search.config.study
+        else:
+            return
+        self.search.open(open_storage(storage), study)
 
     def study(self, store: Store, parent: str) -> tuple[str, str]:
         """Storage and name of the search's study."""
@@ -318,15 +333,16 @@ def _report(run: Run, plan: _Plan) -> None:
         return
     keys = swept_keys(results)
     with run.artifacts() as folder:
-        write_sweep_report(folder, results, keys, objective, grid=plan.search is None)
+        write_sweep_report(folder, results, keys, objectives(plan.cfg), grid=plan.search is None)
         if plan.search is not None:
             _write_study(folder / STUDY, *plan.study(run.store, run.id))
-    print(f"\n{sweep_table(results, keys, objective)}")
+    print(f"\n{sweep_table(results, keys, objectives(plan.cfg))}")
     for line in failures(results, keys):
         print(line, file=sys.stderr)
     best = best_trial(results, objective)
     if best is not None:
-        print(f"\nBest: {described(best, keys)}  {objective} = {best[objective]:.4f}")
+        several = " (the report has the Pareto front)" if len(objectives(plan.cfg)) > 1 else ""
+        print(f"\nBest: {described(best, keys)}  {objective} = {best[objective]:.4f}{several}")
         run.log_metrics({objective: best[objective]})
         _log_best(run, best["source_run_id"], plan.cfg, described(best, keys))
     print(f"Report: python -m ecgexp.report sweep={run.id}\nLook at it: {run.store.ui_command()}")

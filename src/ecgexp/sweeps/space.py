@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,19 @@ class Axis:
         """The override that sets a value."""
         return f"{self.key}={self.words.get(value, value)}"
 
+    def values(self) -> Sequence[Any]:
+        """All values that there are; of an interval its ends."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return self.distribution.choices
+        assert isinstance(self.distribution, (FloatDistribution, IntDistribution))
+        low, high, step = self.distribution.low, self.distribution.high, self.distribution.step
+        if isinstance(self.distribution, IntDistribution):
+            return range(self.distribution.low, self.distribution.high + 1, self.distribution.step)
+        if step is None:
+            return [low, high]
+        # rounded as a user would write it: 0.3, not 0.1 + 2 * 0.1
+        return [round(low + i * step, 12) for i in range(int((high - low) / step + 1.5))]
+
 
 def axes(overrides: Iterable[Override]) -> dict[str, Axis]:
     """Searched keys, by the name of their parameter, of the overrides that sweep something.
@@ -59,6 +72,9 @@ def axes(overrides: Iterable[Override]) -> dict[str, Axis]:
 def _axis(override: Override) -> Axis:
     key, sweep = override.get_key_element(), override.value()
     try:
+        tags: set[str] = getattr(sweep, "tags", set())
+        if unknown := tags - {"log"}:
+            raise ValueError(f"the tag '{min(unknown)}' is none that there is: log.")
         if isinstance(sweep, IntervalSweep):
             return Axis(key, _interval(sweep), {})
         if isinstance(sweep, RangeSweep):

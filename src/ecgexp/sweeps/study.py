@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
-# What we note of an Optuna trial, as its user attributes.
+# What we note of an Optuna study, and of a trial, as their user attributes.
+FIXED = "fixed"
 PROCESS, HEARTBEAT, RETRY_OF, ATTEMPT, SURPLUS, ERROR = (
     "process", "heartbeat", "retry_of", "attempt", "surplus", "error",
 )  # fmt: skip
