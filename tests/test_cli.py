@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
 
 from ecgexp import CONF
 from ecgexp.cli import register_resolvers
@@ -103,6 +105,29 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(override, words):
 )
 def test_every_value_of_a_sweep_is_checked_before_the_first_trial(overrides):
     assert "-1" in (sentence := first_refusal(*overrides)) or "batch_size" in sentence or "nonet" in sentence
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        "lr=0.1,1,1e-3",
+        "early_stopping.patience=3,null,5",
+        "monitor=val/loss,val/auroc_macro",
+        "precision=32,bf16-mixed",
+        "objective=best/val/loss,'best/val/auroc_macro'",
+        "model=ribeiro,rajpurkar,linear",
+        "resume=true,false",
+        "trainer.devices=1,2",
+        "model.classes=3,${dataset.classes}",
+    ],
+)
+def test_each_value_of_a_sweep_is_as_composed_anew(axis):
+    register_resolvers()
+    key, values = axis.split("=")
+    found = plan(CONF, get_args_parser().parse_args(["-m", axis])).configurations
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = [compose("config", [f"{key}={value}"]) for value in values.split(",")]
+    assert [OmegaConf.to_container(cfg) for cfg in found] == [OmegaConf.to_container(cfg) for cfg in composed]
 
 
 def test_a_key_that_only_the_swept_options_have_can_be_set_and_swept():
