@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import sys
@@ -18,6 +19,8 @@ from typing import Any
 
 from ecgexp.words import shortened
 
+# Trials that the time left is estimated from: all of a large sweep would take longer than the trials do.
+_ESTIMATED_FROM = 200
 DONE = ("done", "diverged", "pruned", "reused")
 
 
@@ -67,6 +70,7 @@ class Board:
 
     def __init__(self, root: Path, parent: str) -> None:
         self.folder = root / "sweeps" / parent
+        self._known: dict[str, tuple[tuple[int, int], TrialStatus]] = {}
 
     def clear(self) -> None:
         """Forget an earlier start of the sweep."""
@@ -83,8 +87,14 @@ class Board:
 
     def read(self) -> dict[int, TrialStatus]:
         """Status of each job that has begun."""
-        paths = sorted(self.folder.glob("[0-9]*.json"))
-        return {int(path.stem): TrialStatus(**json.loads(path.read_text())) for path in paths}
+        found = {}
+        for path in sorted(self.folder.glob("[0-9]*.json")):
+            stat = path.stat()
+            version = stat.st_mtime_ns, stat.st_ino
+            if path.stem not in self._known or self._known[path.stem][0] != version:  # it is read every second
+                self._known[path.stem] = version, TrialStatus(**json.loads(path.read_text()))
+            found[int(path.stem)] = self._known[path.stem][1]
+        return found
 
 
 class StatusLine:
@@ -164,7 +174,9 @@ class StatusLine:
             waiting = [cell for cell, status in zip(self._cells, begun, strict=True) if status is None]
         else:
             waiting = [[]] * (self._total - len(trials))
-        left = sum(_expected(cell, took) for cell in waiting)
+        took = sorted(took, key=lambda status: status.started)[-_ESTIMATED_FROM:]
+        some = random.Random(0).sample(waiting, min(len(waiting), _ESTIMATED_FROM))
+        left = sum(_expected(cell, took) for cell in some) * len(waiting) / max(1, len(some))
         left += sum(max(0.0, _expected(status.overrides, took) - (now - status.started)) for status in running)
         return left / max(1, len(running))
 
@@ -185,8 +197,9 @@ class StatusLine:
 
 def _expected(cell: Sequence[str], took: Sequence[TrialStatus]) -> float:
     """Seconds of the trials that share most overrides with a cell, averaged."""
-    shared = [len(set(cell) & set(status.overrides)) for status in took]
-    alike = [status.seconds or 0.0 for status, n in zip(took, shared, strict=True) if n == max(shared)]
+    shared = [len(set(cell).intersection(status.overrides)) for status in took]
+    most = max(shared)
+    alike = [status.seconds or 0.0 for status, n in zip(took, shared, strict=True) if n == most]
     return sum(alike) / len(alike)
 
 

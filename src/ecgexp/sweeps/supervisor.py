@@ -77,9 +77,9 @@ def supervise(cfg: DictConfig, job: Job) -> list[float]:
     assert job.parent is not None
     root = Path(cfg.tracking.root).resolve() / "mlruns"
     board = Board(root, job.parent)
-    failed = sum(status.state == "failed" for status in board.read().values())
-    if cfg.sweep.max_failures is not None and failed >= cfg.sweep.max_failures:
-        raise TrialFailed(f"Not started: sweep.max_failures={cfg.sweep.max_failures} is reached.")
+    limit = cfg.sweep.max_failures
+    if limit is not None and sum(status.state == "failed" for status in board.read().values()) >= limit:
+        raise TrialFailed(f"Not started: sweep.max_failures={limit} is reached.")
     status = TrialStatus("running", job.overrides, started=time.time())
     board.write(job.number, status)
     try:

@@ -1,0 +1,51 @@
+"""Where the trials of a sweep stand."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ecgexp.sweeps.status import Board, StatusLine, TrialStatus
+
+SECONDS = {"model=slow": 100.0, "model=fast": 4.0}
+
+
+def line(board: Board, cells: list[list[str]]) -> str:
+    return StatusLine(board, cells, maximize=True).text(now=0.0)
+
+
+@pytest.fixture
+def board(tmp_path) -> Board:
+    made = Board(tmp_path, "parent")
+    made.clear()
+    return made
+
+
+def test_what_a_trial_comes_to_is_seen_however_soon_it_ends(board):
+    reader = Board(board.folder.parents[1], "parent")
+    for job in range(50):
+        running = TrialStatus("running", ["lr=1"], started=0.0)
+        board.write(job, running)
+        assert reader.read()[job] == running
+        board.write(job, running.ended("reused", value=0.5))
+        assert reader.read()[job].state == "reused"
+    assert sorted(reader.read()) == list(range(50))
+
+
+@pytest.mark.parametrize("times", [1, 400])
+def test_the_time_left_is_that_of_trials_like_those_to_come(board, times):
+    cells = [[model, f"lr={number}"] for number in range(2 * times) for model in SECONDS]
+    for job, cell in enumerate(cells[: 2 * times]):
+        board.write(job, TrialStatus("done", cell, started=float(job), value=job / 1e4, seconds=SECONDS[cell[0]]))
+    text = line(board, cells)
+    hours, minutes, seconds = map(int, text.rpartition(" ")[2].split(":"))
+    within = 0.2 if times > 100 else 0.01  # of many it is estimated
+    assert 3600 * hours + 60 * minutes + seconds == pytest.approx(104 * times, rel=within)
+    assert f"{2 * times}/{4 * times} trials" in text
+    assert f"best {(2 * times - 1) / 1e4:.4f} (model=fast lr={times - 1})" in text
+
+
+def test_nothing_is_said_of_the_time_left_before_a_trial_has_ended(board):
+    board.write(0, TrialStatus("running", ["lr=1"], started=0.0))
+    assert re.fullmatch(r"0/2 trials  \|  1 running  \|  elapsed \S+", line(board, [["lr=1"], ["lr=2"]]))
