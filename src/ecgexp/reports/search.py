@@ -18,6 +18,9 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ecgexp.sweeps.study import first_number
+
+JOB = "job"
 # Fewer trials tell nothing about which key matters.
 _FEWEST = 4
 
@@ -35,9 +38,11 @@ def write_study(path: Path, storage: BaseStorage, name: str) -> None:
         Of the study.
     """
     study = optuna.load_study(study_name=name, storage=storage)
+    everyone = study.get_trials(deepcopy=False)
     trials = [
         {
             "number": trial.number,
+            JOB: first_number(everyone, trial),
             "state": trial.state.name,
             "values": trial.values,
             "params": {key: trial.distributions[key].to_internal_repr(value) for key, value in trial.params.items()},
@@ -45,7 +50,7 @@ def write_study(path: Path, storage: BaseStorage, name: str) -> None:
             "reported": trial.intermediate_values,
             "user_attrs": trial.user_attrs,
         }
-        for trial in study.get_trials(deepcopy=False)
+        for trial in everyone
         if trial.state not in (TrialState.WAITING, TrialState.RUNNING)
     ]
     directions = [direction.name.lower() for direction in study.directions]
@@ -53,7 +58,7 @@ def write_study(path: Path, storage: BaseStorage, name: str) -> None:
 
 
 def read_study(path: Path) -> Study:
-    """Read what `write_study` wrote, into memory."""
+    """Read what `write_study` wrote, into memory; the job of each trial is a user attribute of it."""
     kept = json.loads(path.read_text())
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(study_name=kept["name"], directions=kept["directions"])
@@ -66,7 +71,7 @@ def read_study(path: Path) -> Study:
                 params={key: distributions[key].to_external_repr(value) for key, value in trial["params"].items()},
                 distributions=distributions,
                 intermediate_values={int(step): value for step, value in trial["reported"].items()},
-                user_attrs=trial["user_attrs"],
+                user_attrs={**trial["user_attrs"], JOB: trial.get(JOB, trial["number"])},
             )
         )
     return study

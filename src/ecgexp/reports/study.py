@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import optuna
 import pandas as pd
 from mlflow.entities import Run as MlflowRun
+from optuna.trial import FrozenTrial, TrialState
 
 from ecgexp.metrics.names import macro_f1_name
 from ecgexp.reports import paper
 from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, repetition_keys
-from ecgexp.reports.search import epochs_saved, pareto_front
+from ecgexp.reports.search import JOB, epochs_saved, pareto_front
 from ecgexp.reports.significance import Group, Predictions, score_name, uncertainty_columns
 from ecgexp.reports.sweep import (
     best_trial,
@@ -134,10 +136,33 @@ class Study:
         """Trials of a search with several objectives that no other one beats in all of them."""
         if self.search is None or len(self.objectives) < 2:
             return []
+        return [{"row": row, "values": trial.values} for trial, row in self._rows_of(pareto_front(self.search))]
+
+    @cached_property
+    def pruned(self) -> list[dict[str, Any]]:
+        """Trials that a search stopped early, with the epochs that they had and the best that they reported."""
+        if self.search is None:
+            return []
+        largest = maximizes(self.objective)
+        found = [
+            {
+                "row": row,
+                "epochs": trial.last_step,
+                "reported": (max if largest else min)(trial.intermediate_values.values(), default=math.nan),
+            }
+            for trial, row in self._rows_of(self.search.trials)
+            if trial.state == TrialState.PRUNED
+        ]
+        return sorted(found, key=lambda line: line["reported"], reverse=largest)
+
+    def _rows_of(self, trials: Iterable[FrozenTrial]) -> Iterator[tuple[FrozenTrial, pd.Series]]:
+        """Trials of the study with their rows."""
         by_job = {run.data.tags.get("job"): run.info.run_id for run in self.runs}
         rows = {row["run_id"]: row for _, row in self.results.iterrows()}
-        found = ((trial, rows.get(by_job.get(str(trial.number), ""))) for trial in pareto_front(self.search))
-        return [{"row": row, "values": trial.values} for trial, row in found if row is not None]
+        for trial in trials:
+            row = rows.get(by_job.get(str(trial.user_attrs[JOB]), ""))
+            if row is not None:
+                yield trial, row
 
     @cached_property
     def macro_f1(self) -> str:
