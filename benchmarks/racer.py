@@ -139,6 +139,9 @@ def bare(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, flo
     """Our net and nothing around it: what an epoch would take without Lightning and metrics."""
     import torch
 
+    from ecgexp.lit.module import keep_freed_memory
+
+    keep_freed_memory()
     torch.set_num_threads(settings["threads"])
     signals, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
     net, size = _net(settings), settings["batch_size"]
