@@ -295,6 +295,7 @@ def test_the_report_shows_what_the_search_did(tmp_path, monkeypatch):
     names = {path.stem for path in (tmp_path / "report").rglob("*.png")}
     for name in ("history", "reports", "slices", "parallel", "importances"):
         assert any(name in found for found in names), (name, names)
+    assert "epochs" in page
     pruned = [trial for trial in study_of(tmp_path) if trial.state == TrialState.PRUNED]
     assert pruned
     listed = page.partition("<h2>Pruned trials</h2>")[2].partition("</table>")[0]

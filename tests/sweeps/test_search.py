@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -299,6 +300,13 @@ def test_several_processes_together_run_as_many_trials_as_asked(tmp_path):
     surplus = [trial for trial in found if SURPLUS in trial.user_attrs]
     assert len(found) == 25 + len(surplus)
     assert all(trial.state == TrialState.FAIL for trial in surplus)
+
+
+def test_a_study_in_a_file_of_another_folder_is_not_begun_here(tmp_path):
+    plan = _Plan(OmegaConf.create(), "sweep", None, read(*SPACE))
+    elsewhere = SimpleNamespace(info=SimpleNamespace(run_id="1234567890"))
+    plan.check_goes_on(SimpleNamespace(root=tmp_path), elsewhere)
+    assert not list(tmp_path.iterdir())
 
 
 def test_starting_afresh_refuses_a_study_that_is_there(tmp_path):

@@ -184,13 +184,14 @@ class _Plan:
             return
         from ecgexp.sweeps.study import open_storage
 
+        storage, study = self.search.config.storage, self.search.config.study
         if earlier is not None:
             storage, study = self.study(store, earlier.info.run_id)
-        elif self.search.config.storage is not None and self.search.config.study is not None:
-            storage, study = self.search.config.storage, self.search.config.study
-        else:
+        if storage is None or study is None:
             return
-        self.search.open(open_storage(storage), study)
+        # Opening makes a file that is not there, whose folder would say that the sweep is of this place.
+        if "://" in storage or Path(storage).exists():
+            self.search.open(open_storage(storage), study)
 
     def study(self, store: Store, parent: str) -> tuple[str, str]:
         """Storage and name of the search's study."""

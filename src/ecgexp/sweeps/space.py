@@ -42,16 +42,17 @@ class Axis:
 
     def values(self) -> Sequence[Any]:
         """All values that there are; of an interval its ends."""
-        if isinstance(self.distribution, CategoricalDistribution):
-            return self.distribution.choices
-        assert isinstance(self.distribution, (FloatDistribution, IntDistribution))
-        low, high, step = self.distribution.low, self.distribution.high, self.distribution.step
-        if isinstance(self.distribution, IntDistribution):
-            return range(self.distribution.low, self.distribution.high + 1, self.distribution.step)
-        if step is None:
-            return [low, high]
+        found = self.distribution
+        if isinstance(found, CategoricalDistribution):
+            return found.choices
+        if isinstance(found, IntDistribution):
+            return range(found.low, found.high + 1, found.step)
+        assert isinstance(found, FloatDistribution)
+        if found.step is None:
+            return [found.low, found.high]
         # rounded as a user would write it: 0.3, not 0.1 + 2 * 0.1
-        return [round(low + i * step, 12) for i in range(int((high - low) / step + 1.5))]
+        count = int((found.high - found.low) / found.step + 1.5)
+        return [round(found.low + i * found.step, 12) for i in range(count)]
 
 
 def axes(overrides: Iterable[Override]) -> dict[str, Axis]:
