@@ -332,7 +332,7 @@ def _record(
         store.client.log_batch(run_id, metrics=entries)
         for key, value in left_out.items():
             store.client.set_tag(run_id, key, value)
-    local = artifact_folder(store, run_id)
+    local = artifact_folder(store, run)
     place = f"evaluation/{split}"
     with tempfile.TemporaryDirectory() as temporary:
         _write(Path(temporary), predictions, findings, number, warning)

@@ -7,7 +7,8 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,21 +141,23 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
     data: dict[str, dict[str, Any]] = {}
     missing = []
     with tempfile.TemporaryDirectory() as temporary:
+        files = _Files(store, {run.info.run_id: run for run in [*parents, *runs]}, Path(temporary))
         for run, row in zip(runs, results.to_dict("records"), strict=True):
             source = row["source_run_id"]
             if row["status"] != "FINISHED" or row["pruned"] or source in predictions:
                 continue
             threshold = float(setting(run, "threshold") or 0.5)
             multiclass = setting(run, "dataset.multiclass") == "True"  # None in runs from before there was such a key
-            found = _read_predictions(store, source, threshold, multiclass, Path(temporary))
+            found = _read_predictions(files, source, threshold, multiclass)
             if found is None:
                 missing.append(row["trial"])
             else:
                 predictions[source] = found
             fingerprint = run.data.tags.get("dataset_fingerprint", "")
             if fingerprint not in data:
-                data[fingerprint] = _read_data(store, source, Path(temporary))
-        groups = compare_trials(predictions, lambda run, ids: _patients(store, run, ids, Path(temporary)))
+                data[fingerprint] = _read_data(files, source)
+        groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids))
+        search = _read_search(files, parents[0])
     entries = _all_looks(store, parents)
     looked_at = {entry["run"]: store.client.get_run(entry["run"]) for entry in entries}
     study = Study(
@@ -167,7 +170,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         data=[found for found in data.values() if found],
         looks=[{**entry, **_seen(looked_at[entry["run"]])} for entry in entries],
         histories={},
-        search=_read_search(store, parents[0]),
+        search=search,
     )
     for extreme in study.extremes():
         study.histories[extreme["run_id"]] = _history(store, str(extreme["source_run_id"]), study.metric)
@@ -192,55 +195,66 @@ def _seen(run: MlflowRun) -> dict[str, Any]:
     return {"metrics": run.data.metrics, "left_out": run.data.tags.get("labels_left_out/test/f1_macro", "")}
 
 
-def _artifact(store: Store, run_id: str, name: str, scratch: Path) -> Path | None:
-    """A file of a run: where it lies, or a copy; None where there is none."""
-    from mlflow.exceptions import MlflowException
+@dataclass(frozen=True)
+class _Files:
+    """Files of runs: where they lie, or copies in a scratch folder.
 
-    from ecgexp.restore import artifact_folder
+    Attributes
+    ----------
+    store : Store
+    runs : mapping of str to MlflowRun
+        Those that are known already; the store is asked for others, and each question takes 10 ms.
+    scratch : Path
+    """
 
-    try:
-        local = artifact_folder(store, run_id)
-        if local is not None:
-            return local / name if (local / name).is_file() else None
-        (scratch / run_id).mkdir(exist_ok=True)
-        return Path(store.client.download_artifacts(run_id, name, str(scratch / run_id)))
-    except (MlflowException, OSError, UserError):
-        return None
+    store: Store
+    runs: Mapping[str, MlflowRun]
+    scratch: Path
+
+    def find(self, run_id: str, name: str) -> Path | None:
+        """One of a run; None where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        from ecgexp.restore import artifact_folder
+
+        try:
+            local = artifact_folder(self.store, self.runs.get(run_id) or self.store.client.get_run(run_id))
+            if local is not None:
+                return local / name if (local / name).is_file() else None
+            (self.scratch / run_id).mkdir(exist_ok=True)
+            return Path(self.store.client.download_artifacts(run_id, name, str(self.scratch / run_id)))
+        except (MlflowException, OSError, UserError):
+            return None
 
 
-def _read_predictions(
-    store: Store, run_id: str, threshold: float, multiclass: bool, scratch: Path
-) -> Predictions | None:
+def _read_predictions(files: _Files, run_id: str, threshold: float, multiclass: bool) -> Predictions | None:
     from ecgexp.reports.significance import read_predictions
 
-    path = _artifact(store, run_id, PREDICTIONS, scratch)
+    path = files.find(run_id, PREDICTIONS)
     return None if path is None else read_predictions(path, threshold, multiclass)
 
 
-def _read_search(store: Store, parent: MlflowRun) -> optuna.Study | None:
+def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
     from ecgexp.reports.search import read_study as read_search
     from ecgexp.reports.sweep import STUDY
 
-    if "search" not in parent.data.tags:
-        return None
-    with tempfile.TemporaryDirectory() as temporary:
-        path = _artifact(store, parent.info.run_id, STUDY, Path(temporary))
-        return None if path is None else read_search(path)
+    path = files.find(parent.info.run_id, STUDY) if "search" in parent.data.tags else None
+    return None if path is None else read_search(path)
 
 
-def _read_data(store: Store, run_id: str, scratch: Path) -> dict[str, Any]:
-    path = _artifact(store, run_id, DATA, scratch)
+def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
+    path = files.find(run_id, DATA)
     return {} if path is None else dict(json.loads(path.read_text()))
 
 
-def _patients(store: Store, run_id: str, ids: NDArray[np.str_], scratch: Path) -> NDArray[np.str_] | None:
+def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.str_] | None:
     """Whose records they are, from the data themselves; None where those are not here."""
     import numpy as np
 
     from ecgexp.restore import CONFIG, check_trusted, read_config
     from ecgexp.training import build_dataset
 
-    path = _artifact(store, run_id, CONFIG, scratch)
+    path = files.find(run_id, CONFIG)
     if path is None:
         return None
     try:
@@ -270,7 +284,7 @@ def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
 
     run_id, place = parent.info.run_id, f"reports/{folder.name}"
     try:
-        local = artifact_folder(store, run_id)
+        local = artifact_folder(store, parent)
     except UserError:  # nothing was put into this run before
         local = None
     try:

@@ -211,7 +211,7 @@ def run_folder(store: Store, run_id: str) -> Iterator[Path]:
     UserError
         Where the artifacts are not where the store says.
     """
-    local = artifact_folder(store, run_id)
+    local = artifact_folder(store, store.client.get_run(run_id))
     if local is not None:
         yield local
         return
@@ -226,7 +226,7 @@ def run_folder(store: Store, run_id: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def artifact_folder(store: Store, run_id: str) -> Path | None:
+def artifact_folder(store: Store, run: MlflowRun) -> Path | None:
     """Where the artifacts of a run lie on this machine; None where a server keeps them.
 
     The store has the path of the machine that trained. Where that does not exist, the folder is looked for in
@@ -237,7 +237,7 @@ def artifact_folder(store: Store, run_id: str) -> Path | None:
     UserError
         Where it is in neither place.
     """
-    location = urlparse(store.client.get_run(run_id).info.artifact_uri)
+    run_id, location = run.info.run_id, urlparse(run.info.artifact_uri)
     if location.scheme not in ("", "file"):
         return None
     path = Path(unquote(location.path))

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from matplotlib.image import imread
 
 from ecgexp.reports.sweep import (
     best_trial,
@@ -201,6 +202,17 @@ def test_a_heat_map_is_drawn_over_any_number_of_swept_keys(sweep, tmp_path, keys
         sweep.trial(*values, f1=number / 10)
     write_sweep_report(tmp_path, sweep.results(), swept_keys(sweep.results()), [OBJECTIVE])
     assert (tmp_path / "heat_map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_heat_map_of_thousands_of_trials_is_still_a_picture(tmp_path):
+    rows = [
+        {"trial": i, "run_id": str(i), "status": "FINISHED", "diverged": False, "pruned": False, "reused": False,
+         "warning": "", "lr": str(i), OBJECTIVE: i / 3000}
+        for i in range(3000)
+    ]  # fmt: skip
+    write_sweep_report(tmp_path, pd.DataFrame(rows), ["lr"], [OBJECTIVE])
+    height, width = imread(tmp_path / "heat_map.png").shape[:2]
+    assert 300 < width < height < 5000
 
 
 def test_a_heat_map_leaves_missing_combinations_empty(sweep):

@@ -156,14 +156,13 @@ def collect_cells(results: pd.DataFrame, keys: Sequence[str], metric: str, again
         finished = trials[trials["status"] == "FINISHED"]
         scores = finished[metric].dropna() if metric in trials else pd.Series(dtype=float)
         known = dict(zip(keys, map(str, values), strict=True))
-        settings = {key: trials.iloc[0].get(key) for key in paper.KEYS} | known
         cells.append(
             Cell(
                 known,
                 tuple(scores),
                 len(trials),
                 int(finished["diverged"].sum()),
-                paper.published_value(settings) if against_paper else None,
+                _published(trials.iloc[0], known) if against_paper else None,
             )
         )
     measured = [cell.mean for cell in cells if cell.scores]
@@ -171,6 +170,11 @@ def collect_cells(results: pd.DataFrame, keys: Sequence[str], metric: str, again
         return cells
     best = max(measured) if maximizes(metric) else min(measured)
     return [Cell(**{**vars(cell), "best": cell.mean == best}) for cell in cells]
+
+
+def _published(trial: pd.Series, values: dict[str, str]) -> float | None:
+    """What the paper has for a cell, which a trial of it and the cell's own values tell."""
+    return paper.published_value({key: trial.get(key) for key in paper.KEYS} | values)
 
 
 def arrange(cells: Sequence[Cell]) -> Table:

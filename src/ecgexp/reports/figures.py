@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 # Up to here a cell of a matrix still has room for its number.
 LARGEST_ANNOTATED = 25
+# Rows, or columns, of a heat map that are named.
+_MOST_NAMED = 40
 
 
 def confusion_figure(table: pd.DataFrame, title: str) -> Figure:
@@ -58,21 +60,25 @@ def learning_curves(history: Sequence[dict[str, float]], metric: str, best_epoch
 
 
 def heat_map(grid: pd.DataFrame, title: str) -> Figure:
-    """Values over two sets of axes: rows and columns of a table, NaN where there is no trial."""
+    """Values over two sets of axes: rows and columns of a table, NaN where there is no trial.
+
+    Of more rows or columns than a page can hold only some are named, and cells are told by colour alone.
+    """
     values = grid.to_numpy(dtype=float)
-    figure = Figure(
-        figsize=(max(4.5, 0.9 * grid.shape[1] + 2.5), max(2.5, 0.5 * grid.shape[0] + 1.8)),
-        layout="constrained",
-    )
+    height, width = (min(size, _MOST_NAMED) for size in grid.shape)
+    figure = Figure(figsize=(max(4.5, 0.9 * width + 2.5), max(2.5, 0.5 * height + 1.8)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(grid.shape[1]), [_label(key) for key in grid.columns], rotation=30, ha="right")
-    axes.set_yticks(range(grid.shape[0]), [_label(key) for key in grid.index])
+    down, across = (max(1, -(-size // _MOST_NAMED)) for size in grid.shape)
+    axes.set_xticks(
+        range(0, grid.shape[1], across), [_label(key) for key in grid.columns[::across]], rotation=30, ha="right"
+    )
+    axes.set_yticks(range(0, grid.shape[0], down), [_label(key) for key in grid.index[::down]])
     axes.set_xlabel(", ".join(str(name) for name in grid.columns.names if name))
     axes.set_ylabel(", ".join(str(name) for name in grid.index.names if name))
     axes.set_title(title, fontsize=10)
     low, high = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=-np.inf)
-    if values.size and np.isfinite(low):
+    if np.isfinite(low) and down == across == 1:
         _annotate(axes, values, "{:.3f}", dark_above=-np.inf, light_above=(low + high) / 2)
     figure.colorbar(image, ax=axes, shrink=0.8)
     return figure
