@@ -60,7 +60,8 @@ def ours(
     from ecgexp.datasets.base import Dataset, Split, SplitName
     from ecgexp.lit.callbacks import History
     from ecgexp.lit.data import ECGDataModule
-    from ecgexp.lit.module import LitClassifier, Network
+    from ecgexp.lit.module import LitClassifier
+    from ecgexp.network import Network
 
     torch.set_num_threads(settings["threads"])
 

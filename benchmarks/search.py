@@ -164,7 +164,8 @@ def train(config: str, chosen: Mapping[str, Any], report: Callable[[dict[str, fl
     from omegaconf import OmegaConf
 
     from ecgexp.cli import register_resolvers
-    from ecgexp.training import build, fit, load
+    from ecgexp.parts import build
+    from ecgexp.training import fit, load
 
     register_resolvers()
     torch.set_num_threads(1)

@@ -43,6 +43,23 @@ def test_help_and_configuration_import_nothing_heavy(arguments):
     assert "ribeiro" in done.stdout.lower()
 
 
+def test_the_process_of_a_sweep_waits_for_nothing_that_only_training_needs(tmp_path):
+    code = (
+        "import sys\n"
+        "from ecgexp import CONF\n"
+        "from ecgexp.cli import get_args_parser, register_resolvers\n"
+        "from ecgexp.composition import plan\n"
+        "from ecgexp.config import check\n"
+        "register_resolvers()\n"
+        "for cfg in plan(CONF, get_args_parser().parse_args(['-m', 'lr=0.1,0.2'])).configurations: check(cfg)\n"
+        "import ecgexp.parts, ecgexp.restore, ecgexp.sweeps.session, ecgexp.sweeps.supervisor\n"
+        "heavy = ('pytorch_lightning', 'lightning_fabric', 'torchmetrics', 'torch._dynamo', 'scipy.signal', 'optuna')\n"
+        "print('HEAVY:', [m for m in heavy if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "HEAVY: []"
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

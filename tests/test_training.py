@@ -10,8 +10,9 @@ from torch import nn
 
 from ecgexp.datasets import Dataset, Split
 from ecgexp.errors import UserError
+from ecgexp.parts import Parts, resolve_precision
 from ecgexp.sweeps.identity import identity
-from ecgexp.training import Parts, load, resolve_precision
+from ecgexp.training import load
 
 
 class Beats(Dataset):

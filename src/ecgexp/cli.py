@@ -112,7 +112,7 @@ def _run(args: argparse.Namespace) -> None:
         if asked.search is not None:
             asked.search.check_together(cfg)
     if asked.local:
-        from ecgexp.training import check_device
+        from ecgexp.parts import check_device
 
         for cfg in asked.configurations:
             check_device(cfg)

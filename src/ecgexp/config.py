@@ -21,6 +21,8 @@ DATA_SHAPE = ("leads", "samples", "classes")
 DATA_KEYS = (*DATA_SHAPE, "multiclass")
 
 Component = dict[str, Any]
+# Of the trainer group in conf/; more of Lightning's may be added.
+_TRAINER_KEYS = {"accelerator", "devices", "strategy", "threads"}
 _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -205,11 +207,13 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
 
 
 def _check_trainer(trainer: dict[str, Any], batch_size: int) -> None:
-    from pytorch_lightning import Trainer
+    added = trainer.keys() - _TRAINER_KEYS
+    if added:  # importing Lightning takes 2 s, and the process of a sweep does without
+        from pytorch_lightning import Trainer
 
-    for key in trainer:
-        if key != "threads" and not accepts(Trainer, key):
-            raise UserError(f"Unknown config key 'trainer.{key}': it is no argument of Lightning's Trainer.")
+        for key in sorted(added):
+            if not accepts(Trainer, key):
+                raise UserError(f"Unknown config key 'trainer.{key}': it is no argument of Lightning's Trainer.")
     threads, devices = trainer.get("threads"), trainer.get("devices")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise UserError(f"Config key 'trainer.threads' must be null or a positive whole number, but is {threads!r}.")

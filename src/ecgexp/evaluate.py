@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ecgexp.datasets.base import Dataset, Split, SplitName
-    from ecgexp.lit.module import Network
+    from ecgexp.network import Network
     from ecgexp.reports.uncertainty import Uncertainty
     from ecgexp.tracking.store import Store
 
@@ -101,7 +101,7 @@ class Predictions:
     @property
     def probabilities(self) -> Tensor:
         """Probabilities, (records, classes)."""
-        from ecgexp.lit.module import output_layer
+        from ecgexp.network import output_layer
 
         return output_layer(self.multiclass)(self.logits)
 
@@ -152,7 +152,7 @@ def evaluate(
     """
     import numpy as np
 
-    from ecgexp.lit.module import measure
+    from ecgexp.network import measure
     from ecgexp.reports import evaluation
 
     names, threshold, multiclass = predictions.label_names, predictions.threshold, predictions.multiclass
@@ -190,8 +190,8 @@ def _run(values: dict[str, list[str]]) -> None:
     split: SplitName = "test" if one_of(values, "split", ("test", "val")) == "test" else "val"
     tune = one_of(values, "thresholds", ("fixed", "tuned"), "fixed") == "tuned"
 
+    from ecgexp.parts import build_dataset
     from ecgexp.restore import check_trusted, find_run, load_run
-    from ecgexp.training import build_dataset
 
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     root, uri = place_of_runs(values)
@@ -229,8 +229,8 @@ def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: Dic
     """Logits of a split in full precision, on a GPU where there is one."""
     import torch
 
-    from ecgexp.lit.data import GIGABYTE, Batches, Records, evaluation_batch
-    from ecgexp.lit.module import predict
+    from ecgexp.batches import GIGABYTE, Batches, Records, evaluation_batch
+    from ecgexp.network import predict
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = dataset.load(split)
@@ -267,7 +267,7 @@ def _check_data(cfg: DictConfig, dataset: Dataset, run: MlflowRun) -> bool:
 def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
     import torch
 
-    from ecgexp.training import instantiate_group
+    from ecgexp.parts import instantiate_group
 
     loss = instantiate_group("loss", cfg.loss)
     if hasattr(loss, "fit_labels"):

@@ -76,7 +76,7 @@ def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np
     import numpy as np
     import torch
 
-    from ecgexp.lit.data import evaluation_batch
+    from ecgexp.batches import evaluation_batch
 
     signals = torch.from_numpy(np.stack([reading.signal.T for reading in readings]))
     with torch.no_grad():

@@ -251,8 +251,8 @@ def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.s
     """Whose records they are, from the data themselves; None where those are not here."""
     import numpy as np
 
+    from ecgexp.parts import build_dataset
     from ecgexp.restore import CONFIG, check_trusted, read_config
-    from ecgexp.training import build_dataset
 
     path = files.find(run_id, CONFIG)
     if path is None:

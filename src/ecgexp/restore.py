@@ -35,9 +35,9 @@ from torch import Tensor, nn
 
 from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError, said
-from ecgexp.lit.module import Network, output_layer
+from ecgexp.network import Network, output_layer
+from ecgexp.parts import instantiate_group
 from ecgexp.tracking.store import PatientClient, Store
-from ecgexp.training import instantiate_group
 
 CONFIG, WEIGHTS, DATA = "config.yaml", "weights.pt", "data.json"
 EXPORTED = "pt2"

@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,14 @@ from ecgexp.config import check, objectives, plain
 from ecgexp.datasets.base import Dataset, SplitName
 from ecgexp.errors import UserError
 from ecgexp.lit.callbacks import LAST
-from ecgexp.lit.module import measure, output_layer
 from ecgexp.lit.ranks import other_ranks
 from ecgexp.metrics.names import COSTS, LATENCY, PER_LABEL_METRIC_NAMES, escape_labels
+from ecgexp.network import measure, output_layer
+from ecgexp.parts import build, describe, device_kind, example, resolve_precision
 from ecgexp.reports.sweep import PRUNED, is_pruned, maximizes
 from ecgexp.reports.trial import write_confusion, write_curves, write_predictions
 from ecgexp.sweeps.identity import cell, identity
-from ecgexp.sweeps.job import Interrupted, Job
+from ecgexp.sweeps.job import Interrupted, Job, Outcome
 from ecgexp.sweeps.ledger import exclusive, find_earlier, is_own, reuse
 from ecgexp.tracking import provenance
 from ecgexp.tracking.model import log_model
@@ -39,14 +39,9 @@ from ecgexp.training import (
     Fitted,
     Judge,
     best_is,
-    build,
-    describe,
-    device_kind,
     evaluate,
-    example,
     fit,
     load,
-    resolve_precision,
     shown,
 )
 
@@ -54,34 +49,6 @@ logger = logging.getLogger(__name__)
 
 ALL_THREADS = torch.get_num_threads()
 SPLITS: tuple[SplitName, SplitName] = ("train", "val")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial comes to.
-
-    Attributes
-    ----------
-    run_id : str
-        Its run.
-    values : list of float
-        Of the objectives; empty for a trial that was pruned.
-    reused : bool
-        It was finished before, and not trained again.
-    diverged : bool
-        Its loss stopped being finite.
-    seconds : float
-        That its training took, whenever that was.
-    pruned : bool
-        It was stopped early, as not worth its further epochs.
-    """
-
-    run_id: str
-    values: list[float]
-    reused: bool
-    diverged: bool
-    seconds: float
-    pruned: bool = False
 
 
 def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambda run_id: None) -> Outcome:

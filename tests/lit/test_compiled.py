@@ -15,8 +15,9 @@ from ecgexp.datasets import Dataset, Split
 from ecgexp.lit import compiled
 from ecgexp.lit.compiled import can_compile, compiles
 from ecgexp.lit.data import ECGDataModule
-from ecgexp.lit.module import LitClassifier, Network
+from ecgexp.lit.module import LitClassifier
 from ecgexp.models import Linear, Rajpurkar, Ribeiro
+from ecgexp.network import Network
 from ecgexp.sweeps.identity import cell
 
 LEADS, SAMPLES = 3, 40

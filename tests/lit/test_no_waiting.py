@@ -11,11 +11,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ecgexp.batches import GIGABYTE, Batches, Records
 from ecgexp.datasets import Dataset, Split
 from ecgexp.lit.callbacks import History
-from ecgexp.lit.data import GIGABYTE, Batches, ECGDataModule, Records
-from ecgexp.lit.module import LitClassifier, Network, fused
+from ecgexp.lit.data import ECGDataModule
+from ecgexp.lit.module import LitClassifier, fused
 from ecgexp.models import Rajpurkar, Ribeiro
+from ecgexp.network import Network
 
 LEADS, SAMPLES = 3, 40
 RECORDS = 30

@@ -5,55 +5,21 @@ from __future__ import annotations
 import ctypes
 import inspect
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ecgexp.batches import Batch
 from ecgexp.lit import compiled
-from ecgexp.lit.data import Batch
-from ecgexp.metrics import Evaluation, classification_metrics, multiclass_metrics
+from ecgexp.network import measure
 
 
 class Diverged(Exception):
     """The loss is no longer finite: a result of the trial, not a failure."""
-
-
-class Network(nn.Module):
-    """A net behind the standardisation of its dataset, so that both are kept together.
-
-    Parameters
-    ----------
-    net : nn.Module
-        (batch, leads, samples) to logits (batch, classes).
-    normalization : pair of float32 arrays (leads,), optional
-        Mean and standard deviation in mV; None: signals enter the net as they are.
-    """
-
-    mean: Tensor | None
-    std: Tensor | None
-
-    def __init__(self, net: nn.Module, normalization: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> None:
-        super().__init__()
-        self.net = net
-        mean, std = normalization or (None, None)
-        self.register_buffer("mean", None if mean is None else torch.from_numpy(mean)[:, None])
-        self.register_buffer("std", None if std is None else torch.from_numpy(std)[:, None])
-
-    def forward(self, signals: Tensor) -> Tensor:
-        """Logits of signals in mV."""
-        if self.mean is not None and self.std is not None:
-            signals = (signals - self.mean) / self.std
-        return self.net(signals)
-
-
-def output_layer(multiclass: bool) -> nn.Module:
-    """Logits to probabilities, both (batch, classes): softmax where each record has exactly one label, else sigmoid."""
-    return nn.Softmax(dim=1) if multiclass else nn.Sigmoid()
 
 
 class LitClassifier(pl.LightningModule):
@@ -240,46 +206,6 @@ def fused(optimizer: Callable[..., torch.optim.Optimizer], device: torch.device)
     kind = getattr(optimizer, "func", optimizer)
     faster = device.type == "cuda" or (isinstance(kind, type) and issubclass(kind, torch.optim.Adam))
     return {"fused": True} if "fused" in parameters and unset and faster else {}
-
-
-def measure(
-    logits: Tensor,
-    targets: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    label_names: tuple[str, ...],
-    threshold: float,
-    multiclass: bool,
-    smallest_class: int = 1,
-) -> Evaluation:
-    """Loss and metrics of a split from its logits and targets, both (records, classes).
-
-    See `classification_metrics` and, for `smallest_class`, `multiclass_metrics`.
-    """
-    with torch.no_grad():
-        value = float(loss(logits, targets))
-    probabilities = output_layer(multiclass)(logits)
-    if multiclass:
-        metrics, left_out = multiclass_metrics(probabilities, targets, label_names, smallest_class)
-    else:
-        metrics, left_out = classification_metrics(probabilities, targets, label_names, threshold)
-    return Evaluation({"loss": value, **metrics}, left_out)
-
-
-@torch.no_grad()
-def predict(
-    net: nn.Module,
-    batches: Iterable[Batch],
-    device: torch.device,
-    context: AbstractContextManager[Any] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Logits and targets of batches in order, both (records, classes), with the net in evaluation mode."""
-    net.eval()
-    logits, targets = [], []
-    with context or nullcontext():
-        for signals, target, _ in batches:
-            logits.append(net(signals.to(device)).float())
-            targets.append(target.to(device))
-    return torch.cat(logits), torch.cat(targets)
 
 
 def _unique(index: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What a trial is told of the job that it runs in."""
+"""What a trial is told of the job that it runs in, and what it answers."""
 
 from __future__ import annotations
 
@@ -81,3 +81,31 @@ def _study_trial(sweeper: Any) -> StudyTrial | None:
     pruner = OmegaConf.to_container(sweeper.pruner)
     assert isinstance(pruner, dict)
     return StudyTrial(sweeper.storage, sweeper.study, sweeper.trial, {str(key): pruner[key] for key in pruner})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial comes to.
+
+    Attributes
+    ----------
+    run_id : str
+        Its run.
+    values : list of float
+        Of the objectives; empty for a trial that was pruned.
+    reused : bool
+        It was finished before, and not trained again.
+    diverged : bool
+        Its loss stopped being finite.
+    seconds : float
+        That its training took, whenever that was.
+    pruned : bool
+        It was stopped early, as not worth its further epochs.
+    """
+
+    run_id: str
+    values: list[float]
+    reused: bool
+    diverged: bool
+    seconds: float
+    pruned: bool = False

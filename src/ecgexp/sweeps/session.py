@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from ecgexp.config import objectives
 from ecgexp.errors import UserError
+from ecgexp.parts import build_dataset, describe, example
 from ecgexp.reports.sweep import (
     STUDY,
     best_trial,
@@ -45,7 +46,6 @@ from ecgexp.tracking.heartbeat import SILENCE, is_alive
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, StoreAway, open_store
-from ecgexp.training import build_dataset, describe, example
 
 if TYPE_CHECKING:
     from ecgexp.sweeps.search import Search

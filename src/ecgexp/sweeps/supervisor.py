@@ -13,17 +13,14 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.errors import UserError
-from ecgexp.sweeps.job import Job
+from ecgexp.sweeps.job import Job, Outcome
 from ecgexp.sweeps.status import Board, TrialStatus
-
-if TYPE_CHECKING:
-    from ecgexp.trial import Outcome
 
 GRACE = 30.0  # seconds that an interrupted worker may take to leave
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ecgexp.errors import first_line
-from ecgexp.lit.module import output_layer
+from ecgexp.network import output_layer
 from ecgexp.tracking.store import MLFLOW_RETRIES, Store, StoreAway, is_away, mlflow_settings
 
 logger = logging.getLogger(__name__)

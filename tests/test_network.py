@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ecgexp.datasets import Dataset, Split
-from ecgexp.lit.module import Network
+from ecgexp.network import Network
 
 
 class Echo(nn.Module):

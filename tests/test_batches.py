@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from ecgexp.batches import GIGABYTE, Batches, Records
 from ecgexp.datasets import Dataset, Split
-from ecgexp.lit.data import GIGABYTE, Batches, ECGDataModule, Records
+from ecgexp.lit.data import ECGDataModule
 
 CPU = torch.device("cpu")
 STORED, LEADS, SAMPLES, CLASSES = 50, 3, 20, 4

@@ -1,0 +1,93 @@
+"""A net as it is used: behind the standardisation of its dataset, and what its logits come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ecgexp.batches import Batch
+
+if TYPE_CHECKING:
+    from ecgexp.metrics import Evaluation
+
+
+class Network(nn.Module):
+    """A net behind the standardisation of its dataset, so that both are kept together.
+
+    Parameters
+    ----------
+    net : nn.Module
+        (batch, leads, samples) to logits (batch, classes).
+    normalization : pair of float32 arrays (leads,), optional
+        Mean and standard deviation in mV; None: signals enter the net as they are.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(self, net: nn.Module, normalization: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> None:
+        super().__init__()
+        self.net = net
+        mean, std = normalization or (None, None)
+        self.register_buffer("mean", None if mean is None else torch.from_numpy(mean)[:, None])
+        self.register_buffer("std", None if std is None else torch.from_numpy(std)[:, None])
+
+    def forward(self, signals: Tensor) -> Tensor:
+        """Logits of signals in mV."""
+        if self.mean is not None and self.std is not None:
+            signals = (signals - self.mean) / self.std
+        return self.net(signals)
+
+
+def output_layer(multiclass: bool) -> nn.Module:
+    """Logits to probabilities, both (batch, classes): softmax where each record has exactly one label, else sigmoid."""
+    return nn.Softmax(dim=1) if multiclass else nn.Sigmoid()
+
+
+def measure(
+    logits: Tensor,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    label_names: tuple[str, ...],
+    threshold: float,
+    multiclass: bool,
+    smallest_class: int = 1,
+) -> Evaluation:
+    """Loss and metrics of a split from its logits and targets, both (records, classes).
+
+    See `classification_metrics` and, for `smallest_class`, `multiclass_metrics`.
+    """
+    # Not above: torchmetrics takes a second to import, and a command that only predicts needs none of it.
+    from ecgexp.metrics import Evaluation, classification_metrics, multiclass_metrics
+
+    with torch.no_grad():
+        value = float(loss(logits, targets))
+    probabilities = output_layer(multiclass)(logits)
+    if multiclass:
+        metrics, left_out = multiclass_metrics(probabilities, targets, label_names, smallest_class)
+    else:
+        metrics, left_out = classification_metrics(probabilities, targets, label_names, threshold)
+    return Evaluation({"loss": value, **metrics}, left_out)
+
+
+@torch.no_grad()
+def predict(
+    net: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    context: AbstractContextManager[Any] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits and targets of batches in order, both (records, classes), with the net in evaluation mode."""
+    net.eval()
+    logits, targets = [], []
+    with context or nullcontext():
+        for signals, target, _ in batches:
+            logits.append(net(signals.to(device)).float())
+            targets.append(target.to(device))
+    return torch.cat(logits), torch.cat(targets)
