@@ -1,4 +1,4 @@
-"""A net trained as a configuration says: the parts that it names, built, fed and fitted."""
+"""A net trained as a configuration says: fed with its data, fitted, and asked for what it says of a split."""
 
 from __future__ import annotations
 
