@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# Test processes, each of which trains on one thread; what they wait for leaves room for four on two cores.
-JOBS ?= 4
+# Test processes, each of which trains on one thread; what they wait for leaves room for three on two cores.
+JOBS ?= 3
 DATASET ?= ptbxl
 RATE ?=
 ARGS ?= optimizer=sgd,adam lr=0.001,0.01
@@ -27,10 +27,10 @@ demo: setup ## Train and track a small sweep on generated ECGs (about 3 minutes 
 	python -m ecgexp -m optimizer=sgd,adam lr=0.001,0.01
 
 test: setup ## Run all tests
-	python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+	python -m pytest -n $(JOBS) --dist worksteal
 
 test-fast: setup ## Run the quick tests
-	python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m 'not slow'
+	python -m pytest -n $(JOBS) --dist worksteal -m 'not slow'
 
 lint: setup ## Check style and types
 	ruff check .

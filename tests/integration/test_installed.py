@@ -12,7 +12,7 @@ import pytest
 from commands import best_metrics, config, ecgexp, once, only, own_folder, parents, trials
 from omegaconf import OmegaConf
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("installed")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 

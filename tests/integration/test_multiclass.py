@@ -28,7 +28,7 @@ from commands import (
 )
 from sklearn import metrics as oracle
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("multiclass")]
+pytestmark = pytest.mark.slow
 
 CLASSES = ("quiet", "left", "right", "both")
 SPREAD = {"quiet": (1, 1), "left": (3, 1), "right": (1, 3), "both": (3, 3)}

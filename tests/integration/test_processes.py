@@ -21,7 +21,7 @@ from commands import (
     weights,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.slow
 
 SWEEP = ("--config-dir", "conf", "-m", "lr=0.01,0.1", "model=mynet", *SMALL)
 TWO = ("trainer=ddp", "trainer.accelerator=cpu")

@@ -22,7 +22,7 @@ from commands import PARENT, SMALL, ecgexp, finish, history, only, start, trials
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking_server")]
+pytestmark = pytest.mark.slow
 
 NET = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2", "early_stopping.patience=null")
 EPOCHS = 40
