@@ -120,6 +120,30 @@ def test_a_trial_that_begins_while_the_server_is_away_waits_for_it_and_says_so(t
     assert "answers again" in caplog.text
 
 
+class DiesInItsFirstAnswer(OneExperiment):
+    died = False
+
+    def do_GET(self):
+        if DiesInItsFirstAnswer.died:
+            return super().do_GET()
+        DiesInItsFirstAnswer.died = True
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        self.wfile.write(b"{")
+
+
+def test_a_server_that_dies_while_it_answers_is_asked_again(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("ecgexp.tracking.store.RETRY_AFTER", 0.0)
+    server = HTTPServer(("127.0.0.1", 0), DiesInItsFirstAnswer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    where = tracking(tmp_path, uri=f"http://127.0.0.1:{server.server_port}", patience=60.0)
+    assert open_store(where, known=True).experiment_id == "7"
+    server.shutdown()
+    server.server_close()
+    assert "answers again" in caplog.text
+
+
 def test_patience_ends_in_one_sentence(tmp_path):
     with pytest.raises(StoreAway, match=r"did not answer for 0 s \(tracking\.patience\): [^\n]+$"):
         open_store(tracking(tmp_path, uri="http://127.0.0.1:9"), known=True)

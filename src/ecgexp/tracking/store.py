@@ -121,10 +121,15 @@ def away(uri: str, seconds: float) -> StoreAway:
 
 
 def is_away(error: MlflowException) -> bool:
-    """Whether a call failed because the store could not be reached."""
+    """Whether a call failed because the store could not be reached, or died while it answered."""
     # MLflow keeps what happened to a request as nothing but the context of its own exception.
-    unreachable = (requests.ConnectionError, requests.Timeout, requests.exceptions.RetryError)
-    return error.error_code == "TEMPORARILY_UNAVAILABLE" or isinstance(error.__context__, unreachable)
+    gone = (
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.RetryError,
+        requests.exceptions.ChunkedEncodingError,
+    )
+    return error.error_code == "TEMPORARILY_UNAVAILABLE" or isinstance(error.__context__, gone)
 
 
 @contextmanager
