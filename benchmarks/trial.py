@@ -95,8 +95,8 @@ def jobs(folder: Path) -> list[Figure]:
         "one": ["trainer.threads=2"],
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for name in (*ways, *ways):
-        place = folder / "jobs"
+    for run, name in enumerate((*ways, *ways)):
+        place = folder / f"jobs{run}"  # never the same: MLflow keeps a database open, also one that was deleted
         place.mkdir()
         command(place, *TINY, "dataset.records=400")
         command(place, "-m", *words, *ways[name])
