@@ -6,7 +6,9 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +103,16 @@ class OneExperiment(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+@contextmanager
+def answering(address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> Iterator[HTTPServer]:
+    """A server on this machine, while the body runs."""
+    server = HTTPServer(address, handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
 def test_a_trial_that_begins_while_the_server_is_away_waits_for_it_and_says_so(tmp_path, caplog):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -112,21 +124,16 @@ def test_a_trial_that_begins_while_the_server_is_away_waits_for_it_and_says_so(t
         while "does not answer: trying again for up to 60 s (tracking.patience)" not in caplog.text:
             assert not opened.done() and time.monotonic() < end
             time.sleep(0.01)
-        server = HTTPServer(address, OneExperiment)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert opened.result(60).experiment_id == "7"
-        server.shutdown()
-        server.server_close()
+        with answering(address, OneExperiment):
+            assert opened.result(60).experiment_id == "7"
     assert "answers again" in caplog.text
 
 
 class DiesInItsFirstAnswer(OneExperiment):
-    died = False
-
     def do_GET(self):
-        if DiesInItsFirstAnswer.died:
+        if hasattr(self.server, "died"):
             return super().do_GET()
-        DiesInItsFirstAnswer.died = True
+        self.server.died = True
         self.send_response(200)
         self.send_header("Content-Length", "100")
         self.end_headers()
@@ -135,12 +142,9 @@ class DiesInItsFirstAnswer(OneExperiment):
 
 def test_a_server_that_dies_while_it_answers_is_asked_again(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("ecgexp.tracking.store.RETRY_AFTER", 0.0)
-    server = HTTPServer(("127.0.0.1", 0), DiesInItsFirstAnswer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    where = tracking(tmp_path, uri=f"http://127.0.0.1:{server.server_port}", patience=60.0)
-    assert open_store(where, known=True).experiment_id == "7"
-    server.shutdown()
-    server.server_close()
+    with answering(("127.0.0.1", 0), DiesInItsFirstAnswer) as server:
+        where = tracking(tmp_path, uri=f"http://127.0.0.1:{server.server_port}", patience=60.0)
+        assert open_store(where, known=True).experiment_id == "7"
     assert "answers again" in caplog.text
 
 
