@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from ecgexp.datasets import Dataset, Split
-from ecgexp.network import Network
+from ecgexp.errors import UserError
+from ecgexp.network import Network, check_layers
 
 
 class Echo(nn.Module):
@@ -67,3 +68,24 @@ def test_the_statistics_are_kept_with_the_weights():
     again.load_state_dict(state)
     out = again(torch.tensor([[[4.0], [10.0]]]))
     torch.testing.assert_close(out, torch.tensor([[[1.0], [2.0]]]))
+
+
+class WrongInBfloat16(nn.Linear):
+    def forward(self, x, *, scale=None):
+        y = super().forward(x if scale is None else x * scale)
+        return y.roll(1, -1) if torch.is_autocast_enabled("cpu") else y
+
+
+class Scaled(nn.Sequential):
+    def forward(self, x):
+        return self[1](self[0](x), scale=torch.tensor(2.0))
+
+
+def test_a_layer_that_is_computed_wrongly_in_reduced_precision_is_named():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.SiLU(inplace=True), Scaled(nn.Linear(8, 8), WrongInBfloat16(8, 8)))
+    with pytest.raises(UserError, match=r"Layer '2\.1' \(WrongInBfloat16\) .* 1\d\d% off .* Take precision=32\."):
+        check_layers(net, torch.randn(4, 8), torch.autocast("cpu", torch.bfloat16))
+    net[2] = nn.GRU(8, 8)  # whose output is no tensor, and so not compared
+    check_layers(net, torch.randn(4, 8), torch.autocast("cpu", torch.bfloat16))
+    assert all(layer.training and not layer._forward_hooks for layer in net.modules())

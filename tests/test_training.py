@@ -68,15 +68,16 @@ def test_a_record_that_has_none_or_several_labels_is_named_where_each_has_exactl
     [
         ("auto", "cuda", True, "bf16-mixed"),
         ("auto", "cuda", False, 32),
-        ("auto", "cpu", True, 32),
+        ("auto", "cpu", True, "bf16-mixed"),
+        ("auto", "cpu", False, 32),
         (32, "cuda", True, 32),
         ("bf16-mixed", "cpu", False, "bf16-mixed"),
     ],
 )
-def test_automatic_precision_is_bfloat16_on_a_gpu_that_computes_with_it(monkeypatch, asked, device, native, meant):
+def test_automatic_precision_is_bfloat16_where_the_chip_computes_with_it(monkeypatch, asked, device, native, meant):
     monkeypatch.setattr("ecgexp.parts.device_kind", lambda cfg: device)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
     assert resolve_precision(OmegaConf.create({"precision": asked})) == meant
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ecgexp.batches import Batch
+from ecgexp.errors import UserError
 
 if TYPE_CHECKING:
     from ecgexp.metrics import Evaluation
@@ -74,6 +77,53 @@ def measure(
     else:
         metrics, left_out = classification_metrics(probabilities, targets, label_names, threshold)
     return Evaluation({"loss": value, **metrics}, left_out)
+
+
+@torch.no_grad()
+def check_layers(net: nn.Module, signals: Tensor, reduced: AbstractContextManager[Any]) -> None:
+    """Refuse a net of which this machine computes a layer wrongly in reduced precision.
+
+    Libraries have taken wrong sums in bfloat16 for some shapes of convolutions, without a word, and a net trains
+    with them all the same. Each layer that has weights, and no layers in it, is compared with itself in 32 bits.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Left as it is.
+    signals : Tensor
+        A batch for it.
+    reduced : context manager
+        In which the precision is reduced.
+
+    Raises
+    ------
+    UserError
+        With the first such layer, and how far it is off.
+    """
+    rounding = 0.25  # bfloat16 is off by less than 0.01; what was wrong, by as much as the result is large
+
+    def compare(name: str, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        if not isinstance(output, Tensor):
+            return
+        with torch.autocast(output.device.type, enabled=False):
+            exact = layer.forward(*map(_widened, inputs), **{key: _widened(value) for key, value in named.items()})
+        off = float((output - exact).norm() / exact.norm().clamp(min=1e-6))
+        if off > rounding:
+            raise UserError(
+                f"Layer '{name}' ({type(layer).__name__}) is computed wrongly in reduced precision on this machine: "
+                f"{off:.0%} off its result in 32 bits, a defect of a library below PyTorch. Take precision=32."
+            )
+
+    tried = deepcopy(net).eval()
+    for name, layer in tried.named_modules():
+        if [*layer.parameters()] and not [*layer.children()]:
+            layer.register_forward_hook(partial(compare, name), with_kwargs=True)
+    with reduced:
+        tried(signals)
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 @torch.no_grad()

@@ -27,8 +27,8 @@ from ecgexp.lit.data import ECGDataModule
 from ecgexp.lit.module import Diverged, LitClassifier
 from ecgexp.metrics import higher_is_better
 from ecgexp.metrics.names import macro_f1_name
-from ecgexp.network import Network, predict
-from ecgexp.parts import Parts, device_kind, resolve_precision
+from ecgexp.network import Network, check_layers, predict
+from ecgexp.parts import Parts, device_kind, example, resolve_precision
 
 Judge = Callable[[list[dict[str, float]]], bool]
 
@@ -121,6 +121,11 @@ def fit(
         Show no progress.
     judge : callable, optional
         Told of all epochs so far after each; whether to prune the trial.
+
+    Raises
+    ------
+    UserError
+        Where the trainer cannot be used here, or computes a layer wrongly in the precision that was asked for.
     """
     module = LitClassifier(
         Network(parts.net, parts.dataset.normalization()),
@@ -140,6 +145,9 @@ def fit(
     kept = Checkpoints(scratch, cfg.monitor, best_is(cfg.monitor), share)
     pruning = Pruning(history, judge or (lambda epochs: False))
     trainer = _trainer(cfg, [history, kept, *_callbacks(cfg, quiet), *([pruning] if judge else [])])
+    if resolve_precision(cfg) != 32 and device_kind(cfg) == "cpu":
+        signals = torch.from_numpy(example(data.splits["train"]))
+        check_layers(parts.net, signals, trainer.precision_plugin.forward_context())
     diverged = False
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)

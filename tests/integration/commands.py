@@ -22,7 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 
 SENTENCE = ("-m", "optimizer=sgd,adam", "lr=0.001,0.01")
 # Small enough for seconds; results on a CPU are equal only at equal threads.
-SMALL = ("dataset.records=200", "max_epochs=2", "trainer=cpu", "trainer.threads=1", "tracking.system_metrics=false")
+SMALL = (
+    *("dataset.records=200", "max_epochs=2", "trainer=cpu", "trainer.threads=1"),
+    *("tracking.system_metrics=false", "tracking.log_model=none"),
+)
 LINEAR = (*SMALL, "model=linear")
 OWN = Path(__file__).parent / "own"
 PARENT = "mlflow.parentRunId"

@@ -28,6 +28,6 @@ def sentence(session_folder) -> Done:
         for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
             subprocess.run([*git, *command], check=True, capture_output=True)
         net = ("model=ribeiro", "model.width=4", "model.depth=2")
-        return ecgexp(folder, *SENTENCE, *SMALL, *net)
+        return ecgexp(folder, *SENTENCE, *SMALL, *net, "tracking.log_model=best")
 
     return once(session_folder, "sentence", run).expect()

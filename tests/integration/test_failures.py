@@ -109,7 +109,7 @@ def test_a_loss_that_is_no_longer_finite_is_a_result_and_not_a_failure(tmp_path)
 @pytest.mark.slow
 def test_a_single_run_that_diverges_is_finished_with_nothing_kept(tmp_path):
     own_folder(tmp_path / "study")
-    words = ("--config-dir", "conf", "model=deep", "optimizer=adam", "lr=1e6", *SMALL)
+    words = ("--config-dir", "conf", "model=deep", "optimizer=adam", "lr=1e6", *SMALL, "tracking.log_model=best")
     done = ecgexp(tmp_path / "study", *words).expect()
     run = only(all_runs(done.folder))
     assert run.info.status == "FINISHED"
@@ -117,6 +117,19 @@ def test_a_single_run_that_diverges_is_finished_with_nothing_kept(tmp_path):
     assert run.data.metrics["best/val/mlcm_f1_macro"] == 0, "no epoch was validated with a finite loss"
     assert run.data.metrics["epochs"] == 0, "it stopped at once"
     assert "= 0.0000" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_net_that_this_machine_computes_wrongly_in_bfloat16_is_not_trained_in_it(tmp_path):
+    own_folder(tmp_path / "study")
+    words = ("--config-dir", "conf", "model=wrong", *SMALL, "precision=bf16-mixed")
+    done = ecgexp(tmp_path / "study", *words).expect(1)
+    assert "Layer 'head' (Rolled) is computed wrongly in reduced precision" in done.stderr
+    assert "Take precision=32." in done.stderr
+    assert "Traceback" not in done.stderr
+    run = only(all_runs(done.folder))
+    assert run.info.status == "FAILED"
+    assert not [name for name in run.data.metrics if name.startswith("train/")]
 
 
 def metric_points(folder):

@@ -23,7 +23,7 @@ from trained import call
 pytestmark = pytest.mark.slow
 
 TRIALS, LENGTH, KILLS = 6, 4, 10
-NET = ("model=ribeiro", "model.width=4", "model.depth=2", "tracking.log_model=none", "early_stopping.patience=null")
+NET = ("model=ribeiro", "model.width=4", "model.depth=2", "early_stopping.patience=null")
 # What a kill ends is retried; the sweep it ends does not run on to its end, so that ten kills find ten moments.
 MANNER = ("sweep.max_retries=20", "sweep.max_failures=1")
 SWEEP = ("-m", *SMALL, *NET, f"max_epochs={LENGTH}", "lr=0.01,0.02,0.03", "batch_size=16,32", *MANNER)

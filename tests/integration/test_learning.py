@@ -20,7 +20,7 @@ def macro_f1(true, probability):
 
 
 def test_a_trained_net_beats_the_constant_prediction_beyond_its_bootstrap_interval(tmp_path):
-    size = ("dataset.records=800", "max_epochs=6", "lr=0.003", "tracking.log_model=none")
+    size = ("dataset.records=800", "max_epochs=6", "lr=0.003")
     for net in (("model=constant",), ("model=ribeiro", "model.width=8")):
         ecgexp(tmp_path, *SMALL, *size, *net, timeout=600).expect()
     runs = {run.data.tags["model"]: run for run in all_runs(tmp_path)}

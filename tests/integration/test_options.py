@@ -45,7 +45,7 @@ def test_the_learning_rate_of_an_epoch_is_the_one_that_it_was_trained_with(tmp_p
 
 
 def test_every_net_trains_an_epoch(tmp_path):
-    rest = (*SMALL, "max_epochs=1", "tracking.log_model=none")
+    rest = (*SMALL, "max_epochs=1")
     ecgexp(tmp_path, "-m", "model=ribeiro,rajpurkar", "model.width=4", *rest).expect()
     ecgexp(tmp_path, "-m", "model=ribeiro_original,rajpurkar_original,linear,constant", *rest).expect()
     runs = {run.data.tags["model"]: run for run in finished(tmp_path, 6)}

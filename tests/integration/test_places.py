@@ -9,7 +9,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_hydras_working_directory_does_not_move_the_store(tmp_path):
-    ecgexp(tmp_path, "-m", "lr=0.001,0.01", *LINEAR, "max_epochs=1", "hydra.job.chdir=true").expect()
+    ecgexp(
+        tmp_path, "-m", "lr=0.001,0.01", *LINEAR, "max_epochs=1", "tracking.log_model=best", "hydra.job.chdir=true"
+    ).expect()
     assert (tmp_path / "mlruns" / "mlflow.db").is_file()
     assert [path.parent.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("mlflow.db")] == ["mlruns"]
     assert len(trials(tmp_path)) == 2
@@ -19,7 +21,15 @@ def test_hydras_working_directory_does_not_move_the_store(tmp_path):
 
 def test_tracking_root_moves_the_whole_store_and_a_relative_dataset_root_is_that_of_the_command(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
-    ecgexp(here, *LINEAR, "max_epochs=1", "tracking.root=../there", "dataset.root=../data", "cache_dir=../c").expect()
+    ecgexp(
+        here,
+        *LINEAR,
+        "max_epochs=1",
+        "tracking.log_model=best",
+        "tracking.root=../there",
+        "dataset.root=../data",
+        "cache_dir=../c",
+    ).expect()
     assert not (here / "mlruns").exists()
     run = only(all_runs(there))
     assert run.info.status == "FINISHED"

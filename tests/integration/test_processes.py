@@ -23,7 +23,7 @@ from commands import (
 
 pytestmark = pytest.mark.slow
 
-SWEEP = ("--config-dir", "conf", "-m", "lr=0.01,0.1", "model=mynet", *SMALL)
+SWEEP = ("--config-dir", "conf", "-m", "lr=0.01,0.1", "model=mynet", *SMALL, "tracking.log_model=best")
 TWO = ("trainer=ddp", "trainer.accelerator=cpu")
 
 

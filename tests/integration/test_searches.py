@@ -39,8 +39,8 @@ from trained import call
 pytestmark = pytest.mark.slow
 
 SEARCH = ("-m", "hydra/sweeper=optuna")
-FAST = (*LINEAR, "tracking.log_model=none", "max_epochs=3", "dataset.records=120")
-NET = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2", "tracking.log_model=none", "dataset.records=120")
+FAST = (*LINEAR, "max_epochs=3", "dataset.records=120")
+NET = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2", "dataset.records=120")
 LR = "lr=tag(log, interval(1e-3, 1e-1))"
 # Worse than any loss, whose negative the study is told: every trial is stopped after its first epoch.
 PRUNE = ("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.lower=0")

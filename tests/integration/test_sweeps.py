@@ -29,7 +29,7 @@ from commands import (
     until,
 )
 
-TINY = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2", "tracking.log_model=none")
+TINY = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2")
 OWN = ("--config-dir", "conf", "-m", "model=trouble", *SMALL)
 GRID = ("-m", *TINY, "max_epochs=20", "early_stopping.patience=null", "lr=0.01,0.02,0.03")
 LAUNCHERS = {

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -161,13 +162,26 @@ def most(folder: Path) -> int:
     return max(map(len, trained(folder).values()), default=0)
 
 
-@pytest.fixture(scope="module")
-def interrupted(server, tmp_path_factory):
-    """Eight trials side by side; the server is killed while they train, and started again while they do."""
-    folder = tmp_path_factory.mktemp("eight")
+@dataclass(frozen=True)
+class Interrupted:
+    """Eight trials side by side on a server that was killed while they trained, and started again while they did."""
+
+    server: Server
+    folder: Path
+    meanwhile: dict[str, list[dict[str, float]]]
+    gone: float
+    back: float
+
+    @property
+    def children(self) -> list[Run]:
+        return [run for run in self.server.runs() if PARENT in run.data.tags]
+
+
+def eight_trials(server: Server, folder: Path) -> Interrupted:
     rates = ",".join(f"{rate:.3f}" for rate in LEARNING_RATES)
     words = (*server.words, *NET, f"max_epochs={EPOCHS}", f"lr={rates}", "tracking.system_metrics=true")
-    process = start(folder, "-m", *words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=8")
+    words += ("tracking.log_model=best", "hydra/launcher=joblib", "hydra.launcher.n_jobs=8")
+    process = start(folder, "-m", *words)
     until(lambda: most(folder) >= 3, process, 300)
     server.kill()
     gone, before = time.time(), most(folder)
@@ -175,21 +189,27 @@ def interrupted(server, tmp_path_factory):
     assert not server.answers()
     meanwhile, back = trained(folder), time.time()
     server.start()
-    return finish(process, folder).expect(0), meanwhile, (gone, back)
+    finish(process, folder).expect(0)
+    return Interrupted(server, folder, meanwhile, gone, back)
 
 
-@pytest.fixture(scope="module")
-def children(server, interrupted) -> list[Run]:
-    return [run for run in server.runs() if PARENT in run.data.tags]
+def test_a_sweep_outlives_its_server_and_nothing_is_lost(running, tmp_path):
+    sweep = eight_trials(running, tmp_path / "eight")
+    all_trials_are_children_of_one_parent_with_all_their_files(sweep, tmp_path)
+    every_metric_of_every_epoch_is_there_with_its_value(sweep)
+    the_machine_was_watched_all_the_time(sweep)
+    a_trial_is_the_same_as_in_the_local_store(sweep, tmp_path / "local")
+    report_predict_and_evaluate_take_the_words_of_training(sweep)
 
 
-def test_all_trials_finish_as_children_of_one_parent_with_all_their_files(server, interrupted, children, tmp_path):
+def all_trials_are_children_of_one_parent_with_all_their_files(sweep: Interrupted, tmp_path: Path) -> None:
+    server = sweep.server
     parent = only([run for run in server.runs() if PARENT not in run.data.tags])
     assert parent.info.status == "FINISHED"
-    assert {run.data.tags[PARENT] for run in children} == {parent.info.run_id}
-    assert [run.info.status for run in children] == ["FINISHED"] * 8
-    assert sorted(float(run.data.params["lr"]) for run in children) == pytest.approx(LEARNING_RATES)
-    for run in children:
+    assert {run.data.tags[PARENT] for run in sweep.children} == {parent.info.run_id}
+    assert [run.info.status for run in sweep.children] == ["FINISHED"] * 8
+    assert sorted(float(run.data.params["lr"]) for run in sweep.children) == pytest.approx(LEARNING_RATES)
+    for run in sweep.children:
         assert {"config.yaml", "weights.pt", "data.json", "learning_curves.png"} <= server.files(run)
         assert run.info.artifact_uri.startswith("mlflow-artifacts:")
         weights = server.client.download_artifacts(run.info.run_id, "weights.pt", str(tmp_path))
@@ -198,63 +218,59 @@ def test_all_trials_finish_as_children_of_one_parent_with_all_their_files(server
     assert list(table["status"]) == ["FINISHED"] * 8
     best = server.client.get_run(parent.data.tags["best_run_id"])
     assert best.outputs.model_outputs, "the best trial's model is on the server"
-    done, *_ = interrupted
-    assert not (done.folder / "mlruns" / "artifacts").exists()
+    assert not (sweep.folder / "mlruns" / "artifacts").exists()
 
 
-def test_every_metric_of_every_epoch_is_there_with_its_value(server, interrupted, children):
-    _, meanwhile, _ = interrupted
-    assert max(map(len, meanwhile.values())) >= 11
-    for run in children:
-        epochs = meanwhile.get(run.info.run_id, [])
+def every_metric_of_every_epoch_is_there_with_its_value(sweep: Interrupted) -> None:
+    assert max(map(len, sweep.meanwhile.values())) >= 11
+    for run in sweep.children:
+        epochs = sweep.meanwhile.get(run.info.run_id, [])
         for metric in (name for name in run.data.metrics if name.startswith(("train/", "val/"))):
-            points = server.history(run, metric)
+            points = sweep.server.history(run, metric)
             assert sorted(points) == list(range(EPOCHS)), metric
             assert [points[step] for step in range(len(epochs))] == [epoch[metric] for epoch in epochs]
 
 
-def test_the_machine_was_watched_all_the_time(server, interrupted, children):
-    _, meanwhile, (gone, back) = interrupted
-    for run in (run for run in children if run.info.run_id in meanwhile):
-        points = server.client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
+def the_machine_was_watched_all_the_time(sweep: Interrupted) -> None:
+    for run in (run for run in sweep.children if run.info.run_id in sweep.meanwhile):
+        points = sweep.server.client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
         assert [point.step for point in points] == list(range(len(points)))
-        assert any(gone < point.timestamp / 1000 < back for point in points), "samples of when the server was away"
+        assert any(sweep.gone < point.timestamp / 1000 < sweep.back for point in points), "when the server was away"
 
 
-def test_a_trial_is_the_same_as_in_the_local_store(server, children, tmp_path):
-    run = next(run for run in children if float(run.data.params["lr"]) == pytest.approx(0.003))
-    ecgexp(tmp_path, "-m", *NET, f"max_epochs={EPOCHS}", "lr=0.003").expect(0)
-    local = only(trials(tmp_path))
+def a_trial_is_the_same_as_in_the_local_store(sweep: Interrupted, folder: Path) -> None:
+    run = next(run for run in sweep.children if float(run.data.params["lr"]) == pytest.approx(0.003))
+    ecgexp(folder, "-m", *NET, f"max_epochs={EPOCHS}", "lr=0.003").expect(0)
+    local = only(trials(folder))
     epochs = {name for name in local.data.metrics if name.startswith(("train/", "val/", "best/"))}
     assert epochs <= run.data.metrics.keys()
     for metric in epochs:
-        assert list(server.history(run, metric).values()) == history(tmp_path, local, metric)
+        assert list(sweep.server.history(run, metric).values()) == history(folder, local, metric)
 
 
-def test_report_predict_and_evaluate_take_the_words_of_training(running, interrupted, children):
-    done, *_ = interrupted
-    folder, run_id = done.folder, children[0].info.run_id
+def report_predict_and_evaluate_take_the_words_of_training(sweep: Interrupted) -> None:
+    server, folder, child = sweep.server, sweep.folder, sweep.children[0]
+    run_id = child.info.run_id
 
     def door(name: str, *words: str) -> str:
-        command = [sys.executable, "-m", f"ecgexp.{name}", *running.words, *words]
+        command = [sys.executable, "-m", f"ecgexp.{name}", *server.words, *words]
         said = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
         assert said.returncode == 0, said.stderr
         return said.stdout
 
     door("report", "out=report")
     assert len(pd.read_csv(folder / "report" / "results.csv")) == 8
-    parent = children[0].data.tags[PARENT]
-    assert any(entry.is_dir for entry in running.client.list_artifacts(parent, "reports"))
+    assert any(entry.is_dir for entry in server.client.list_artifacts(child.data.tags[PARENT], "reports"))
 
     record = next((folder / "data" / "synthetic").glob("v*/records100/00000/*.hea"))
     answer = json.loads(door("predict", f"run={run_id}", f"record={record}", "format=json"))
     assert len(answer["records"][0]["probabilities"]) == 5
 
     door("evaluate", f"run={run_id}", "split=test")
-    run = running.client.get_run(run_id)
+    run = server.client.get_run(run_id)
     assert 0 <= run.data.metrics["test/mlcm_f1_macro"] <= 1
     assert "evaluation/test/metrics.json" in {
-        entry.path for entry in running.client.list_artifacts(run_id, "evaluation/test")
+        entry.path for entry in server.client.list_artifacts(run_id, "evaluation/test")
     }
 
 

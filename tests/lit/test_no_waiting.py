@@ -15,8 +15,9 @@ from ecgexp.batches import GIGABYTE, Batches, Records
 from ecgexp.datasets import Dataset, Split
 from ecgexp.lit.callbacks import History
 from ecgexp.lit.data import ECGDataModule
-from ecgexp.lit.module import LitClassifier, fused
+from ecgexp.lit.module import LitClassifier, as_it_lies, fused
 from ecgexp.models import Rajpurkar, Ribeiro
+from ecgexp.models.layers import SameConv
 from ecgexp.network import Network
 
 LEADS, SAMPLES = 3, 40
@@ -125,3 +126,24 @@ def test_on_a_cpu_an_update_is_fused_where_that_is_faster():
     assert fused(partial(torch.optim.AdamW, lr=0.1), cpu) == {"fused": True}
     assert fused(partial(torch.optim.SGD, lr=0.1), cpu) == {}
     assert fused(partial(torch.optim.Adam, foreach=True), cpu) == {}
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_a_fused_update_of_channels_last_weights_is_the_plain_one_without_a_copy(kind):
+    torch.manual_seed(0)
+    conv, linear = SameConv(6, 8, 5), nn.Linear(4, 3)
+    ours = [*conv.parameters(), *linear.parameters(), nn.Parameter(torch.zeros(2, 2))]  # the last has no gradient
+    plain = [nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    update, expected = kind(ours, lr=0.1, fused=True), kind(plain, lr=0.1, fused=False)
+    for _ in range(3):
+        for mine, other in zip(ours[:-1], plain, strict=False):
+            other.grad = torch.randn_like(other)
+            mine.grad = torch.empty_like(mine).copy_(other.grad)
+        as_it_lies(ours)
+        with torch.profiler.profile() as seen:
+            update.step()
+        assert "aten::_fused" in " ".join(names := [event.name for event in seen.events()])
+        assert "aten::clone" not in names
+        expected.step()
+    for mine, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine, other)

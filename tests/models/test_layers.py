@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -72,6 +73,32 @@ def test_gradients_are_those_of_the_plain_convolution(samples, kernel, stride):
     plain.pow(2).sum().backward()
     torch.testing.assert_close(x.grad, plain_x.grad, rtol=0, atol=1e-10)
     torch.testing.assert_close(conv.weight.grad, weight.grad, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("leads", "kernel", "stride"),
+    [
+        *((leads, 16, stride) for leads in (1, 2, 3, 8, 12, 16, 32) for stride in (1, 4)),
+        (8, 8, 1),
+        (12, 8, 1),
+        (2, 32, 1),
+    ],
+)
+def test_in_bfloat16_convolution_and_gradients_are_off_by_rounding_alone(leads, kernel, stride):
+    torch.manual_seed(0)
+    conv = SameConv(leads, 8, kernel, stride)
+    x = torch.randn(3, leads, 200).bfloat16().float().requires_grad_()
+    conv.weight.data = conv.weight.data.bfloat16().float()
+    exact = copy.deepcopy(conv).double()
+    exact_x = x.detach().double().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv(x)
+    upstream = torch.randn_like(y)
+    y.backward(upstream)
+    exact(exact_x).backward(upstream.double())
+    pairs = [(y, exact(exact_x)), (x.grad, exact_x.grad), (conv.weight.grad, exact.weight.grad)]
+    for computed, expected in pairs:
+        assert (computed.double() - expected).norm() < 0.01 * expected.norm()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ecgexp.models import (
     RibeiroOriginal,
 )
 from ecgexp.models.convblocks import ResidualAttention
+from ecgexp.network import check_layers
 
 NETS = [Rajpurkar, RajpurkarOriginal, Ribeiro, RibeiroOriginal]
 ALL = [*NETS, Linear, Constant]
@@ -134,6 +135,13 @@ def test_width_depth_kernel_and_dropout_vary_the_nets(width):
     for net, rate in ((narrow, 0.0), (deep, 0.5)):
         rates = {m.p for m in net.blocks.modules() if isinstance(m, nn.Dropout)}
         assert rates == {rate}
+
+
+@pytest.mark.parametrize("net", [*NETS, ConvBlocks])
+@pytest.mark.parametrize("leads", [2, 8, 12])
+def test_no_layer_is_computed_wrongly_in_bfloat16(net, leads):
+    torch.manual_seed(0)
+    check_layers(net(leads=leads, samples=1000), signals(2, leads, 1000), torch.autocast("cpu", torch.bfloat16))
 
 
 @pytest.mark.parametrize("net", NETS)

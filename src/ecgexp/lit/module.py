@@ -132,6 +132,11 @@ class LitClassifier(pl.LightningModule):
             self._scheduler = self.schedule(optimizer)
         return optimizer
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Spare a fused update on a CPU a copy of each gradient."""
+        if self.device.type == "cpu" and optimizer.defaults.get("fused"):
+            as_it_lies(p for group in optimizer.param_groups for p in group["params"])
+
     # Lightning would step the schedule after the epoch's checkpoint is written, which a resumed training
     # would then lack; so it is stepped here.
 
@@ -206,6 +211,19 @@ def fused(optimizer: Callable[..., torch.optim.Optimizer], device: torch.device)
     kind = getattr(optimizer, "func", optimizer)
     faster = device.type == "cuda" or (isinstance(kind, type) and issubclass(kind, torch.optim.Adam))
     return {"fused": True} if "fused" in parameters and unset and faster else {}
+
+
+def as_it_lies(parameters: Iterable[Tensor]) -> None:
+    """Declare gradients contiguous that lie in memory as their parameters do, until they are computed anew.
+
+    A fused update goes through parameters, gradients and moments in the order in which they lie. PyTorch's own on a
+    CPU copies each gradient of a convolution with channels last all the same: half of the time of an update.
+    """
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and not gradient.is_contiguous() and gradient.stride() == parameter.stride():
+            contiguous = torch.empty(gradient.shape, device="meta").stride()
+            parameter.grad = gradient.as_strided(gradient.shape, contiguous)
 
 
 def _unique(index: Tensor) -> tuple[Tensor, Tensor]:

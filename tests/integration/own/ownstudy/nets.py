@@ -39,3 +39,16 @@ class Deep(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x.std(dim=-1))
+
+
+class Wrong(Deviations):
+    """A net whose layer some library computes wrongly in bfloat16: all its numbers are another's."""
+
+    def __init__(self, leads: int, samples: int, classes: int) -> None:
+        super().__init__(leads, samples, classes)
+        self.head = Rolled(leads, classes)
+
+
+class Rolled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).roll(int(torch.is_autocast_enabled("cpu")), -1)
