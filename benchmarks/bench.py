@@ -135,7 +135,7 @@ def finish(figures: Sequence[Figure]) -> None:
     kept = [f for f in earlier if (f["bench"], f["figure"], f["peer_name"].split(" ")[0]) not in replaced]
     path.write_text(json.dumps(kept + mine, indent=1) + "\n")
     draw([Figure(**f) for f in kept + mine], path.with_suffix(".png"))
-    print(f"\nWritten to {path} and {path.with_suffix('.png').name}.")
+    print(f"\nWritten to {path} and {path.with_suffix('.png').name}.\n", flush=True)
 
 
 def table(figures: Sequence[Figure]) -> str:

@@ -41,7 +41,6 @@ def main() -> None:
     found.add_argument("--keras-python", default=sys.executable, help="Python that has Keras")
     found.add_argument("--xla", action="store_true", help="compile the peer's step with XLA")
     arguments = found.parse_args()
-    figures: list[Figure] = []
     rates = {name: matrix_rate(dtype, arguments.threads) for name, dtype in DTYPES.items()}
     with tempfile.TemporaryDirectory() as folder:
         write_records(Path(folder), max(arguments.records, 2 * max(arguments.batch_sizes)))
@@ -51,8 +50,7 @@ def main() -> None:
                     settings = {"folder": folder, "net": net, "batch_size": size, "precision": precision}
                     settings |= {"threads": arguments.threads, "compile": arguments.xla}
                     settings |= {"records": max(arguments.records, 2 * size)}
-                    figures += race(settings, arguments, rates[precision])
-    finish(figures)
+                    finish(race(settings, arguments, rates[precision]))
 
 
 def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
@@ -82,11 +80,6 @@ def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
     figures.append(
         figure("train", f"{key}, of the limit", speed["ours"]["train"], floor, "matrix rate", "samples/s", True)
     )
-    for f in figures[-7:]:
-        print(
-            f"{f.figure}: {f.ours:.4g} {f.unit}, {f.peer_name} {f.peer or float('nan'):.4g}, ratio {f.ratio or 0:.2f}",
-            flush=True,
-        )
     return figures
 
 

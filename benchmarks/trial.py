@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,16 @@ def main() -> None:
     found.add_argument("--trials", nargs="+", type=int, default=[10, 90, 1000], help="sizes of sweeps of tiny trials")
     found.add_argument("--records", nargs="+", type=int, default=[1000, 5000, 21_799], help="sizes of datasets")
     arguments = found.parse_args()
+    parts: list[Callable[[Path], list[Figure]]] = [
+        lambda folder: start(folder, arguments.runs),
+        lambda folder: shares(folder, arguments.runs, arguments.threads),
+        jobs,
+        lambda folder: datasets(folder, arguments.records),
+        lambda folder: sweeps(folder, arguments.trials),
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        finish(
-            [
-                *start(Path(folder), arguments.runs),
-                *sweeps(Path(folder), arguments.trials),
-                *jobs(Path(folder)),
-                *datasets(Path(folder), arguments.records),
-                *shares(Path(folder), arguments.runs, arguments.threads),
-            ]
-        )
+        for part in parts:
+            finish(part(Path(folder)))
 
 
 def start(folder: Path, runs: int) -> list[Figure]:

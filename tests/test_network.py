@@ -76,6 +76,12 @@ class WrongInBfloat16(nn.Linear):
         return y.roll(1, -1) if torch.is_autocast_enabled("cpu") else y
 
 
+class WrongGRU(nn.GRU):
+    def forward(self, x):
+        outputs, state = super().forward(x)
+        return (outputs.flip(-1) if torch.is_autocast_enabled("cpu") else outputs), state
+
+
 class Scaled(nn.Sequential):
     def forward(self, x):
         return self[1](self[0](x), scale=torch.tensor(2.0))
@@ -86,6 +92,9 @@ def test_a_layer_that_is_computed_wrongly_in_reduced_precision_is_named():
     net = nn.Sequential(nn.Linear(8, 8), nn.SiLU(inplace=True), Scaled(nn.Linear(8, 8), WrongInBfloat16(8, 8)))
     with pytest.raises(UserError, match=r"Layer '2\.1' \(WrongInBfloat16\) .* 1\d\d% off .* Take precision=32\."):
         check_layers(net, torch.randn(4, 8), torch.autocast("cpu", torch.bfloat16))
-    net[2] = nn.GRU(8, 8)  # whose output is no tensor, and so not compared
+    net[2] = nn.GRU(8, 8)
     check_layers(net, torch.randn(4, 8), torch.autocast("cpu", torch.bfloat16))
+    net[2] = WrongGRU(8, 8)
+    with pytest.raises(UserError, match=r"Layer '2' \(WrongGRU\)"):
+        check_layers(net, torch.randn(4, 8), torch.autocast("cpu", torch.bfloat16))
     assert all(layer.training and not layer._forward_hooks for layer in net.modules())

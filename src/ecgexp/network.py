@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +88,7 @@ def check_layers(net: nn.Module, signals: Tensor, reduced: AbstractContextManage
     Parameters
     ----------
     net : nn.Module
-        Left as it is.
+        In any mode, which it is left in.
     signals : Tensor
         A batch for it.
     reduced : context manager
@@ -103,23 +102,35 @@ def check_layers(net: nn.Module, signals: Tensor, reduced: AbstractContextManage
     rounding = 0.25  # bfloat16 is off by less than 0.01; what was wrong, by as much as the result is large
 
     def compare(name: str, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        if not isinstance(output, Tensor):
+        result = _first(output)
+        if not isinstance(result, Tensor):
             return
-        with torch.autocast(output.device.type, enabled=False):
-            exact = layer.forward(*map(_widened, inputs), **{key: _widened(value) for key, value in named.items()})
-        off = float((output - exact).norm() / exact.norm().clamp(min=1e-6))
+        with torch.autocast(signals.device.type, enabled=False):
+            widened = {key: _widened(value) for key, value in named.items()}
+            exact = _first(layer.forward(*map(_widened, inputs), **widened))
+        off = float((result - exact).norm() / exact.norm().clamp(min=1e-6))
         if off > rounding:
             raise UserError(
                 f"Layer '{name}' ({type(layer).__name__}) is computed wrongly in reduced precision on this machine: "
                 f"{off:.0%} off its result in 32 bits, a defect of a library below PyTorch. Take precision=32."
             )
 
-    tried = deepcopy(net).eval()
-    for name, layer in tried.named_modules():
-        if [*layer.parameters()] and not [*layer.children()]:
-            layer.register_forward_hook(partial(compare, name), with_kwargs=True)
-    with reduced:
-        tried(signals)
+    modes = {layer: layer.training for layer in net.modules()}
+    layers = [(name, layer) for name, layer in net.named_modules() if [*layer.parameters()] and not [*layer.children()]]
+    hooks = [layer.register_forward_hook(partial(compare, name), with_kwargs=True) for name, layer in layers]
+    try:
+        with reduced:
+            net.eval()(signals)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, training in modes.items():
+            layer.training = training
+
+
+def _first(output: Any) -> Any:
+    """What a layer gives on: of a recurrent one without its state."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _widened(value: Any) -> Any:
