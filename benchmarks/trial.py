@@ -95,20 +95,21 @@ def jobs(folder: Path) -> list[Figure]:
         "two": ["trainer.threads=1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
         "one": ["trainer.threads=2"],
     }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for run, name in enumerate((*ways, *ways)):
-        place = folder / f"jobs{run}"  # never the same: MLflow keeps a database open, also one that was deleted
-        place.mkdir()
-        command(place, *TINY, "dataset.records=400")
-        command(place, "-m", *words, *ways[name])
-        trained, whole = seconds_of_sweep(place)
-        times[name].append((trained / (2 if name == "two" else 1), whole))
-        shutil.rmtree(place)
     figures = []
-    for part, (what, target) in enumerate((("training", "1.1"), ("all of it", ""))):
-        two, one = (median([pair[part] for pair in times[name]]) for name in ways)
-        name, peer = f"4 Ribeiro trials, 2 at once, {what}", "1 at once, 2 threads"
-        figures.append(figure("trial", name, two, one, peer, "s", target=target))
+    for precision in ("32", "bf16-mixed"):
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        for run, name in enumerate((*ways, *ways)):
+            place = folder / f"jobs-{precision}-{run}"  # never the same: MLflow keeps a deleted database open
+            place.mkdir()
+            command(place, *TINY, "dataset.records=400")
+            command(place, "-m", *words, f"precision={precision}", *ways[name])
+            trained, whole = seconds_of_sweep(place)
+            times[name].append((trained / (2 if name == "two" else 1), whole))
+            shutil.rmtree(place)
+        for part, (what, target) in enumerate((("training", "1.1"), ("all of it", ""))):
+            two, one = (median([pair[part] for pair in times[name]]) for name in ways)
+            name, peer = f"4 Ribeiro trials in {precision}, 2 at once, {what}", "1 at once, 2 threads"
+            figures.append(figure("trial", name, two, one, peer, "s", target=target))
     return figures
 
 
