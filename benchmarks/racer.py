@@ -140,13 +140,13 @@ def bare(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, flo
     """Our net and nothing around it: what an epoch would take without Lightning and metrics."""
     import torch
 
-    from ecgexp.lit.module import keep_freed_memory
+    from ecgexp.lit.module import as_it_lies, keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(settings["threads"])
     signals, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
     net, size = _net(settings), settings["batch_size"]
-    optimizer, lossf = torch.optim.Adam(net.parameters(), lr=1e-3), torch.nn.BCEWithLogitsLoss()
+    optimizer, lossf = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True), torch.nn.BCEWithLogitsLoss()
     times = None
     while True:
         gate(times)
@@ -155,6 +155,7 @@ def bare(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, flo
         for rows in torch.randperm(len(signals)).split(size):
             optimizer.zero_grad()
             lossf(net(signals[rows].transpose(1, 2)), targets[rows]).backward()
+            as_it_lies(net.parameters())
             optimizer.step()
         trained = time.perf_counter()
         net.eval()

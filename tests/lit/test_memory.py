@@ -23,6 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in ways of their own")
+@pytest.mark.slow
 def test_large_tensors_do_not_ask_the_system_for_their_pages_again_and_again():
     def faults(prepare: str) -> int:
         code = STEPS.format(prepare=prepare)

@@ -182,16 +182,16 @@ def test_state_dict_round_trip_through_a_file(build, tmp_path):
 @pytest.mark.parametrize("build", SMALL)
 def test_export_with_any_batch_size(build, tmp_path):
     torch.manual_seed(0)
-    net = build(leads=2, samples=300, classes=3)
+    net = build(leads=2, samples=60, classes=3)
     if hasattr(net, "fit_labels"):
         net.fit_labels(torch.tensor([[1, 0, 0], [0, 1, 0], [0, 1, 1]], dtype=torch.uint8))
-    net(signals(8, 2, 300))
+    net(signals(8, 2, 60))
     net.eval()
-    program = torch.export.export(net, (signals(4, 2, 300),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    program = torch.export.export(net, (signals(4, 2, 60),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, tmp_path / "net.pt2")
     loaded = torch.export.load(tmp_path / "net.pt2").module()
     for batch in (1, 4, 7):
-        x = signals(batch, 2, 300)
+        x = signals(batch, 2, 60)
         torch.testing.assert_close(loaded(x), net(x), rtol=1e-5, atol=1e-5)
 
 

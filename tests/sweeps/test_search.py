@@ -282,6 +282,7 @@ def _race(folder: Path, n_trials: int, gate: multiprocessing.Barrier) -> None:
     work(None)
 
 
+@pytest.mark.slow
 def test_several_processes_together_run_as_many_trials_as_asked(tmp_path):
     context = multiprocessing.get_context("spawn")
     gate = context.Barrier(4)

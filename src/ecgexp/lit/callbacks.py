@@ -64,8 +64,9 @@ class Checkpoints(Checkpoint):
     """Keeps the best weights, and the whole state of training after each epoch, safe against a kill.
 
     Lightning's own callback overwrites the best weights before the state that knows of them, and writes
-    files in place. Here each is written under a temporary name and moved: first the weights of a better
-    epoch under a name of their own, then the state that names them, and only then older weights are removed.
+    files in place. Here each is written under a temporary name and moved. The state has the weights of its epoch;
+    those of an earlier one that was better are first written under a name of their own, then the state that names
+    them, and only then older weights are removed.
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ class Checkpoints(Checkpoint):
                     trainer.save_checkpoint(Path(nowhere) / LAST)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._written != self.best_epoch:
+        if self.best_epoch not in (trainer.current_epoch, self._written):
             _write(self._best_path, lambda path: torch.save(self._best, path))
             self._written = self.best_epoch
         _write(self.folder / LAST, trainer.save_checkpoint)
@@ -130,10 +131,17 @@ class Checkpoints(Checkpoint):
         """Which epoch is best."""
         return {"best_epoch": self.best_epoch, "best_value": self.best_value}
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the best weights over where they are those of the state."""
+        if checkpoint["callbacks"][self.state_key]["best_epoch"] == checkpoint["epoch"]:
+            self._best = checkpoint["state_dict"]
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it over from an interrupted training."""
+        """Take over from an interrupted training which epoch is best."""
         self.best_epoch, self.best_value = state_dict["best_epoch"], state_dict["best_value"]
-        self._written = self.best_epoch
+        self._written = None if self._best else self.best_epoch
 
 
 class Pruning(Callback):
