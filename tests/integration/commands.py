@@ -7,13 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -113,6 +115,23 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.05)
+
+
+def training_among(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that train a trial for another process; one that ends meanwhile (git, say, which has answered) is none."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            found += [process] if "ecgexp.sweeps.worker" in process.cmdline() else []
+    return found
+
+
+def parents_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found.append(process.parent())
+    return [parent for parent in found if parent is not None]
 
 
 def store_client(folder: Path) -> MlflowClient:

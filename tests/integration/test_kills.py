@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from commands import SMALL, all_runs, ecgexp, finish, only, parents, start, trials
+from commands import SMALL, all_runs, ecgexp, finish, only, parents, start, training_among, trials
 
 from trained import call
 
@@ -55,14 +54,6 @@ def moments(seed: int) -> Iterator[Moment]:
         yield Moment(int(epochs), occasion, victim, chance.uniform(0, 2))
 
 
-def workers_of(command: psutil.Process) -> list[psutil.Process]:
-    found = []
-    for child in command.children():
-        with suppress(psutil.NoSuchProcess):  # git, say, which has answered
-            found += [child] if "ecgexp.sweeps.worker" in child.cmdline() else []
-    return found
-
-
 @dataclass
 class Sweep:
     """A sweep that is started and killed again and again, watched beside it so that nothing is repaired by looking.
@@ -85,7 +76,7 @@ class Sweep:
         while not self._reached(moment, command):
             assert process.poll() is None, (moment, process.communicate())
             time.sleep(0.02)
-        workers = workers_of(command)
+        workers = training_among(command.children())
         self._await_occasion(moment, process)
         command.suspend()  # so that it does nothing before it was seen what the kill left behind
         for victim in workers if moment.victim != "sweep" else []:
@@ -105,7 +96,7 @@ class Sweep:
     def _reached(self, moment: Moment, command: psutil.Process) -> bool:
         enough = self._ask("SELECT count(*) FROM metrics WHERE key = 'val/loss'", [(0,)])[0][0] >= moment.epochs
         self.finished |= dict(self._ask("SELECT run_uuid, end_time FROM runs WHERE status = 'FINISHED'", []))
-        return enough and (moment.victim == "sweep" or len(workers_of(command)) > 0)
+        return enough and (moment.victim == "sweep" or len(training_among(command.children())) > 0)
 
     def _await_occasion(self, moment: Moment, process: subprocess.Popen[str]) -> None:
         end = time.monotonic() + (moment.delay if moment.occasion == "any" else 120)

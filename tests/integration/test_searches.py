@@ -25,7 +25,9 @@ from commands import (
     history,
     only,
     parents,
+    parents_of,
     start,
+    training_among,
     trials,
     until,
 )
@@ -143,14 +145,8 @@ def test_no_worker_waits_for_a_longer_trial(tmp_path, capsys):
 
 def family(command: psutil.Process) -> tuple[list[psutil.Process], list[psutil.Process]]:
     """Workers of the search, and the processes that train for them."""
-    training = [child for child in command.children(recursive=True) if "ecgexp.sweeps.worker" in _words(child)]
-    return [parent for child in training if (parent := child.parent()) is not None], training
-
-
-def _words(process: psutil.Process) -> list[str]:
-    with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-        return process.cmdline()
-    return []
+    training = training_among(command.children(recursive=True))
+    return parents_of(training), training
 
 
 def kill_all(command: psutil.Process) -> None:

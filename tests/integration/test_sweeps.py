@@ -24,7 +24,9 @@ from commands import (
     only,
     own_folder,
     parents,
+    parents_of,
     start,
+    training_among,
     trials,
     until,
 )
@@ -235,9 +237,4 @@ def begun(folder: Path) -> bool:
 
 def jobs(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes that supervise a trial's."""
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "ecgexp.sweeps.worker" in child.cmdline()
-    ]
-    return [worker.parent() for worker in workers if worker.parent() is not None]
+    return parents_of(training_among(psutil.Process(process.pid).children(recursive=True)))
