@@ -112,6 +112,17 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(override, words):
     assert len(sentence) < 250
 
 
+def test_a_full_disk_is_said_in_one_sentence(tmp_path):
+    (tmp_path / "out" / ".hydra").mkdir(parents=True)
+    (tmp_path / "out" / ".hydra" / "config.yaml").symlink_to("/dev/full")
+    command = [sys.executable, "-m", "ecgexp", "hydra.run.dir=out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr
+    assert "once there is room, the same command goes on" in done.stderr
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -163,6 +163,22 @@ def test_a_finished_single_trial_is_trained_again_and_is_equal(tmp_path, train):
     assert_equal(first, second)
 
 
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_leaves_the_last_state_as_it_was(tmp_path, monkeypatch, train):
+    saved = Checkpoints.on_train_epoch_end
+
+    def save_to_a_full_disk(self, trainer, module):
+        if trainer.current_epoch == 1:
+            (self.folder / "last.ckpt.part").symlink_to("/dev/full")
+        saved(self, trainer, module)
+
+    monkeypatch.setattr(Checkpoints, "on_train_epoch_end", save_to_a_full_disk)
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be written: .*No space left"):
+        train("full", "max_epochs=3")
+    (state,) = (tmp_path / "full" / "mlruns" / "checkpoints").glob("*/last.ckpt")
+    assert torch.load(state, weights_only=True)["epoch"] == 0
+
+
 LONG_AGO = {"process_started": "1.0", "heartbeat": "1.0"}
 
 

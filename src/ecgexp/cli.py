@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import signal
@@ -15,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ecgexp import CONF
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, said
 
 
 def register_resolvers() -> None:
@@ -90,6 +91,10 @@ def main() -> None:
         _run(args)
     except UserError as error:
         sys.exit(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(f"{said(error)}: once there is room, the same command goes on.")
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last finished epoch.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

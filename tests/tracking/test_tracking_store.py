@@ -17,6 +17,7 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy import event
 
 from ecgexp.errors import UserError
 from ecgexp.tracking.run import EpochLog, Run
@@ -168,6 +169,16 @@ def lose_answers(monkeypatch, method: str, times: int = 1) -> None:
         return answer
 
     monkeypatch.setattr(MlflowClient, method, do)
+
+
+def test_a_full_disk_is_named_in_one_sentence_and_not_waited_for(tmp_path):
+    store = open_store(tracking(tmp_path, patience=600.0))
+    engine = store.client._tracking_client.store.engine
+    event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA max_page_count = 1"))  # as many as it has
+    engine.dispose()
+    run = store.client.create_run(store.experiment_id)
+    with pytest.raises(UserError, match=r"The disk of the MLflow store sqlite:.* is full: once there is room"):
+        store.client.set_tag(run.info.run_id, "long", "x" * 5000)
 
 
 def test_what_was_done_without_an_answer_is_not_there_twice(tmp_path, monkeypatch):

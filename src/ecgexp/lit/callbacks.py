@@ -14,7 +14,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar
+from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor
+
+from ecgexp.errors import UserError, said
 
 LAST = "last.ckpt"
 
@@ -63,10 +66,10 @@ class History(Callback):
 class Checkpoints(Checkpoint):
     """Keeps the best weights, and the whole state of training after each epoch, safe against a kill.
 
-    Lightning's own callback overwrites the best weights before the state that knows of them, and writes
-    files in place. Here each is written under a temporary name and moved. The state has the weights of its epoch;
-    those of an earlier one that was better are first written under a name of their own, then the state that names
-    them, and only then older weights are removed.
+    Lightning's own callback overwrites the best weights before the state that knows of them. Here each is
+    written under a temporary name, to the disk, and moved. The state has the weights of its epoch; those of an
+    earlier one that was better are first written under a name of their own, then the state that names them, and only
+    then older weights are removed.
 
     Parameters
     ----------
@@ -88,6 +91,10 @@ class Checkpoints(Checkpoint):
         self._best: dict[str, Tensor] = {}
         self._written: int | None = None
         self._wait, self._next = 1 / share - 1, 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Have the state written as the weights are."""
+        trainer.strategy.checkpoint_io = _Durable()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; called after all other callbacks and the learning-rate schedule."""
@@ -120,9 +127,9 @@ class Checkpoints(Checkpoint):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.best_epoch not in (trainer.current_epoch, self._written):
-            _write(self._best_path, lambda path: torch.save(self._best, path))
+            _write(self._best, self._best_path)
             self._written = self.best_epoch
-        _write(self.folder / LAST, trainer.save_checkpoint)
+        trainer.save_checkpoint(self.folder / LAST)
         for path in self.folder.glob("best-*.pt"):
             if path != self._best_path:
                 path.unlink()
@@ -208,9 +215,21 @@ def _select(trainer: pl.Trainer, shown: tuple[str, ...]) -> dict[str, str]:
     return {name: f"{float(metrics[name]):.3f}" for name in shown if name in metrics}
 
 
-def _write(path: Path, save: Callable[[Path], object]) -> None:
+class _Durable(TorchCheckpointIO):
+    # Lightning's own makes the whole file in memory first, which takes longer than writing it.
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        _write(checkpoint, Path(path))
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
     temporary = path.with_name(path.name + ".part")
-    save(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        # torch says that it lost its place in the file
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise UserError(f"{path} cannot be written: {said(cause)}") from error
     temporary.replace(path)

@@ -30,6 +30,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # MLflow repeats a request silently, at ever longer intervals and for minutes; `PatientClient` does it instead.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of each error that it also raises
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 PATIENCE = 900.0  # seconds that a store is waited for where the configuration does not say
@@ -81,6 +82,11 @@ class PatientClient(MlflowClient):
                 with mlflow_settings(**timeout):
                     answer = method(*args, **kwargs)
             except MlflowException as error:
+                if "disk is full" in str(error):  # SQLite's words
+                    raise UserError(
+                        f"The disk of the MLflow store {self.tracking_uri} is full: once there is room, "
+                        "the same command goes on from the last finished epoch."
+                    ) from error
                 if not is_away(error):
                     raise
                 if not self._known:
