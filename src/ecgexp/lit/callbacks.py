@@ -93,8 +93,9 @@ class Checkpoints(Checkpoint):
         self._wait, self._next = 1 / share - 1, 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Have the state written as the weights are."""
-        trainer.strategy.checkpoint_io = _Durable()
+        """Have the state written as the weights are, unless the trainer was given a way of its own."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _Durable()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; called after all other callbacks and the learning-rate schedule."""
@@ -229,7 +230,10 @@ def _write(content: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        # torch says that it lost its place in the file
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise UserError(f"{path} cannot be written: {said(cause)}") from error
+        # torch says but that it lost its place in the file
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError):
+            raise
+        temporary.unlink()
+        raise UserError(f"{path} cannot be written: {said(cause)}.") from error
     temporary.replace(path)

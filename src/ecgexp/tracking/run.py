@@ -217,7 +217,9 @@ class EpochLog:
             raise away(self._run.store.uri, patience)
 
     def __call__(self, epochs: Sequence[Mapping[str, float]]) -> None:
-        """Log what is new of the epochs so far."""
+        """Log what is new of the epochs so far; raises what kept earlier ones from being logged for good."""
+        if self._error is not None:
+            raise self._error
         for number in range(self._given, len(epochs)):
             self._queue.put(_entries(epochs[number], number))
         self._given = max(self._given, len(epochs))
