@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -106,13 +107,14 @@ def processor() -> str:
     return f"{cores} x {name}"
 
 
+@cache
 def commit() -> str:
-    """Short hash of the checked-out commit, with a + where files differ from it."""
+    """Short hash of the commit that was checked out when this process began, with a + where files differ from it."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
 
-    dirty = "+" if git("status", "--porcelain", "--untracked-files=no", "--", "../src", "../conf") else ""
+    dirty = "+" if git("status", "--porcelain", "--untracked-files=no", "--", "../src", "../conf", "*.py") else ""
     return git("rev-parse", "--short", "HEAD") + dirty
 
 

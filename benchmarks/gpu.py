@@ -8,8 +8,8 @@ what they left:
     python -m benchmarks.gpu trials --nets ribeiro
     python -m benchmarks.gpu project
 
-Keras runs on JAX: pip install keras 'jax[cuda13]'. A machine without network gets its packages as wheels, see
-benchmarks/gpu.sh. To try it out where there is no GPU:
+Keras runs on JAX: pip install keras 'jax[cuda13]'. A machine without network gets its packages as wheels, and all
+of this in calls of less than ten minutes, from benchmarks/gpu.sh. To try it out where there is no GPU:
 
     python -m benchmarks.gpu train --device cpu --records 64 --batch-sizes 16 --runs 1
     python -m benchmarks.gpu trials --device cpu --records 64 --batch-sizes 16 --at-once 1 --epochs 1
@@ -49,6 +49,12 @@ FULL = 21_799  # records of PTB-XL
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
+    arguments = parse(words)
+    arguments.run(arguments)
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """What is asked for, with the step that does it as `run`."""
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = found.add_subparsers(required=True)
     shared = argparse.ArgumentParser(add_help=False)
@@ -76,8 +82,7 @@ def main(words: Sequence[str] | None = None) -> None:
     step.add_argument("--epochs", type=int, default=40, help="that a trial is assumed to take (default 40)")
     step.set_defaults(run=project)
 
-    arguments = found.parse_args(words)
-    arguments.run(arguments)
+    return found.parse_args(words)
 
 
 def train(arguments: Any) -> None:
@@ -98,7 +103,7 @@ def train(arguments: Any) -> None:
 def race(settings: dict[str, Any], arguments: Any, rate: float, device: str) -> list[Figure]:
     """Figures of one net at one batch size and precision."""
     # JAX would take three quarters of the GPU's memory for itself
-    jax = {"KERAS_BACKEND": "jax", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    jax = {"KERAS_BACKEND": "jax", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}
     here: tuple[str, dict[str, str]] = (sys.executable, {})
     who = {"ours": here, "plain": here, "keras": (arguments.keras_python, jax), "uncompiled": here}
     times = take_turns(settings, who, 1 + arguments.runs, warm_up=0)
@@ -140,7 +145,7 @@ def keras_of(python: str) -> str:
 def trials(arguments: Any) -> None:
     """Trials through the command line, alone and beside others, and what each of their epochs took."""
     device = _use(arguments.device)
-    words = [f"dataset.records={arguments.records}", "tracking.system_metrics=false", "tracking.log_model=none"]
+    words = [f"dataset.records={arguments.records}"]
     sizes = sorted(arguments.batch_sizes)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -1,20 +1,38 @@
 #!/usr/bin/env bash
 # Brings what ecgexp and its benchmarks need to a machine without network that has Python 3.12 with PyTorch, Lightning
-# and JAX for its GPU, and runs a command there:
+# and JAX for its GPU, and takes all figures of the GPU there, in steps of less than ten minutes:
 #
-#   benchmarks/gpu.sh collect .wheels                                        # where there is a network; about 40 MB
-#   benchmarks/gpu.sh run .wheels python3 -m benchmarks.gpu train            # on the machine, in a copy of this folder
+#   benchmarks/gpu.sh collect .wheels           # where there is a network; about 40 MB
+#   benchmarks/gpu.sh steps                     # lists the steps, what is to be known first at the beginning
+#   benchmarks/gpu.sh step .wheels 1 RESULTS    # on the machine, in a copy of this folder: the first of them
+#   benchmarks/gpu.sh run .wheels COMMAND       # there too: any command
 #
-# Nothing of the machine's Python is changed: the packages go to a folder of their own, below TMPDIR.
+# The figures of a step are copied to the folder RESULTS, also where its time was over. Put them into
+# benchmarks/results before the next one: `project` computes from them. Nothing of the machine's Python is changed:
+# the packages go to a folder of their own, below TMPDIR.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-MISSING="alembic annotated-types blinker cachetools cffi cryptography databricks-sdk docker fastapi flask flask-cors
-  gitdb gitpython google-auth graphene graphql-core graphql-relay gunicorn huey hydra-core hydra-joblib-launcher
-  importlib-metadata itsdangerous keras mako mlflow mlflow-skinny mlflow-tracing namex omegaconf opentelemetry-api
-  opentelemetry-proto opentelemetry-sdk opentelemetry-semantic-conventions optree prettytable pyasn1 pyasn1-modules
-  pycparser pydantic pydantic-core python-dotenv skops smmap soundfile sqlalchemy sqlparse starlette typing-inspection
-  uvicorn wcwidth wfdb"
+MISSING="alembic annotated-types blinker cachetools cffi colorlog cryptography databricks-sdk docker fastapi flask
+  flask-cors gitdb gitpython google-auth graphene graphql-core graphql-relay gunicorn huey hydra-core
+  hydra-joblib-launcher importlib-metadata itsdangerous keras mako mlflow mlflow-skinny mlflow-tracing namex
+  omegaconf opentelemetry-api opentelemetry-proto opentelemetry-sdk opentelemetry-semantic-conventions optree optuna
+  prettytable pyasn1 pyasn1-modules pycparser pydantic pydantic-core python-dotenv skops smmap soundfile sqlalchemy
+  sqlparse starlette typing-inspection uvicorn wcwidth wfdb"
+
+STEPS=(
+  "train --nets ribeiro --precisions bf16 --batch-sizes 16 256"
+  "train --nets rajpurkar --precisions bf16 --batch-sizes 16 256"
+  "trials --nets ribeiro --at-once 1 4"
+  "trials --nets rajpurkar --at-once 1 4"
+  "project"
+  "train --nets ribeiro rajpurkar --precisions bf16 --batch-sizes 64"
+  "train --nets ribeiro --precisions fp32"
+  "train --nets rajpurkar --precisions fp32"
+  "trials --nets ribeiro --at-once 2"
+  "trials --nets rajpurkar --at-once 2"
+  "project"
+)
 
 collect() {
   local platforms=() n
@@ -34,7 +52,19 @@ run() {
   PYTHONPATH="$PWD/src:$site" "$@"
 }
 
+steps() {
+  printf '%s\n' "${STEPS[@]}"
+}
+
+step() {
+  local status=0
+  # shellcheck disable=SC2086
+  run "$1" timeout 570 python3 -m benchmarks.gpu ${STEPS[$2 - 1]} || status=$?
+  mkdir -p "$3" && cp benchmarks/results/*.json "$3"
+  return "$status"
+}
+
 case "${1:-}" in
-collect | run) "$@" ;;
-*) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 2 ;;
+collect | run | step | steps) "$@" ;;
+*) sed -n '2,13s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

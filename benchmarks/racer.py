@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -39,10 +40,14 @@ def main() -> None:
 def _gate(out: Any, times: dict[str, float] | None) -> None:
     """Say what the last epoch took, and wait until the next one may begin."""
     if times is not None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps({**times, "gigabytes": peak}), file=out, flush=True)
+        print(json.dumps({**times, "gigabytes": gigabytes(resource.RUSAGE_SELF)}), file=out, flush=True)
     if not sys.stdin.readline():
         raise EOFError
+
+
+def gigabytes(whose: int) -> float:
+    """Largest resident size so far of this process, or of those that it waited for."""
+    return resource.getrusage(whose).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
 
 
 def ours(
@@ -51,8 +56,12 @@ def ours(
     gate: Callable[[dict[str, float] | None], None],
     log: Callable[[list[dict[str, float]]], None] = lambda epochs: None,
     callbacks: Sequence[Any] = (),
+    logged: Callable[[], object] = lambda: None,
 ) -> None:
-    """What a trial of ecgexp does in an epoch, without tracking unless given."""
+    """What a trial of ecgexp does in an epoch, without checkpoints and tracking unless given.
+
+    `logged` waits until an epoch has been logged, which a thread of its own does.
+    """
     import pytorch_lightning as pl
     import torch
     from torch import nn
@@ -69,7 +78,7 @@ def ours(
         label_names = tuple("abcde")
 
         def load(self, split: SplitName) -> Split:
-            signals, targets = arrays
+            signals, targets = arrays if split == "train" else _validation(settings, arrays)
             rows, ids = np.arange(len(signals)), np.arange(len(signals)).astype(str)
             return Split(signals, rows, targets.astype(np.uint8), ids, ids)
 
@@ -78,6 +87,8 @@ def ours(
         times: dict[str, float]
 
         def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            if trainer.current_epoch:
+                logged()
             whole = {"whole": time.perf_counter() - self.begun} if trainer.current_epoch else {}
             gate({**self.times, **whole} if whole else None)
             _wait(trainer)
@@ -132,8 +143,16 @@ def tracked(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, 
 
     tracking = OmegaConf.load(CONF / "tracking" / "local.yaml")
     tracking.root = settings["folder"]
-    with Run(open_store(tracking), "race", {"kind": "trial"}) as run, EpochLog(run, system_metrics=True) as log:
-        ours(settings, arrays, gate, log, [Checkpoints(run.scratch, "val/loss", "min")])
+    epochs = threading.Semaphore(0)
+
+    class Watched(Run):
+        def log_entries(self, entries: Sequence[Any]) -> None:
+            super().log_entries(entries)
+            if any(entry.key == "epoch_seconds" for entry in entries):  # the machine's own metrics come in between
+                epochs.release()
+
+    with Watched(open_store(tracking), "race", {"kind": "trial"}) as run, EpochLog(run, system_metrics=True) as log:
+        ours(settings, arrays, gate, log, [Checkpoints(run.scratch, "val/loss", "min")], epochs.acquire)
 
 
 def bare(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
@@ -160,7 +179,7 @@ def bare(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, flo
         trained = time.perf_counter()
         net.eval()
         with torch.no_grad():
-            for rows in torch.arange(len(signals)).split(64):
+            for rows in torch.arange(len(_validation(settings, arrays)[0])).split(64):
                 net(signals[rows].transpose(1, 2))
         evaluated = time.perf_counter()
         times = {"train": trained - begun, "evaluate": evaluated - trained, "whole": evaluated - begun}
@@ -193,7 +212,6 @@ def plain(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, fl
                 loss = lossf(net(x.to(device)), y.to(device))
             loss.backward()
             optimizer.step()
-            loss.item()
         trained = time.perf_counter()
         net.eval()
         with torch.no_grad(), autocast():
@@ -241,6 +259,11 @@ def keras(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, fl
             self.times = {"train": trained - self.begun, "evaluate": time.perf_counter() - trained}
 
     model.fit(**arguments, epochs=10**6, verbose=0, callbacks=[Clock()])
+
+
+def _validation(settings: dict[str, Any], arrays: Arrays) -> Arrays:
+    signals, targets = arrays
+    return signals[: settings.get("validation")], targets[: settings.get("validation")]
 
 
 def _net(settings: dict[str, Any]) -> Any:

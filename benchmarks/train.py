@@ -72,7 +72,9 @@ def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
             figures.append(
                 figure("train", f"{key}, {what}", speed["ours"][what], theirs, name, "samples/s", True, target, device)
             )
-        if peer in speed:
+        if peer not in speed:
+            print(f"{name} could not run: BENCH_VERBOSE=1 in the environment shows why.", flush=True)
+        else:
             memory = [max(t["gigabytes"] for t in times[who]) for who in ("ours", peer)]
             figures.append(figure("train", f"{key}, memory", *memory, name, "GB", device=device))
     floor = rate / flops(settings["net"])
@@ -107,7 +109,8 @@ def take_turns(
             for peer, how in peers.items()
         }
         for run in range(warm_up + runs):
-            for peer, epoch in epochs.items():
+            turn = list(epochs.items())
+            for peer, epoch in turn if run % 2 else reversed(turn):  # so that nobody always follows the same one
                 found = epoch()
                 if found is not None and run >= warm_up:
                     times[peer].append(found)
@@ -175,18 +178,30 @@ def matrix_rate(dtype: torch.dtype, threads: int) -> float:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = 8192 if device == "cuda" else 2048
     a = torch.rand(size, size, device=device, dtype=dtype)
-    products: list[Callable[[], Any]] = [lambda: a @ a]
+    rates = [2 * size**3 / _least(lambda: a @ a)]
+    if device == "cpu":
+        # PyTorch's convolutions are oneDNN's, whose products may be of another library than that above
+        image, filters = torch.rand(4, 512, 1, 1024, dtype=dtype), torch.rand(512, 512, 1, 3, dtype=dtype)
+        image, filters = (t.contiguous(memory_format=torch.channels_last) for t in (image, filters))
+        rates.append(2 * 4 * 1022 * 512 * 512 * 3 / _least(lambda: torch.conv2d(image, filters)))
+        rates.append(_rate_of_tensorflow(str(dtype).removeprefix("torch."), size, threads))
     if dtype == torch.float32 and device == "cpu":
         plain = a.numpy()
-        products.append(lambda: plain @ plain)
-        # PyTorch's convolutions are oneDNN's, whose products are of another library than those above
-        image, filters = torch.rand(4, 512, 1, 1024), torch.rand(512, 512, 1, 3)
-        image, filters = (t.contiguous(memory_format=torch.channels_last) for t in (image, filters))
-        work = 2 * 4 * 1022 * 512 * 512 * 3
-        products.append(lambda: torch.conv2d(image, filters))
-        rates = [2 * size**3 / _least(product) for product in products[:2]]
-        return max(*rates, work / _least(products[2]))
-    return max(2 * size**3 / _least(product) for product in products)
+        rates.append(2 * size**3 / _least(lambda: plain @ plain))
+    return max(rates)
+
+
+def _rate_of_tensorflow(dtype: str, size: int, threads: int) -> float:
+    code = (
+        "import time, tensorflow as tf\n"
+        f"tf.config.threading.set_intra_op_parallelism_threads({threads})\n"
+        f"a, times = tf.cast(tf.random.uniform([{size}, {size}]), '{dtype}'), []\n"
+        "for _ in range(6):\n"
+        "    begun = time.perf_counter(); (a @ a).numpy(); times.append(time.perf_counter() - begun)\n"
+        f"print({2 * size**3} / min(times[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return 0.0 if done.returncode else float(done.stdout)
 
 
 def _least(function: Callable[[], Any], runs: int = 5) -> float:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +38,7 @@ def main() -> None:
         lambda folder: shares(folder, arguments.runs, arguments.threads),
         jobs,
         lambda folder: datasets(folder, arguments.records),
+        memory,
         lambda folder: sweeps(folder, arguments.trials),
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -47,18 +49,20 @@ def main() -> None:
 def start(folder: Path, runs: int) -> list[Figure]:
     """From the command to its end, for the help, a configuration and one tiny trial."""
     command(folder, *TINY)  # makes the records
-    help_, config, bare, trial = alternate(
+    help_, config, bare, trial, step = alternate(
         runs,
         lambda: command(folder, "--help"),
         lambda: command(folder, "--cfg", "job"),
         lambda: imports(folder),
         lambda: command(folder, *TINY, "resume=false"),
+        lambda: until_first_step(folder, *TINY),
     )
     name = "import of torch, Lightning and MLflow"
     return [
         figure("trial", "--help", median(help_), unit="s", target="1.5 s"),
         figure("trial", "--cfg job", median(config), unit="s"),
         figure("trial", "one tiny trial, all of it", median(trial), median(bare), name, "s"),
+        figure("trial", "one tiny trial, until its first step", median(step), median(bare), name, "s"),
     ]
 
 
@@ -115,17 +119,33 @@ def jobs(folder: Path) -> list[Figure]:
 
 
 def datasets(folder: Path, sizes: list[int]) -> list[Figure]:
-    """What a command takes beside its one epoch, by the size of a dataset that is cached."""
+    """What a command takes beside its one epoch, and its memory, by the size of a dataset that is cached."""
     figures = []
     for size in sizes:
-        words = [*TINY, f"dataset.records={size}"]
+        words, name = [*TINY, f"dataset.records={size}"], f"{size:,} cached records"
         command(folder, *words)
         took = command(folder, *words, "resume=false")
-        store = open_store_of(folder)
-        (last,) = store.client.search_runs([store.experiment_id], max_results=1)
-        beside = took - last.data.metrics["train_seconds"]
-        figures.append(figure("trial", f"{size:,} cached records: a command beside its one epoch", beside, unit="s"))
+        beside = took - last_run(folder).data.metrics["train_seconds"]
+        figures += [
+            figure("trial", f"{name}: a command beside its one epoch", beside, unit="s"),
+            figure("trial", f"{name}: until the first step", until_first_step(folder, *words), unit="s"),
+            figure("trial", f"{name}: memory of a tiny trial", largest(folder, *words), unit="GB"),
+        ]
     return figures
+
+
+def memory(folder: Path) -> list[Figure]:
+    """Of a whole trial through the command line, 1,000 records."""
+    return [
+        figure(
+            "trial",
+            f"memory of a trial of {net}, batch 64",
+            largest(folder, f"model={net}", "batch_size=64", "max_epochs=1", "dataset.records=1000", "trainer=cpu"),
+            unit="GB",
+            target=target,
+        )
+        for net, target in (("ribeiro", "1.5 GB"), ("rajpurkar", "2.2 GB"))
+    ]
 
 
 def shares(folder: Path, runs: int, threads: int) -> list[Figure]:
@@ -140,7 +160,8 @@ def shares(folder: Path, runs: int, threads: int) -> list[Figure]:
         ("linear", 16, ""),
     ):
         settings = {"folder": str(folder), "net": net, "batch_size": size, "precision": "fp32"}
-        settings |= {"threads": threads, "compile": False}
+        # PTB-XL has an eighth as many records to validate on as to train on
+        settings |= {"threads": threads, "compile": False, "validation": RECORDS // 8}
         who: dict[str, tuple[str, dict[str, str]]] = {
             name: (sys.executable, {}) for name in ("ours", "tracked", "bare")
         }
@@ -166,6 +187,35 @@ def shares(folder: Path, runs: int, threads: int) -> list[Figure]:
 def command(folder: Path, *words: str) -> float:
     """Seconds of `python -m ecgexp` in a folder."""
     return seconds(lambda: _run(folder, "-m", "ecgexp", *words))
+
+
+def until_first_step(folder: Path, *words: str) -> float:
+    """Seconds from the command to the first epoch of a trial."""
+    begun = time.time()
+    command(folder, *words, "resume=false")
+    run, store = last_run(folder), open_store_of(folder)
+    first = store.client.get_metric_history(run.info.run_id, "epoch_seconds")[0]
+    return first.timestamp / 1e3 - first.value - begun
+
+
+def largest(folder: Path, *words: str) -> float:
+    """GB that the largest of a command's processes had."""
+    code = (
+        "import resource, subprocess, sys\n"
+        "from benchmarks.racer import gigabytes\n"
+        f"words = [sys.executable, '-m', 'ecgexp', *{words!r}, 'resume=false']\n"
+        f"subprocess.run(words, cwd={str(folder)!r}, check=True)\n"
+        "print(gigabytes(resource.RUSAGE_CHILDREN))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def last_run(folder: Path) -> Any:
+    """The run that was begun last in a folder."""
+    store = open_store_of(folder)
+    (last,) = store.client.search_runs([store.experiment_id], max_results=1)
+    return last
 
 
 def imports(folder: Path) -> float:

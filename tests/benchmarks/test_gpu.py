@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+from itertools import product
+from pathlib import Path
 
 import pytest
 
 gpu = pytest.importorskip("benchmarks.gpu", reason="an installed package comes without the benchmarks")
 from benchmarks import bench  # noqa: E402
 
+SCRIPT = Path(bench.__file__).with_name("gpu.sh")
 # of two nets, by batch size: seconds of an epoch, the first one's surplus, what else a trial takes
 EPOCHS = {"ribeiro": {16: 4.0, 64: 1.0, 256: 0.25}, "rajpurkar": {16: 8.0, 64: 2.0, 256: 0.5}}
 FIRSTS = {16: 60.0, 64: 3.0, 256: 1.0}
@@ -76,6 +82,37 @@ def test_the_projection_is_the_sum_over_the_grid(results):
     assert found["ours"] == pytest.approx((ribeiro + rajpurkar) / 60)
     assert (found["unit"], found["device"]) == ("min", "a GPU")
     assert not any("1 at once" in name for name in figures if name.startswith("projected"))
+
+
+def test_the_steps_of_the_script_cover_what_is_to_be_measured():
+    listed = subprocess.run(["bash", SCRIPT, "steps"], capture_output=True, text=True, check=True).stdout.splitlines()
+    steps = [gpu.parse(line.split()) for line in listed]
+    trained = {
+        cell
+        for step in steps
+        if step.run is gpu.train
+        for cell in product(step.nets, step.precisions, step.batch_sizes)
+    }
+    assert trained == set(product(gpu.NETS, gpu.PRECISIONS, (16, 64, 256)))
+    tried = {
+        cell for step in steps if step.run is gpu.trials for cell in product(step.nets, step.batch_sizes, step.at_once)
+    }
+    assert tried == set(product(gpu.NETS, (16, 64, 256), (1, 2, 4)))
+    assert steps[-1].run is gpu.project
+
+
+def test_a_step_of_the_script_hands_its_figures_out(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    shutil.copy(SCRIPT, tmp_path / "benchmarks")
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\nmkdir -p benchmarks/results; echo "$@" > benchmarks/results/one.json; exit 3\n')
+    python.chmod(0o755)
+    (tmp_path / "ecgexp-site").mkdir()  # the packages are there
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    words = ["bash", "benchmarks/gpu.sh", "step", ".wheels", "2", "out"]
+    assert subprocess.run(words, cwd=tmp_path, env=environment).returncode == 3
+    (figures,) = (tmp_path / "out").iterdir()
+    assert figures.read_text().startswith("-m benchmarks.gpu train --nets rajpurkar")
 
 
 def test_without_measured_trials_there_is_nothing_to_project():

@@ -1,0 +1,42 @@
+"""What the benchmarks make of the times that were taken."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+train = pytest.importorskip("benchmarks.train", reason="an installed package comes without the benchmarks")
+from benchmarks import trial  # noqa: E402
+
+SETTINGS = {"net": "ribeiro", "precision": "bf16", "batch_size": 16, "records": 100}
+ARGUMENTS = SimpleNamespace(keras_python="python", keras="tensorflow", runs=2)
+
+
+def epochs(*seconds: float, gigabytes: float = 1.0) -> list[dict[str, float]]:
+    return [{"train": took, "evaluate": took / 10, "whole": took, "gigabytes": gigabytes} for took in seconds]
+
+
+def test_the_faster_of_two_processes_of_keras_counts(monkeypatch):
+    times = {"ours": epochs(1.0, 2.0, 1.0), "keras": epochs(8.0, 9.0), "keras again": epochs(2.0), "plain": []}
+    monkeypatch.setattr(train, "take_turns", lambda *_: times)
+    found = {(one.figure, one.peer_name[:5]): one for one in train.race(SETTINGS, ARGUMENTS, rate=1e12)}
+    trained = found["ribeiro bf16 batch 16, train", "keras"]
+    assert (trained.ours, trained.peer, trained.ratio, trained.target) == (100.0, 50.0, 2.0, "1.4")
+    assert found["ribeiro bf16 batch 16, train", "torch"].peer is None
+    limit = found["ribeiro bf16 batch 16, of the limit", "matri"]
+    assert limit.ratio == pytest.approx(100 * train.flops("ribeiro") / 1e12)
+
+
+def test_shares_of_an_epoch_and_of_a_longer_one(tmp_path, monkeypatch):
+    times = {"ours": epochs(10.1), "tracked": epochs(10.6), "bare": epochs(10.0)}
+    monkeypatch.setattr(trial, "take_turns", lambda *_: times)
+    monkeypatch.setattr(trial, "write_records", lambda *_: None)
+    found = {one.figure.partition(": ")[2]: one.ours for one in trial.shares(tmp_path, 1, 1) if "256" in one.figure}
+    assert found == pytest.approx(
+        {
+            "Lightning and metrics, 512 records": 1.0,
+            "Lightning, metrics, checkpoints and tracking, 512 records": 6.0,
+            "the same, 17,418 records, computed": 1.0 + 5.0 * 512 / 17_418,
+        }
+    )
