@@ -234,6 +234,6 @@ def _write(content: dict[str, Any], path: Path) -> None:
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if not isinstance(cause, OSError):
             raise
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {said(cause)}.") from error
     temporary.replace(path)
