@@ -243,7 +243,7 @@ def _combinations(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor, Tens
         return predicted, true, torch.ones(len(true), device=true.device)
     powers = 2 ** torch.arange(2 * labels, device=true.device)
     with torch.autocast(true.device.type, enabled=False):
-        numbers = (torch.cat([predicted, true], dim=1).float() @ powers.float()).long()
+        numbers = (predicted.float() @ powers[:labels].float() + true.float() @ powers[labels:].float()).long()
     records = torch.zeros(combinations, dtype=torch.float64, device=true.device)
     records.scatter_add_(0, numbers, torch.ones_like(numbers, dtype=torch.float64))
     flags = (torch.arange(combinations, device=true.device)[:, None] & powers) > 0
