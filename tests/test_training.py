@@ -82,5 +82,9 @@ def test_automatic_precision_is_bfloat16_where_the_chip_computes_with_it(monkeyp
 
 
 def test_the_precision_that_is_meant_makes_another_trial():
-    same = {"cell_hash": "c", "fingerprint": "f", "device": "cpu", "threads": 1}
-    assert identity(**same, precision=32) != identity(**same, precision="bf16-mixed")
+    def of(asked, meant):
+        config = {"dataset": {}, "trainer": {}, "precision": asked}
+        return identity(config, fingerprint="f", device="cpu", threads=1, precision=meant)
+
+    assert of("auto", "bf16-mixed") == of("bf16-mixed", "bf16-mixed")
+    assert of("auto", 32) == of(32, 32) != of("auto", "bf16-mixed")

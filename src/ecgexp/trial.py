@@ -86,7 +86,7 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
         _check_labels(cfg, parts.dataset)
         tags |= {"dataset_fingerprint": parts.dataset.fingerprint()}
         here = (tags["dataset_fingerprint"], device_kind(cfg), threads, tags["precision"])
-        tags |= {"identity": identity(tags["cell"], *here)}
+        tags |= {"identity": identity(plain(cfg), *here)}
     except Exception:
         with Run(store, job.name, tags, job.parent) as run:
             announce(run.id)

@@ -23,13 +23,13 @@ def cell(config: dict[str, Any]) -> str:
     return config_hash(config)
 
 
-def identity(cell_hash: str, fingerprint: str, device: str, threads: int, precision: int | str) -> str:
+def identity(config: dict[str, Any], fingerprint: str, device: str, threads: int, precision: int | str) -> str:
     """Hash of everything that a trial's result depends on.
 
     Parameters
     ----------
-    cell_hash : str
-        See `cell`; it holds the seed.
+    config : dict
+        Resolved configuration.
     fingerprint : str
         Of the dataset.
     device : str
@@ -37,7 +37,7 @@ def identity(cell_hash: str, fingerprint: str, device: str, threads: int, precis
     threads : int
         Of torch; they change sums on a CPU.
     precision : int or str
-        That the configuration means on this machine.
+        That the configuration means on this machine: 'auto' is the same trial as what it comes to.
     """
-    known = {"cell": cell_hash, "dataset": fingerprint, "device": device, "precision": precision}
+    known = {"cell": cell({**config, "precision": precision}), "dataset": fingerprint, "device": device}
     return config_hash({**known, "threads": threads} if device == "cpu" else known)
