@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import time
@@ -20,11 +21,12 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+SELECTING = ("nets", "precisions", "batch_sizes", "keras_python")  # arguments that change no figure
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure.
+    """One measured figure; `bench`, `figure` and the first word of `peer_name` tell it from others.
 
     Attributes
     ----------
@@ -112,7 +114,7 @@ def commit() -> str:
     """Short hash of the commit that was checked out when this process began, with a + where files differ from it."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
 
     dirty = "+" if git("status", "--porcelain", "--untracked-files=no", "--", "../src", "../conf", "*.py") else ""
     return git("rev-parse", "--short", "HEAD") + dirty
@@ -129,7 +131,7 @@ def package(name: str) -> str:
 def finish(figures: Sequence[Figure]) -> None:
     """Print the table, and put the figures into today's file of this machine and their picture beside it."""
     print(table(figures))
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{platform.node() or 'host'}-{date.today().isoformat()}.json"
     earlier = json.loads(path.read_text()) if path.exists() else []
     mine = [asdict(f) for f in figures]
@@ -179,6 +181,35 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
 def parser(description: str | None, runs: int) -> argparse.ArgumentParser:
     """Arguments that all benchmarks take."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--runs", type=int, default=runs, help=f"runs of which the median counts (default {runs})")
-    found.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of each library")
+    found.add_argument("--runs", type=positive, default=runs, help=f"runs of which the median counts (default {runs})")
+    found.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="threads of each library")
     return found
+
+
+def parse(found: argparse.ArgumentParser) -> argparse.Namespace:
+    """What is asked for; what measures otherwise than by default is a try-out."""
+    arguments = found.parse_args()
+    if any(value != found.get_default(name) for name, value in vars(arguments).items() if name not in SELECTING):
+        try_out()
+    return arguments
+
+
+def try_out() -> None:
+    """Keep the figures of this process apart from those that are published, whose names they have."""
+    global RESULTS
+    if RESULTS.name != "tryouts":
+        RESULTS /= "tryouts"
+
+
+def positive(word: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 1")
+    return int(word)
+
+
+def program(word: str) -> str:
+    """An argument that is a program of this machine."""
+    if shutil.which(word) is None:
+        raise argparse.ArgumentTypeError(f"there is no program {word}")
+    return word

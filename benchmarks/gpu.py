@@ -37,7 +37,7 @@ import numpy as np
 import torch
 
 from benchmarks import bench
-from benchmarks.bench import Figure, figure, finish, median, package, processor
+from benchmarks.bench import Figure, figure, finish, median, package, positive, processor, program
 from benchmarks.train import DTYPES, NETS, flops, matrix_rate, speeds, take_turns, write_records
 from benchmarks.trial import command, open_store_of
 
@@ -59,27 +59,27 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     steps = found.add_subparsers(required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS)
-    shared.add_argument("--batch-sizes", nargs="+", type=int, default=[16, 64, 256])
+    shared.add_argument("--batch-sizes", nargs="+", type=positive, default=[16, 64, 256])
     shared.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
 
     step = steps.add_parser("train", parents=[shared], help="samples per second")
     step.add_argument("--precisions", nargs="+", default=list(DTYPES), choices=DTYPES)
-    step.add_argument("--records", type=int, default=16_384, help="different records (default 16384)")
-    step.add_argument("--runs", type=int, default=3, help="epochs of which the median counts (default 3)")
-    step.add_argument("--keras-python", default=sys.executable, help="Python that has Keras and JAX")
+    step.add_argument("--records", type=positive, default=16_384, help="different records (default 16384)")
+    step.add_argument("--runs", type=positive, default=3, help="epochs of which the median counts (default 3)")
+    step.add_argument("--keras-python", type=program, default=sys.executable, help="Python that has Keras and JAX")
     step.set_defaults(run=train)
 
     step = steps.add_parser("trials", parents=[shared], help="whole trials through the command line")
     step.add_argument("--precision", default="bf16", choices=PRECISIONS)
-    step.add_argument("--records", type=int, default=FULL, help=f"to generate (default {FULL}, PTB-XL's number)")
-    step.add_argument("--epochs", type=int, default=3, help="of each trial (default 3)")
-    step.add_argument("--at-once", nargs="+", type=int, default=[1, 2, 4], help="trials that share the GPU")
+    step.add_argument("--records", type=positive, default=FULL, help=f"to generate (default {FULL}, PTB-XL's number)")
+    step.add_argument("--epochs", type=positive, default=3, help="of each trial (default 3)")
+    step.add_argument("--at-once", nargs="+", type=positive, default=[1, 2, 4], help="trials that share the GPU")
     step.set_defaults(run=trials)
 
     step = steps.add_parser("project", help="the 90 trials of leandro2023, computed from measured trials")
     step.add_argument("--precision", default="bf16", choices=PRECISIONS)
-    step.add_argument("--records", type=int, default=FULL, help=f"of the measured trials (default {FULL})")
-    step.add_argument("--epochs", type=int, default=40, help="that a trial is assumed to take (default 40)")
+    step.add_argument("--records", type=positive, default=FULL, help=f"of the measured trials (default {FULL})")
+    step.add_argument("--epochs", type=positive, default=40, help="that a trial is assumed to take (default 40)")
     step.set_defaults(run=project)
 
     return found.parse_args(words)
@@ -248,6 +248,7 @@ def projected(
 def _use(device: str) -> str:
     """Name of the device, of which this process and those that it starts see no other."""
     if device == "cpu":
+        bench.try_out()
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
         return processor()
     if not torch.cuda.is_available():

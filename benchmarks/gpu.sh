@@ -45,10 +45,23 @@ collect() {
     "${platforms[@]}" --constraint constraints.txt --dest "$1" $MISSING
 }
 
+install() {
+  local needed='import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, sys.argv[1:])))'
+  python3 -c "$needed" torch pytorch_lightning jax || fail "python3 needs PyTorch, Lightning and JAX for the GPU."
+  compgen -G "$1/*.whl" >/dev/null || fail "There are no wheels in $1: benchmarks/gpu.sh collect $1, with a network."
+  python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$2" "$1"/*.whl ||
+    { rm -rf "$2"; fail "The wheels in $1 could not be installed."; }
+}
+
+fail() {
+  echo "$1" >&2
+  exit 2
+}
+
 run() {
   local wheels="$1" site="${TMPDIR:-/tmp}/ecgexp-site"
   shift
-  [[ -d $site ]] || python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$wheels"/*.whl
+  [[ -d $site ]] || install "$wheels" "$site"
   PYTHONPATH="$PWD/src:$site" "$@"
 }
 
@@ -64,7 +77,15 @@ step() {
   return "$status"
 }
 
-case "${1:-}" in
-collect | run | step | steps) "$@" ;;
-*) sed -n '2,13s/^# \{0,1\}//p' "$0" && exit 2 ;;
-esac
+are_right() {
+  case "${1:-}" in
+  collect) [[ $# == 2 ]] ;;
+  run) [[ $# -ge 3 ]] ;;
+  step) [[ $# == 4 && $3 =~ ^[1-9][0-9]?$ && $3 -le ${#STEPS[@]} ]] ;;
+  steps) [[ $# == 1 ]] ;;
+  *) false ;;
+  esac
+}
+
+are_right "$@" || fail "$(sed -n '2,13s/^# \{0,1\}//p' "$0")"
+"$@"

@@ -8,14 +8,14 @@ from timeit import Timer
 import numpy as np
 import torch
 
-from benchmarks.bench import Figure, alternate, figure, finish, median, package, parser, seconds
+from benchmarks.bench import Figure, alternate, figure, finish, median, package, parse, parser, seconds
 from ecgexp.metrics import classification_metrics, mlcm
 from ecgexp.reports.uncertainty import bootstrap
 
 
 def main() -> None:
     """Measure, print, write."""
-    arguments = parser(__doc__, runs=5).parse_args()
+    arguments = parse(parser(__doc__, runs=5))
     torch.set_num_threads(arguments.threads)
     finish([*matrices(arguments.runs), metrics(arguments.runs), *intervals()])
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.bench import Figure, alternate, figure, finish, median, package, parser, seconds
+from benchmarks.bench import Figure, alternate, figure, finish, median, package, parse, parser, positive, seconds
 from ecgexp.datasets import Synthetic
 
 
 def main() -> None:
     """Measure, print, write."""
     found = parser(__doc__, runs=1)
-    found.add_argument("--records", type=int, default=21_799, help="records (default 21,799, as PTB-XL)")
-    arguments = found.parse_args()
+    found.add_argument("--records", type=positive, default=21_799, help="records (default 21,799, as PTB-XL)")
+    arguments = parse(found)
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         finish(measure(Path(folder), arguments.records, arguments.runs))

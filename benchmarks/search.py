@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.bench import RESULTS, Figure, figure, finish, median, package, parser, seconds
+from benchmarks import bench
+from benchmarks.bench import Figure, figure, finish, median, package, parse, parser, seconds
 from benchmarks.trial import open_store_of
 
 METRIC, LOSS = "val/auroc_macro", "val/loss"
@@ -58,7 +59,7 @@ def main() -> None:
     found.add_argument("--max-epochs", type=int, default=9, help="of a trial")
     found.add_argument("--records", type=int, default=400)
     found.add_argument("--width", type=int, default=8, help="of the net")
-    arguments = found.parse_args()
+    arguments = parse(found)
     common = [
         f"dataset.records={arguments.records}", "model=ribeiro", f"model.width={arguments.width}", "trainer=cpu",
         "trainer.threads=1", f"max_epochs={arguments.max_epochs}", "early_stopping.patience=null",
@@ -79,7 +80,7 @@ def main() -> None:
             for name, search in contestants.items():
                 results[name].append(search(folder, seed))
                 print(f"{name}, seed {seed}: {results[name][-1].trials} trials", flush=True)
-    draw(results, arguments.epochs, RESULTS / "search.png")
+    draw(results, arguments.epochs, bench.RESULTS / "search.png")
     finish(compare(results, arguments.epochs))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.bench import Figure, figure, finish, median, package, parser, processor
+from benchmarks.bench import Figure, figure, finish, median, package, parse, parser, positive, processor, program
 from ecgexp import models
 
 NETS = {"ribeiro": models.Ribeiro, "rajpurkar": models.Rajpurkar}
@@ -33,15 +33,16 @@ def main() -> None:
     """Measure, print, write."""
     found = parser(__doc__, runs=3)
     found.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS)
-    found.add_argument("--batch-sizes", nargs="+", type=int, default=[16, 64, 256])
+    found.add_argument("--batch-sizes", nargs="+", type=positive, default=[16, 64, 256])
     found.add_argument("--precisions", nargs="+", default=list(DTYPES), choices=DTYPES)
     help_ = "different records in an epoch, if that is two batches at least (default 256)"
-    found.add_argument("--records", type=int, default=256, help=help_)
+    found.add_argument("--records", type=positive, default=256, help=help_)
     found.add_argument("--keras", default="tensorflow", help="backend of Keras (default tensorflow)")
-    found.add_argument("--keras-python", default=sys.executable, help="Python that has Keras")
+    found.add_argument("--keras-python", type=program, default=sys.executable, help="Python that has Keras")
     found.add_argument("--xla", action="store_true", help="compile the peer's step with XLA")
-    arguments = found.parse_args()
-    rates = {name: matrix_rate(dtype, arguments.threads) for name, dtype in DTYPES.items()}
+    arguments = parse(found)
+    print("How fast this machine multiplies matrices ...", flush=True)
+    rates = {name: matrix_rate(DTYPES[name], arguments.threads) for name in arguments.precisions}
     with tempfile.TemporaryDirectory() as folder:
         write_records(Path(folder), max(arguments.records, 2 * max(arguments.batch_sizes)))
         for net in arguments.nets:
@@ -58,6 +59,7 @@ def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
     keras = (arguments.keras_python, {"KERAS_BACKEND": arguments.keras})
     peers = {"ours": (sys.executable, {}), "keras": keras, "keras again": keras, "plain": (sys.executable, {})}
     names = {"keras": f"{package('keras')} on {package(arguments.keras)}", "plain": package("torch")}
+    print(f"{settings['net']} {settings['precision']} batch {settings['batch_size']} ...", flush=True)
     times = take_turns(settings, peers, arguments.runs)
     # some processes of TensorFlow train at a third of their speed from start to end: the faster of two counts
     times["keras"] = max(times["keras"], times.pop("keras again"), key=lambda found: _rate(found, "train"))

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import Figure, alternate, figure, finish, median, parser, seconds
+from benchmarks.bench import Figure, alternate, figure, finish, median, parse, parser, positive, seconds
 from benchmarks.train import take_turns, write_records
 from ecgexp.tracking.store import open_store
 
@@ -30,9 +30,11 @@ TINY = ["model=linear", "max_epochs=1", "dataset.records=200", "trainer=cpu", "t
 def main() -> None:
     """Measure, print, write."""
     found = parser(__doc__, runs=3)
-    found.add_argument("--trials", nargs="+", type=int, default=[10, 90, 1000], help="sizes of sweeps of tiny trials")
-    found.add_argument("--records", nargs="+", type=int, default=[1000, 5000, 21_799], help="sizes of datasets")
-    arguments = found.parse_args()
+    found.add_argument(
+        "--trials", nargs="+", type=positive, default=[10, 90, 1000], help="sizes of sweeps of tiny trials"
+    )
+    found.add_argument("--records", nargs="+", type=positive, default=[1000, 5000, 21_799], help="sizes of datasets")
+    arguments = parse(found)
     parts: list[Callable[[Path], list[Figure]]] = [
         lambda folder: start(folder, arguments.runs),
         lambda folder: shares(folder, arguments.runs, arguments.threads),

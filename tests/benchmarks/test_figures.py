@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 train = pytest.importorskip("benchmarks.train", reason="an installed package comes without the benchmarks")
-from benchmarks import trial  # noqa: E402
+from benchmarks import bench, trial  # noqa: E402
 
 SETTINGS = {"net": "ribeiro", "precision": "bf16", "batch_size": 16, "records": 100}
 ARGUMENTS = SimpleNamespace(keras_python="python", keras="tensorflow", runs=2)
@@ -40,3 +40,28 @@ def test_shares_of_an_epoch_and_of_a_longer_one(tmp_path, monkeypatch):
             "the same, 17,418 records, computed": 1.0 + 5.0 * 512 / 17_418,
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "apart"),
+    [((), False), (("--nets", "ribeiro", "--batch-sizes", "16"), False), (("--records", "32"), True)],
+)
+def test_figures_that_are_taken_otherwise_do_not_replace_those_that_are_published(monkeypatch, tmp_path, words, apart):
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["train", *words])
+    monkeypatch.setattr(train, "matrix_rate", lambda *_: 1e12)
+    monkeypatch.setattr(train, "write_records", lambda *_: None)
+    monkeypatch.setattr(train, "race", lambda *_: [bench.figure("train", "one", 1.0)])
+    train.main()
+    (path,) = tmp_path.rglob("*.json")
+    assert path.parent == (tmp_path / "tryouts" if apart else tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words", [("--runs", "0"), ("--threads", "many"), ("--batch-sizes", "-1"), ("--keras-python", "/nowhere/python")]
+)
+def test_an_argument_that_cannot_be_is_refused_before_anything_is_measured(monkeypatch, capsys, words):
+    monkeypatch.setattr("sys.argv", ["train", *words])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert f"error: argument {words[0]}: " in capsys.readouterr().err

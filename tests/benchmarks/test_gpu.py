@@ -30,7 +30,7 @@ def results(tmp_path, monkeypatch):
 
 
 def written(results) -> dict[str, dict]:
-    (path,) = results.glob("*.json")
+    (path,) = results.rglob("*.json")
     return {
         f"{figure['figure']} | {figure['peer_name'].split(' ')[0]}": figure for figure in json.loads(path.read_text())
     }
@@ -113,6 +113,15 @@ def test_a_step_of_the_script_hands_its_figures_out(tmp_path):
     assert subprocess.run(words, cwd=tmp_path, env=environment).returncode == 3
     (figures,) = (tmp_path / "out").iterdir()
     assert figures.read_text().startswith("-m benchmarks.gpu train --nets rajpurkar")
+
+
+@pytest.mark.parametrize(
+    "words", ["", "step", "step .wheels 0 out", "step .wheels 12 out", "step .wheels one out", "run .wheels", "collect"]
+)
+def test_wrong_arguments_of_the_script_are_answered_with_how_it_is_used(words):
+    done = subprocess.run(["bash", SCRIPT, *words.split()], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "benchmarks/gpu.sh step .wheels 1 RESULTS" in done.stderr
 
 
 def test_without_measured_trials_there_is_nothing_to_project():
