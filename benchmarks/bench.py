@@ -197,8 +197,7 @@ def parse(found: argparse.ArgumentParser) -> argparse.Namespace:
 def try_out() -> None:
     """Keep the figures of this process apart from those that are published, whose names they have."""
     global RESULTS
-    if RESULTS.name != "tryouts":
-        RESULTS /= "tryouts"
+    RESULTS /= "tryouts"
 
 
 def positive(word: str) -> int:

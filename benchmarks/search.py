@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import bench
-from benchmarks.bench import Figure, figure, finish, median, package, parse, parser, seconds
+from benchmarks.bench import Figure, figure, finish, median, package, parse, parser, positive, seconds
 from benchmarks.trial import open_store_of
 
 METRIC, LOSS = "val/auroc_macro", "val/loss"
@@ -55,10 +55,10 @@ class Searched:
 def main() -> None:
     """Measure, print, write."""
     found = parser(__doc__, runs=3)
-    found.add_argument("--epochs", type=int, default=144, help="that each search may train in all")
-    found.add_argument("--max-epochs", type=int, default=9, help="of a trial")
-    found.add_argument("--records", type=int, default=400)
-    found.add_argument("--width", type=int, default=8, help="of the net")
+    found.add_argument("--epochs", type=positive, default=144, help="that each search may train in all")
+    found.add_argument("--max-epochs", type=positive, default=9, help="of a trial")
+    found.add_argument("--records", type=positive, default=400)
+    found.add_argument("--width", type=positive, default=8, help="of the net")
     arguments = parse(found)
     common = [
         f"dataset.records={arguments.records}", "model=ribeiro", f"model.width={arguments.width}", "trainer=cpu",
