@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,30 @@ def test_a_full_disk_is_said_and_leaves_the_last_state_as_it_was(tmp_path, monke
         train("full", "max_epochs=3")
     (state,) = (tmp_path / "full" / "mlruns" / "checkpoints").glob("*/last.ckpt")
     assert torch.load(state, weights_only=True)["epoch"] == 0
+
+
+@pytest.mark.slow
+def test_told_to_stop_while_it_writes_its_state_it_was_killed_and_goes_on(tmp_path, monkeypatch, train):
+    whole = recorded(tmp_path / "whole", train("whole", "max_epochs=3").run_id)
+    save = torch.save
+
+    class Stopped(io.BytesIO):
+        def write(self, content):
+            if self.tell():
+                raise Interrupted(143)
+            return super().write(content)
+
+    def stop(content, file):
+        save(content, Stopped() if content.get("epoch") == 1 else file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", stop)
+        with pytest.raises(Interrupted):
+            train("broken", "max_epochs=3")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'broken' / 'mlruns' / 'mlflow.db'}")
+    (run,) = client.search_runs(["1"])
+    assert run.info.status == "KILLED"
+    assert_equal(recorded(tmp_path / "broken", train("broken", "max_epochs=3").run_id), whole)
 
 
 LONG_AGO = {"process_started": "1.0", "heartbeat": "1.0"}

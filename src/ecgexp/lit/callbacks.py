@@ -230,10 +230,10 @@ def _write(content: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        # torch says but that it lost its place in the file
-        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        # torch says but that it lost its place in the file, also where the process was told to stop meanwhile
+        cause = (error.__context__ if isinstance(error, RuntimeError) else None) or error
         if not isinstance(cause, OSError):
-            raise
+            raise cause from None
         temporary.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {said(cause)}.") from error
     temporary.replace(path)
