@@ -61,18 +61,28 @@ def test_convolution_is_tensorflows_same(samples, kernel, stride):
     np.testing.assert_allclose(conv(x).detach().numpy(), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(("samples", "kernel", "stride"), SHAPES)
-def test_gradients_are_those_of_the_plain_convolution(samples, kernel, stride):
+LONG = [(samples, *shape) for samples in (512, 513, 1000, 1025, 1537) for shape in ((1, 1), (7, 1), (16, 1), (3, 2))]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("samples", "kernel", "stride"), [*SHAPES, *LONG])
+def test_gradients_are_those_of_the_plain_convolution(samples, kernel, stride, bias):
     torch.manual_seed(samples)
-    conv = SameConv(3, 4, kernel, stride).double()
+    conv = SameConv(3, 4, kernel, stride, bias).double()
     x, plain_x = (torch.linspace(-2, 2, 6 * samples).double().reshape(2, 3, samples).requires_grad_() for _ in "ab")
-    weight = conv.weight.detach().clone().requires_grad_()
+    parameters = [parameter.detach().clone().requires_grad_() for parameter in conv.parameters()]
     padded = torch.nn.functional.pad(plain_x, same_padding(samples, kernel, stride))
-    plain = torch.nn.functional.conv1d(padded, weight, conv.bias.detach(), stride)
+    plain = torch.nn.functional.conv1d(padded, *parameters, stride=stride)
     conv(x).pow(2).sum().backward()
     plain.pow(2).sum().backward()
     torch.testing.assert_close(x.grad, plain_x.grad, rtol=0, atol=1e-10)
-    torch.testing.assert_close(conv.weight.grad, weight.grad, rtol=0, atol=1e-10)
+    for parameter, expected in zip(conv.parameters(), parameters, strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=0, atol=1e-9)
+
+
+def test_outside_training_a_convolution_has_second_derivatives():
+    conv = SameConv(2, 3, 4).double().eval()
+    assert torch.autograd.gradgradcheck(conv, torch.randn(1, 2, 6, dtype=torch.float64, requires_grad=True))
 
 
 @pytest.mark.parametrize(
@@ -84,10 +94,12 @@ def test_gradients_are_those_of_the_plain_convolution(samples, kernel, stride):
         (2, 32, 1),
     ],
 )
-def test_in_bfloat16_convolution_and_gradients_are_off_by_rounding_alone(leads, kernel, stride):
+# few outputs, as many as oneDNN takes, and longer than it takes at once
+@pytest.mark.parametrize(("batch", "samples"), [(3, 200), (12, 200), (3, 900)])
+def test_in_bfloat16_convolution_and_gradients_are_off_by_rounding_alone(leads, kernel, stride, batch, samples):
     torch.manual_seed(0)
     conv = SameConv(leads, 8, kernel, stride)
-    x = torch.randn(3, leads, 200).bfloat16().float().requires_grad_()
+    x = torch.randn(batch, leads, samples).bfloat16().float().requires_grad_()
     conv.weight.data = conv.weight.data.bfloat16().float()
     exact = copy.deepcopy(conv).double()
     exact_x = x.detach().double().requires_grad_()
@@ -96,8 +108,8 @@ def test_in_bfloat16_convolution_and_gradients_are_off_by_rounding_alone(leads, 
     upstream = torch.randn_like(y)
     y.backward(upstream)
     exact(exact_x).backward(upstream.double())
-    pairs = [(y, exact(exact_x)), (x.grad, exact_x.grad), (conv.weight.grad, exact.weight.grad)]
-    for computed, expected in pairs:
+    gradients = [(parameter.grad, exact.get_parameter(name).grad) for name, parameter in conv.named_parameters()]
+    for computed, expected in [(y, exact(exact_x)), (x.grad, exact_x.grad), *gradients]:
         assert (computed.double() - expected).norm() < 0.01 * expected.norm()
 
 
