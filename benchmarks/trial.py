@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def main() -> None:
         jobs,
         lambda folder: datasets(folder, arguments.records),
         memory,
-        lambda folder: sweeps(folder, arguments.trials),
+        lambda folder: [figure("trial", "Hydra's composition of one configuration", composition(folder), unit="s")],
+        *(partial(sweep, size=size) for size in arguments.trials),
     ]
     with tempfile.TemporaryDirectory() as folder:
         for part in parts:
@@ -68,31 +70,26 @@ def start(folder: Path, runs: int) -> list[Figure]:
     ]
 
 
-def sweeps(folder: Path, sizes: list[int]) -> list[Figure]:
+def sweep(folder: Path, size: int) -> list[Figure]:
     """Seconds per trial of a sweep, and what listing and reporting them takes."""
-    figures = []
-    for size in sizes:
-        place = folder / f"sweep{size}"
-        place.mkdir()
-        rates = ",".join(str(round(1e-5 * (i + 1), 6)) for i in range(size))
-        command(place, *TINY, "lr=0.5")  # records and imports
-        whole = command(place, "-m", *TINY, f"lr={rates}", f"sweep.name=n{size}")
-        begun, steps = first_and_steps(place)
-        half = len(steps) // 2
-        drift = median(steps[half:]) / median(steps[:half])
-        figures += [
-            figure("trial", f"sweep of {size} tiny trials, per trial", median(steps), unit="s", target="0.5 s + Hydra"),
-            figure("trial", f"sweep of {size}: second half over first half", drift, unit="times", target="1"),
-            figure("trial", f"sweep of {size}: until the first trial began", begun, unit="s"),
-            figure("trial", f"sweep of {size}: all of it", whole, unit="s"),
-        ]
-        listed = seconds(lambda place=place: listing(place))
-        figures.append(figure("trial", f"sweep of {size}: list of runs", listed, unit="s"))
-        reported = report(place)
-        figures.append(figure("trial", f"sweep of {size}: report", reported, unit="s"))
-        shutil.rmtree(place)
-    figures.append(figure("trial", "Hydra's composition of one configuration", composition(folder), unit="s"))
-    return figures
+    place = folder / f"sweep{size}"
+    place.mkdir()
+    rates = ",".join(str(round(1e-5 * (i + 1), 6)) for i in range(size))
+    command(place, *TINY, "lr=0.5")  # records and imports
+    whole = command(place, "-m", *TINY, f"lr={rates}", f"sweep.name=n{size}")
+    begun, steps = first_and_steps(place)
+    half = len(steps) // 2
+    drift = median(steps[half:]) / median(steps[:half])
+    listed, reported = seconds(lambda: listing(place)), report(place)
+    shutil.rmtree(place)
+    return [
+        figure("trial", f"sweep of {size} tiny trials, per trial", median(steps), unit="s", target="0.5 s + Hydra"),
+        figure("trial", f"sweep of {size}: second half over first half", drift, unit="times", target="1"),
+        figure("trial", f"sweep of {size}: until the first trial began", begun, unit="s"),
+        figure("trial", f"sweep of {size}: all of it", whole, unit="s"),
+        figure("trial", f"sweep of {size}: list of runs", listed, unit="s"),
+        figure("trial", f"sweep of {size}: report", reported, unit="s"),
+    ]
 
 
 def jobs(folder: Path) -> list[Figure]:

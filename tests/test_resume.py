@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from ecgexp import CONF
 from ecgexp.cli import register_resolvers
 from ecgexp.errors import UserError
-from ecgexp.lit.callbacks import Checkpoints
+from ecgexp.lit.callbacks import Checkpoints, _write
 from ecgexp.lit.module import LitClassifier
 from ecgexp.sweeps.job import Job
 from ecgexp.sweeps.worker import Interrupted
@@ -202,6 +202,20 @@ def test_told_to_stop_while_it_writes_its_state_it_was_killed_and_goes_on(tmp_pa
     (run,) = client.search_runs(["1"])
     assert run.info.status == "KILLED"
     assert_equal(recorded(tmp_path / "broken", train("broken", "max_epochs=3").run_id), whole)
+
+
+@pytest.mark.parametrize("context", [None, ValueError("something else")])
+def test_what_torch_itself_says_of_a_write_is_kept(tmp_path, monkeypatch, context):
+    said = RuntimeError("what torch says")
+    said.__context__ = context
+
+    def fail(content, file):
+        raise said
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="what torch says"):
+        _write({}, tmp_path / "last.ckpt")
+    assert not list(tmp_path.iterdir())
 
 
 LONG_AGO = {"process_started": "1.0", "heartbeat": "1.0"}

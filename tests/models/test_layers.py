@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecgexp.models.layers import (
     BatchNorm,
@@ -61,7 +62,7 @@ def test_convolution_is_tensorflows_same(samples, kernel, stride):
     np.testing.assert_allclose(conv(x).detach().numpy(), expected, atol=1e-12)
 
 
-LONG = [(samples, *shape) for samples in (512, 513, 1000, 1025, 1537) for shape in ((1, 1), (7, 1), (16, 1), (3, 2))]
+LONG = [(samples, *shape) for samples in (512, 513, 1000, 1025, 2050) for shape in ((1, 1), (7, 1), (16, 1), (16, 2))]
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -85,32 +86,77 @@ def test_outside_training_a_convolution_has_second_derivatives():
     assert torch.autograd.gradgradcheck(conv, torch.randn(1, 2, 6, dtype=torch.float64, requires_grad=True))
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("leads", "kernel", "stride"),
+    ("leads", "kernel", "stride", "bias"),
     [
-        *((leads, 16, stride) for leads in (1, 2, 3, 8, 12, 16, 32) for stride in (1, 4)),
-        (8, 8, 1),
-        (12, 8, 1),
-        (2, 32, 1),
+        *((leads, 16, stride, True) for leads in (1, 2, 3, 8, 12, 16, 32) for stride in (1, 4)),
+        (8, 8, 1, True),
+        (12, 8, 1, False),
+        (2, 32, 1, False),
     ],
 )
-# few outputs, as many as oneDNN takes, and longer than it takes at once
-@pytest.mark.parametrize(("batch", "samples"), [(3, 200), (12, 200), (3, 900)])
-def test_in_bfloat16_convolution_and_gradients_are_off_by_rounding_alone(leads, kernel, stride, batch, samples):
+# few outputs, fewer than taps, as many as oneDNN takes, and more than it takes of one record
+@pytest.mark.parametrize(("batch", "samples"), [(3, 200), (1, 200), (3, 4), (1, 1), (12, 200), (3, 900), (1, 2900)])
+def test_convolution_and_gradients_are_off_by_rounding_alone(leads, kernel, stride, bias, batch, samples, precision):
     torch.manual_seed(0)
-    conv = SameConv(leads, 8, kernel, stride)
+    conv = SameConv(leads, 8, kernel, stride, bias)
     x = torch.randn(batch, leads, samples).bfloat16().float().requires_grad_()
     conv.weight.data = conv.weight.data.bfloat16().float()
     exact = copy.deepcopy(conv).double()
     exact_x = x.detach().double().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         y = conv(x)
-    upstream = torch.randn_like(y)
-    y.backward(upstream)
+    assert y.dtype == precision
+    upstream = torch.randn(y.shape).bfloat16()
+    y.backward(upstream.to(precision))
     exact(exact_x).backward(upstream.double())
     gradients = [(parameter.grad, exact.get_parameter(name).grad) for name, parameter in conv.named_parameters()]
     for computed, expected in [(y, exact(exact_x)), (x.grad, exact_x.grad), *gradients]:
-        assert (computed.double() - expected).norm() < 0.01 * expected.norm()
+        assert (computed.double() - expected).norm() < (0.01 if precision == torch.bfloat16 else 1e-5) * expected.norm()
+
+
+def test_autocast_leaves_64_bits_alone():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert SameConv(2, 3, 4).double()(torch.randn(1, 2, 6).double()).dtype == torch.float64
+
+
+class Calls(TorchDispatchMode):
+    """The shapes of what each gradient of a convolution, and each product of matrices, is computed of."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.convolution_backward.default, torch.ops.aten.mm.default):
+            wanted = args[-1] if function is torch.ops.aten.convolution_backward.default else "product"
+            self.seen.append((wanted, tuple(args[0].shape)))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("batch", "samples", "precision", "expected"),
+    [
+        (4, 512, torch.bfloat16, ("product", (8, 4 * 512))),
+        (5, 512, torch.bfloat16, ([False, True, False], (5, 8, 1, 512))),
+        (4, 512, torch.float32, ([False, True, False], (4, 8, 1, 512))),
+        (4, 1000, torch.float32, ([False, True, False], (4 * 2, 8, 1, 500))),
+        (4, 1000, torch.bfloat16, ([False, True, False], (4 * 2, 8, 1, 500))),
+    ],
+)
+def test_each_gradient_is_computed_once_in_the_fastest_way_and_only_where_it_is_wanted(
+    batch, samples, precision, expected
+):
+    conv, x = SameConv(4, 8, 16), torch.randn(batch, 4, samples, requires_grad=True)
+    by_input = ([True, False, False], (batch, 8, 1, samples))
+    for wanted, frozen in (([by_input, expected], False), ([by_input], True)):
+        conv.weight.requires_grad_(not frozen)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            y = conv(x)
+        with Calls() as calls:
+            y.sum().backward()
+        assert calls.seen == wanted
 
 
 @pytest.mark.parametrize(

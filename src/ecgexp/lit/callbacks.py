@@ -229,11 +229,13 @@ def _write(content: dict[str, Any], path: Path) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        # torch says but that it lost its place in the file, also where the process was told to stop meanwhile
-        cause = (error.__context__ if isinstance(error, RuntimeError) else None) or error
-        if not isinstance(cause, OSError):
-            raise cause from None
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {said(cause)}.") from error
+        # of what happened in a write torch says but that it lost its place in the file
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError):
+            raise UserError(f"{path} cannot be written: {said(cause)}.") from error
+        if isinstance(cause, (SystemExit, KeyboardInterrupt)):
+            raise cause from None
+        raise
     temporary.replace(path)

@@ -30,6 +30,14 @@ Weighted = TypeVar("Weighted", nn.Linear, nn.Conv1d)
 LAYOUT = torch.channels_last
 """How PyTorch names channels last in memory: (batch, samples, channels), taken as images a line high."""
 
+LONGEST = 512
+"""Outputs of a record up to which oneDNN 3.12 takes the gradient by the weight of a convolution at full speed on a
+CPU: of 600 it takes it at half of that (64 channels, 16 taps, two AMD cores with AVX-512), so that those are cut."""
+
+FEW_OUTPUTS = 2048
+"""Outputs of a batch up to which, in bfloat16, that gradient is better one product of matrices, of what comes back and
+a copy of what each output sees: 1.2 to 9 times as fast there, and slower from some 4,000 outputs on."""
+
 
 def he_normal_(weight: Tensor) -> Tensor:
     """Fill `weight` as Keras' ``he_normal`` does.
@@ -71,6 +79,8 @@ def same_padding(samples: int, kernel: int, stride: int) -> tuple[int, int]:
 
 class SameConv(nn.Conv1d):
     """Convolution with TensorFlow's 'same' padding.
+
+    In training on a CPU it has first derivatives only, by `torch.autograd`; in evaluation all of them.
 
     Parameters
     ----------
@@ -117,7 +127,7 @@ class SameConv(nn.Conv1d):
         if stride > 1 and weight.shape[-1] % stride == 0:
             x, weight, stride = _fold(x, stride), _fold(_image(weight), stride).squeeze(2), 1
         weight = _image(weight)
-        if x.is_cpu and torch.is_autocast_enabled("cpu"):
+        if x.is_cpu and torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:  # which autocast leaves alone
             x, weight = (_with_odd_channels(t.to(torch.get_autocast_dtype("cpu"))) for t in (x, weight))
         if self.training and stride == 1 and x.is_cpu and not torch.compiler.is_compiling():
             return _Convolution.apply(x, weight, self.bias).squeeze(2)
@@ -125,7 +135,7 @@ class SameConv(nn.Conv1d):
 
 
 class _Convolution(torch.autograd.Function):
-    """`F.conv2d` of images of one line, on a CPU, with gradients that take up to half of oneDNN's time."""
+    """`F.conv2d` of images of one line, on a CPU, whose gradients take as little as half of PyTorch's time."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -137,12 +147,12 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         by_x, by_weight, by_bias = ctx.needs_input_grad
-        y = gradients[0].contiguous(memory_format=LAYOUT)
+        upstream = gradients[0].contiguous(memory_format=LAYOUT)
         return (
-            _gradients(y, x, weight, [True, False, False])[0] if by_x else None,
-            _by_weight(y, x, weight) if by_weight else None,
-            # but a sum, with which oneDNN would take up to 1.4 times as long for the gradient by the weight
-            y.sum((0, 2, 3)) if by_bias else None,
+            _gradient(upstream, x, weight, 0) if by_x else None,
+            _gradient_by_weight(upstream, x, weight) if by_weight else None,
+            # a plain sum: asked for it too, oneDNN takes up to 1.4 times as long for the gradient by the weight
+            upstream.sum((0, 2, 3)) if by_bias else None,
         )
 
 
@@ -292,28 +302,32 @@ def _fold(x: Tensor, stride: int) -> Tensor:
     return lines.permute(0, 3, 1, 2)
 
 
-def _by_weight(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of an unpadded convolution of step 1 by its weight, given `y`, that by what comes out.
-
-    oneDNN is slow where signals are longer than 512 samples, which are cut here, and where they are short, in bfloat16:
-    there what each output sees is written out, and the gradient is one product of matrices.
-    """
-    (batch, outputs, _, samples), (_, inputs, _, kernel) = y.shape, weight.shape
-    if x.dtype == torch.bfloat16 and batch * samples <= 2048:
+def _gradient_by_weight(upstream: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of an unpadded convolution of step 1 by its weight, in the way in which it is fastest."""
+    (batch, outputs, _, samples), (_, inputs, _, kernel) = upstream.shape, weight.shape
+    if x.dtype == torch.bfloat16 and batch * samples <= FEW_OUTPUTS:
         seen = _lines(x).flatten(1).unfold(1, kernel * inputs, inputs).flatten(0, 1)
-        product = _lines(y).flatten(0, 1).t() @ seen
+        product = _lines(upstream).flatten(0, 1).t() @ seen
         return product.view(outputs, 1, kernel, inputs).permute(0, 3, 1, 2)
-    pieces = ceil_div(samples, 512)
+    pieces = ceil_div(samples, LONGEST)
     if pieces > 1:
         length = ceil_div(samples, pieces)
-        y, x = (_lines(F.pad(t, (0, pieces * length - samples))) for t in (y, x))
+        missing = (0, pieces * length - samples)
+        upstream, x = (_lines(_pad(t.squeeze(2), missing)) for t in (upstream, x))
+        upstream = upstream.reshape(batch * pieces, length, outputs)
         x = x.unfold(1, length + kernel - 1, length).transpose(2, 3).flatten(0, 1)
-        y, x = (_image(t.transpose(1, 2)) for t in (y.reshape(batch * pieces, length, outputs), x))
-    return _gradients(y, x, weight, [False, True, False])[1]
+        upstream, x = (_image(t.transpose(1, 2)) for t in (upstream, x))
+    return _gradient(upstream, x, weight, 1)
 
 
-def _gradients(y: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, ...]:
-    return torch.ops.aten.convolution_backward(y, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, wanted)
+def _gradient(upstream: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
+    """Gradient of an unpadded convolution of step 1 by `x` (0) or by its weight (1), as PyTorch has it."""
+    wanted = [which == 0, which == 1, False]
+    steps, padding = [1, 1], [0, 0]
+    found = torch.ops.aten.convolution_backward(
+        upstream, x, weight, None, steps, padding, steps, False, padding, 1, wanted
+    )
+    return found[which]
 
 
 def _lines(x: Tensor) -> Tensor:
