@@ -190,15 +190,18 @@ def cost(what: str, net: str, precision: str, size: int, together: int, records:
 
 
 def project(arguments: Any) -> None:
-    """The 90 trials of Leandro et al. 2023, from what measured ones took."""
-    known = {
-        found["figure"]: found
-        for path in sorted(bench.RESULTS.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    """The 90 trials of Leandro et al. 2023, from what ones measured on the latest device took."""
+    paths = sorted(bench.RESULTS.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    trials = [
+        found
+        for path in paths
         for found in json.loads(path.read_text())
-        if found["bench"] == "gpu"
-    }
+        if found["bench"] == "gpu" and found["figure"].startswith("trial of")
+    ]
+    device = trials[-1]["device"] if trials else ""
+    known = {found["figure"]: found["ours"] for found in trials if found["device"] == device}
 
-    def measured(what: str, net: str, together: int) -> dict[int, dict[str, Any]]:
+    def measured(what: str, net: str, together: int) -> dict[int, float]:
         names = {size: cost(what, net, arguments.precision, size, together, arguments.records) for size in SIZES}
         return {size: known[name] for size, name in names.items() if name in known}
 
@@ -208,15 +211,14 @@ def project(arguments: Any) -> None:
             continue
         seconds = 0.0
         for net in NETS:
-            found = [measured(what, net, together) for what in (EPOCH, FIRST, REST)]
-            by_size = [{size: one["ours"] for size, one in part.items()} for part in found]
-            seconds += projected(*by_size, arguments.epochs, together)
-        device = next(iter(measured(EPOCH, "ribeiro", together).values()))["device"]
+            epoch, first, rest = (measured(what, net, together) for what in (EPOCH, FIRST, REST))
+            seconds += projected(epoch, first, rest, arguments.epochs, together)
         trial = f"{arguments.epochs} epochs on {arguments.records:,} records in {arguments.precision}"
         name = f"projected: 90 trials of {trial}, {together} at once"
         figures.append(figure("gpu", name, seconds / 60, unit="min", target="30", device=device))
     if not figures:
-        raise SystemExit("No trials of both nets are measured yet: run python -m benchmarks.gpu trials.")
+        where = f" on {device}" if device else ""
+        raise SystemExit(f"No trials of both nets are measured{where} yet: run python -m benchmarks.gpu trials.")
     print(FORMULA.format(trials=TRIALS_OF_EACH, sizes=", ".join(map(str, SIZES)), epochs=arguments.epochs))
     finish(figures)
 

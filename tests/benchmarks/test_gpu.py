@@ -60,11 +60,11 @@ def test_trials_are_run_by_the_command_line_and_their_costs_written(results):
     assert all(figure["ours"] > 0 and figure["unit"] == "s" for figure in costs.values())
 
 
-def measure(results, together: int) -> None:
+def measure(results, together: int, device: str = "a GPU", nets=tuple(gpu.NETS)) -> None:
     parts = {gpu.FIRST: FIRSTS, gpu.REST: RESTS}
     figures = [
-        bench.figure("gpu", gpu.cost(what, net, "bf16", size, together, 21_799), seconds, unit="s", device="a GPU")
-        for net in gpu.NETS
+        bench.figure("gpu", gpu.cost(what, net, "bf16", size, together, 21_799), seconds, unit="s", device=device)
+        for net in nets
         for what, by_size in {gpu.EPOCH: EPOCHS[net], **parts}.items()
         for size, seconds in by_size.items()
     ]
@@ -82,6 +82,17 @@ def test_the_projection_is_the_sum_over_the_grid(results):
     assert found["ours"] == pytest.approx((ribeiro + rajpurkar) / 60)
     assert (found["unit"], found["device"]) == ("min", "a GPU")
     assert not any("1 at once" in name for name in figures if name.startswith("projected"))
+
+
+def test_what_was_measured_on_another_device_is_not_projected_from(results):
+    measure(results, together=4, device="an older GPU")
+    measure(results, together=1, nets=["ribeiro"])
+    with pytest.raises(SystemExit, match=r"both nets are measured on a GPU yet"):
+        gpu.main(["project", "--epochs", "40"])
+    measure(results, together=1)
+    gpu.main(["project", "--epochs", "40"])
+    (name,) = (name for name in written(results) if name.startswith("projected"))
+    assert "1 at once" in name
 
 
 def test_the_steps_of_the_script_cover_what_is_to_be_measured():
