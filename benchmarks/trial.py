@@ -164,8 +164,9 @@ def shares(folder: Path, runs: int, threads: int) -> list[Figure]:
         who: dict[str, tuple[str, dict[str, str]]] = {
             name: (sys.executable, {}) for name in ("ours", "tracked", "bare")
         }
-        times = take_turns(settings, who, runs)
-        ours, tracked, bare = (median([t["whole"] for t in times[name]]) for name in who)
+        # a process may be slower than another of the same program from its start to its end: the faster of two counts
+        rounds = [take_turns(settings, who, runs) for _ in range(2)]
+        ours, tracked, bare = (min(median([t["whole"] for t in times[name]]) for times in rounds) for name in who)
         if net == "linear":
             name = "Lightning, metrics and tracking, per step of a tiny net"
             figures.append(figure("trial", name, 1e3 * (tracked - bare) / (RECORDS / size), unit="ms", target="2 ms"))

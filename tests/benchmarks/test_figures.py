@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from types import SimpleNamespace
 
 import pytest
@@ -29,8 +30,10 @@ def test_the_faster_of_two_processes_of_keras_counts(monkeypatch):
 
 
 def test_shares_of_an_epoch_and_of_a_longer_one(tmp_path, monkeypatch):
-    times = {"ours": epochs(10.1), "tracked": epochs(10.6), "bare": epochs(10.0)}
-    monkeypatch.setattr(trial, "take_turns", lambda *_: times)
+    one = {"ours": epochs(10.1), "tracked": epochs(10.9), "bare": epochs(10.0)}
+    other = {"ours": epochs(10.7), "tracked": epochs(10.6), "bare": epochs(10.2)}
+    rounds = cycle([one, other])
+    monkeypatch.setattr(trial, "take_turns", lambda *_: next(rounds))
     monkeypatch.setattr(trial, "write_records", lambda *_: None)
     found = {one.figure.partition(": ")[2]: one.ours for one in trial.shares(tmp_path, 1, 1) if "256" in one.figure}
     assert found == pytest.approx(
