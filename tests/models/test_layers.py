@@ -78,7 +78,7 @@ def test_gradients_are_those_of_the_plain_convolution(samples, kernel, stride, b
     plain.pow(2).sum().backward()
     torch.testing.assert_close(x.grad, plain_x.grad, rtol=0, atol=1e-10)
     for parameter, expected in zip(conv.parameters(), parameters, strict=True):
-        torch.testing.assert_close(parameter.grad, expected.grad, rtol=0, atol=1e-9)
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=0, atol=1e-10)
 
 
 def test_outside_training_a_convolution_has_second_derivatives():
