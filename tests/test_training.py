@@ -10,7 +10,7 @@ from torch import nn
 
 from ecgexp.datasets import Dataset, Split
 from ecgexp.errors import UserError
-from ecgexp.parts import Parts, resolve_precision
+from ecgexp.parts import Parts, check_device, resolve_precision
 from ecgexp.sweeps.identity import identity
 from ecgexp.training import load
 
@@ -79,6 +79,15 @@ def test_automatic_precision_is_bfloat16_where_the_chip_computes_with_it(monkeyp
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
     assert resolve_precision(OmegaConf.create({"precision": asked})) == meant
+
+
+def test_float16_is_refused_on_a_cpu_where_lightning_would_compute_in_bfloat16(monkeypatch):
+    cfg = OmegaConf.create({"precision": "16-mixed", "trainer": {"accelerator": "auto"}})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="'16-mixed', which only a GPU computes: use bf16-mixed"):
+        check_device(cfg)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_device(cfg)
 
 
 def test_the_precision_that_is_meant_makes_another_trial():

@@ -70,6 +70,10 @@ def run_job(cfg: DictConfig) -> float | list[float]:
         outcome = run_trial(cfg, job)
     except UserError as error:
         sys.exit(str(error))  # Hydra would add lines of its own
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # of which Lightning makes an exit with status 1
+            raise error.__context__ from None
+        raise
     for objective, value in zip(objectives(cfg), outcome.values, strict=False):
         print(f"{objective} = {value:.4f}   (run {outcome.run_id})")
     print(f"Look at it: {open_store(cfg.tracking, known=True).ui_command()}")
