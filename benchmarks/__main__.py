@@ -1,5 +1,6 @@
 """All benchmarks that this machine can run, one after another."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -7,11 +8,16 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.bench import stoppable
+
 COMMANDS = ["metrics", "prepare", "trial", "train"]
 if torch.cuda.is_available():
     COMMANDS += ["gpu train", "gpu trials", "gpu project"]
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Run them; one that fails stops no other."""
+    argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__).parse_args()
     failed = []
     for command in COMMANDS:
         print(f"\n## {command}\n", flush=True)
@@ -22,3 +28,7 @@ if __name__ == "__main__":
             failed.append(command)
     if failed:
         sys.exit(f"Benchmarks that failed: {', '.join(failed)}.")
+
+
+if __name__ == "__main__":
+    stoppable(main)

@@ -10,6 +10,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from datetime import date
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -83,9 +85,9 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-def alternate(runs: int, *functions: Callable[[], float]) -> list[list[float]]:
+def alternate(runs: int, *functions: Callable[[], Any]) -> list[list[Any]]:
     """Call the functions in turn, `runs` times each, and return what each of them said."""
-    found: list[list[float]] = [[] for _ in functions]
+    found: list[list[Any]] = [[] for _ in functions]
     for _ in range(runs):
         for values, function in zip(found, functions, strict=True):
             values.append(function())
@@ -137,7 +139,9 @@ def finish(figures: Sequence[Figure]) -> None:
     mine = [asdict(f) for f in figures]
     replaced = {(f["bench"], f["figure"], f["peer_name"].split(" ")[0]) for f in mine}
     kept = [f for f in earlier if (f["bench"], f["figure"], f["peer_name"].split(" ")[0]) not in replaced]
-    path.write_text(json.dumps(kept + mine, indent=1) + "\n")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(kept + mine, indent=1) + "\n")
+    part.replace(path)  # an interrupt must not cost what is there
     draw([Figure(**f) for f in kept + mine], path.with_suffix(".png"))
     print(f"\nWritten to {path} and {path.with_suffix('.png').name}.\n", flush=True)
 
@@ -176,6 +180,14 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
     axes.margins(x=0.12, y=0.01)
     axes.spines[["top", "right"]].set_visible(False)
     drawing.savefig(path, dpi=150)
+
+
+def stoppable(main: Callable[[], None]) -> None:
+    """Call `main`, and end with a sentence where it is interrupted."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(f"\nStopped. What was finished before is in {RESULTS}; a part that was not begins anew.")
 
 
 def parser(description: str | None, runs: int) -> argparse.ArgumentParser:

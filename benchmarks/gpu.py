@@ -37,9 +37,9 @@ import numpy as np
 import torch
 
 from benchmarks import bench
-from benchmarks.bench import Figure, figure, finish, median, package, positive, processor, program
+from benchmarks.bench import Figure, figure, finish, median, package, positive, processor, program, stoppable
+from benchmarks.commands import command, open_store_of
 from benchmarks.train import DTYPES, NETS, flops, matrix_rate, speeds, take_turns, write_records
-from benchmarks.trial import command, open_store_of
 
 STEPS = 256  # of an epoch that is timed, or fewer where the records do not suffice
 PRECISIONS = {"fp32": "32", "bf16": "bf16-mixed"}
@@ -259,4 +259,4 @@ def _use(device: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    stoppable(main)

@@ -8,7 +8,7 @@ from timeit import Timer
 import numpy as np
 import torch
 
-from benchmarks.bench import Figure, alternate, figure, finish, median, package, parse, parser, seconds
+from benchmarks.bench import Figure, alternate, figure, finish, median, package, parse, parser, seconds, stoppable
 from ecgexp.metrics import classification_metrics, mlcm
 from ecgexp.reports.uncertainty import bootstrap
 
@@ -76,4 +76,4 @@ def _outputs(records: int, labels: int, seed: int = 0) -> tuple[torch.Tensor, to
 
 
 if __name__ == "__main__":
-    main()
+    stoppable(main)

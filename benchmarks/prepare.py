@@ -9,13 +9,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.bench import Figure, alternate, figure, finish, median, package, parse, parser, positive, seconds
+from benchmarks.bench import (
+    Figure,
+    alternate,
+    figure,
+    finish,
+    median,
+    package,
+    parse,
+    parser,
+    positive,
+    seconds,
+    stoppable,
+)
 from ecgexp.datasets import Synthetic
 
 
 def main() -> None:
     """Measure, print, write."""
-    found = parser(__doc__, runs=1)
+    found = parser(__doc__, runs=3)
     found.add_argument("--records", type=positive, default=21_799, help="records (default 21,799, as PTB-XL)")
     arguments = parse(found)
     torch.set_num_threads(arguments.threads)
@@ -62,4 +74,4 @@ def _generate(folder: Path, records: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stoppable(main)

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import bench
-from benchmarks.bench import Figure, figure, finish, median, package, parse, parser, positive, seconds
-from benchmarks.trial import open_store_of
+from benchmarks.bench import Figure, figure, finish, median, package, parse, parser, positive, seconds, stoppable
+from benchmarks.commands import open_store_of
 
 METRIC, LOSS = "val/auroc_macro", "val/loss"
 SPACE = [
@@ -246,4 +246,4 @@ def _run(folder: Path, *words: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    stoppable(main)

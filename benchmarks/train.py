@@ -20,7 +20,19 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.bench import Figure, figure, finish, median, package, parse, parser, positive, processor, program
+from benchmarks.bench import (
+    Figure,
+    figure,
+    finish,
+    median,
+    package,
+    parse,
+    parser,
+    positive,
+    processor,
+    program,
+    stoppable,
+)
 from ecgexp import models
 
 NETS = {"ribeiro": models.Ribeiro, "rajpurkar": models.Rajpurkar}
@@ -37,7 +49,12 @@ def main() -> None:
     found.add_argument("--precisions", nargs="+", default=list(DTYPES), choices=DTYPES)
     help_ = "different records in an epoch, if that is two batches at least (default 256)"
     found.add_argument("--records", type=positive, default=256, help=help_)
-    found.add_argument("--keras", default="tensorflow", help="backend of Keras (default tensorflow)")
+    found.add_argument(
+        "--keras",
+        default="tensorflow",
+        choices=["tensorflow", "jax", "torch"],
+        help="backend of Keras (default tensorflow)",
+    )
     found.add_argument("--keras-python", type=program, default=sys.executable, help="Python that has Keras")
     found.add_argument("--xla", action="store_true", help="compile the peer's step with XLA")
     arguments = parse(found)
@@ -218,4 +235,4 @@ def _least(function: Callable[[], Any], runs: int = 5) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    stoppable(main)

@@ -1,0 +1,216 @@
+"""The real command line, run in a folder of its own, and what it left in the store there."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+from benchmarks.bench import median, seconds
+from ecgexp import CONF
+from ecgexp.tracking.store import open_store
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(folder: Path, *words: str) -> float:
+    """Seconds of `python -m ecgexp` in a folder."""
+    return seconds(lambda: python(folder, "-m", "ecgexp", *words))
+
+
+def measured(folder: Path, *words: str) -> tuple[float, float]:
+    """Seconds of `python -m ecgexp`, and GB that the largest of its processes had."""
+    code = (
+        "import resource, subprocess, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from benchmarks.racer import gigabytes\n"
+        "begun = time.perf_counter()\n"
+        f"done = subprocess.run([sys.executable, '-m', 'ecgexp', *{words!r}], stdout=subprocess.DEVNULL)\n"
+        "print(time.perf_counter() - begun, gigabytes(resource.RUSAGE_CHILDREN))\n"
+        "sys.exit(done.returncode)"
+    )
+    took, largest = python(folder, "-c", code).split()
+    return float(took), float(largest)
+
+
+def together(folder: Path, *words: str) -> float:
+    """GB that all processes of `python -m ecgexp` had at once, what they share counted once, as seen twice a second."""
+    most = 0.0
+    quietly = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with psutil.Popen([sys.executable, "-m", "ecgexp", *words], cwd=folder, **quietly) as process:
+        while process.poll() is None:
+            most = max(most, sum(map(_gigabytes, [process, *process.children(recursive=True)])))
+            time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit(f"python -m ecgexp {' '.join(words)[:200]} failed.")
+    return most
+
+
+def _gigabytes(process: psutil.Process) -> float:
+    try:
+        return float(process.memory_full_info().pss) / 1e9
+    except psutil.Error:  # it has just ended
+        return 0.0
+
+
+def python(folder: Path, *words: str) -> str:
+    """What Python prints in a folder."""
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"python {' '.join(words)[:200]} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def imports(folder: Path) -> float:
+    """Seconds that Python takes for the packages alone."""
+    return seconds(lambda: python(folder, "-c", "import torch, pytorch_lightning, mlflow, mlflow.pytorch"))
+
+
+def composition(folder: Path) -> float:
+    """Seconds that Hydra takes to compose one configuration, in a process that did so before."""
+    code = (
+        "import time; from hydra import compose, initialize_config_dir as at\n"
+        "from ecgexp.cli import register_resolvers; register_resolvers()\n"
+        f"with at({str(CONF)!r}, version_base=None):\n"
+        "    compose('config', ['lr=0.1'])\n"
+        "    begun = time.perf_counter()\n"
+        "    for i in range(10): compose('config', [f'lr={i}'])\n"
+        "print('SECONDS', (time.perf_counter() - begun) / 10)"
+    )
+    found = re.search(r"SECONDS ([\d.e-]+)", python(folder, "-c", code))
+    assert found
+    return float(found.group(1))
+
+
+def report(folder: Path) -> float:
+    """Seconds of `python -m ecgexp.report`."""
+    return seconds(lambda: python(folder, "-m", "ecgexp.report"))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A single trial: seconds of the command, those before its first step and of its one epoch, and GB."""
+
+    whole: float
+    until_first_step: float
+    epoch: float
+    gigabytes: float
+
+
+def trial(folder: Path, *words: str) -> Trial:
+    """Run one, whether or not there has been the same before."""
+    begun = time.time()
+    whole, gigabytes = measured(folder, *words, "resume=false")
+    store = open_store_of(folder)
+    (run,) = store.client.search_runs([store.experiment_id], max_results=1)
+    first = store.client.get_metric_history(run.info.run_id, "epoch_seconds")[0]
+    return Trial(whole, first.timestamp / 1e3 - first.value - begun, run.data.metrics["train_seconds"], gigabytes)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the store says of a sweep: seconds to its first trial, from trial to trial, of all, and of all training."""
+
+    before: float
+    steps: list[float]
+    whole: float
+    trained: float
+
+
+def sweep_of(folder: Path) -> Sweep:
+    """The one sweep of a folder."""
+    store = open_store_of(folder)
+    runs = store.client.search_runs([store.experiment_id], "tags.kind = 'trial'", max_results=5000)
+    (parent,) = store.client.search_runs([store.experiment_id], "tags.kind = 'sweep'")
+    trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    starts = sorted(run.info.start_time for run in trials)
+    ends = [run.info.end_time for run in trials]
+    return Sweep(
+        before=(starts[0] - parent.info.start_time) / 1e3,
+        steps=[(b - a) / 1e3 for a, b in pairwise(starts[1:])],
+        whole=(max(ends) - starts[0]) / 1e3,
+        trained=sum(run.data.metrics["train_seconds"] for run in trials),
+    )
+
+
+def open_store_of(folder: Path) -> Any:
+    """The local store that commands in a folder made."""
+    from omegaconf import OmegaConf
+
+    tracking = OmegaConf.load(CONF / "tracking" / "local.yaml")
+    tracking.root = str(folder)
+    return open_store(tracking)
+
+
+def listing(folder: Path, runs: int) -> float:
+    """Seconds in which MLflow's server answers what its page of runs asks for, median of three."""
+    asked = {
+        "experiment_ids": [open_store_of(folder).experiment_id],
+        "max_results": runs,
+        "order_by": ["attributes.start_time DESC"],
+        "run_view_type": "ACTIVE_ONLY",
+    }
+
+    def ask() -> None:
+        answer = requests.post(f"{url}/ajax-api/2.0/mlflow/runs/search", json=asked, timeout=600)
+        answer.raise_for_status()
+        assert answer.json()["runs"]
+
+    with _server(folder) as url:
+        ask()
+        return median([seconds(ask) for _ in range(3)])
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[str]:
+    """What `make ui` starts, with one worker, on a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = [
+        "ui",
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlruns/mlflow.db",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--workers",
+        "1",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--port", port],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait(f"http://127.0.0.1:{port}", process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        try:
+            if requests.get(f"{url}/health", timeout=5).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.2)
+    raise SystemExit(f"MLflow's server ended with status {process.returncode} before it answered.")
