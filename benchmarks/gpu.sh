@@ -66,7 +66,8 @@ run() {
 }
 
 steps() {
-  printf '%s\n' "${STEPS[@]}"
+  local n
+  for n in "${!STEPS[@]}"; do echo "$((n + 1)) ${STEPS[n]}"; done
 }
 
 step() {

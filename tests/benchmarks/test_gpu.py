@@ -97,7 +97,8 @@ def test_what_was_measured_on_another_device_is_not_projected_from(results):
 
 def test_the_steps_of_the_script_cover_what_is_to_be_measured():
     listed = subprocess.run(["bash", SCRIPT, "steps"], capture_output=True, text=True, check=True).stdout.splitlines()
-    steps = [gpu.parse(line.split()) for line in listed]
+    assert [line.split()[0] for line in listed] == [str(n) for n in range(1, len(listed) + 1)]
+    steps = [gpu.parse(line.split()[1:]) for line in listed]
     trained = {
         cell
         for step in steps

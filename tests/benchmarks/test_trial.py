@@ -16,7 +16,7 @@ PARTS = {
     "side by side": (partial(trial.side_by_side, runs=1, records=20, precisions=["32"]), 3),
     "jobs": (partial(trial.jobs, trials=8, numbers=[1, 2]), 4),
     "datasets": (partial(trial.datasets, runs=1, sizes=[60]), 4),
-    "memory": (partial(trial.memory, records=20), 2),
+    "memory": (partial(trial.memory, runs=1, records=20), 2),
     "sweep": (partial(trial.sweep, size=5), 8),
     "metrics": (lambda _: [*metrics.matrices(1), metrics.metrics(1), *metrics.intervals()], 6),
     "prepare": (partial(prepare.measure, records=60, runs=1), 4),
