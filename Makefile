@@ -23,7 +23,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: setup ## Train and track a small sweep on generated ECGs (about 3 minutes on 2 cores)
+demo: setup ## Train and track a small sweep on generated ECGs (2 to 3 minutes on 2 cores, once installed)
 	python -m ecgexp -m optimizer=sgd,adam lr=0.001,0.01
 
 test: setup ## Run all tests
