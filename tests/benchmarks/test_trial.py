@@ -14,7 +14,7 @@ PARTS = {
     "start": (partial(trial.start, runs=1), 4),
     "shares": (partial(trial.shares, runs=1, threads=1, records=16), 13),
     "side by side": (partial(trial.side_by_side, runs=1, records=20, precisions=["32"]), 3),
-    "jobs": (partial(trial.jobs, trials=8, numbers=[1, 2]), 4),
+    "jobs": (partial(trial.jobs, trials=8, numbers=[2]), 2),
     "datasets": (partial(trial.datasets, runs=1, sizes=[60]), 4),
     "memory": (partial(trial.memory, runs=1, records=20), 2),
     "sweep": (partial(trial.sweep, size=5), 8),
