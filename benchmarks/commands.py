@@ -133,9 +133,8 @@ class Sweep:
 def sweep_of(folder: Path) -> Sweep:
     """The one sweep of a folder."""
     store = open_store_of(folder)
-    runs = store.client.search_runs([store.experiment_id], "tags.kind = 'trial'", max_results=5000)
-    (parent,) = store.client.search_runs([store.experiment_id], "tags.kind = 'sweep'")
-    trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    (parent,) = store.search("tags.kind = 'sweep'")
+    trials = store.search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     starts = sorted(run.info.start_time for run in trials)
     ends = [run.info.end_time for run in trials]
     return Sweep(
@@ -155,23 +154,23 @@ def open_store_of(folder: Path) -> Any:
     return open_store(tracking)
 
 
-def listing(folder: Path, runs: int) -> float:
-    """Seconds in which MLflow's server answers what its page of runs asks for, median of three."""
+def listings(folder: Path, *numbers: int) -> list[float]:
+    """Seconds in which MLflow's server answers what its page of runs asks for, by number of runs; medians of three."""
     asked = {
         "experiment_ids": [open_store_of(folder).experiment_id],
-        "max_results": runs,
         "order_by": ["attributes.start_time DESC"],
         "run_view_type": "ACTIVE_ONLY",
     }
 
-    def ask() -> None:
-        answer = requests.post(f"{url}/ajax-api/2.0/mlflow/runs/search", json=asked, timeout=600)
+    def ask(number: int) -> None:
+        json = {**asked, "max_results": number}
+        answer = requests.post(f"{url}/ajax-api/2.0/mlflow/runs/search", json=json, timeout=600)
         answer.raise_for_status()
         assert answer.json()["runs"]
 
     with _server(folder) as url:
-        ask()
-        return median([seconds(ask) for _ in range(3)])
+        ask(1)
+        return [median([seconds(lambda n=number: ask(n)) for _ in range(3)]) for number in numbers]
 
 
 @contextmanager
@@ -180,17 +179,7 @@ def _server(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    words = [
-        "ui",
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlruns/mlflow.db",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        port,
-        "--workers",
-        "1",
-    ]
+    words = ["ui", "--backend-store-uri", f"sqlite:///{folder}/mlruns/mlflow.db", "--workers", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--port", port],
         cwd=folder,
@@ -212,5 +201,6 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
             if requests.get(f"{url}/health", timeout=5).ok:
                 return
         except requests.RequestException:
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     raise SystemExit(f"MLflow's server ended with status {process.returncode} before it answered.")

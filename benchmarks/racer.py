@@ -137,15 +137,10 @@ def tracked(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, 
 
     Before each an epoch of the bare loop runs: of two processes of the same program one is up to 6 % faster for life.
     """
-    from omegaconf import OmegaConf
-
-    from ecgexp import CONF
+    from benchmarks.commands import open_store_of
     from ecgexp.lit.callbacks import Checkpoints
     from ecgexp.tracking.run import EpochLog, Run
-    from ecgexp.tracking.store import open_store
 
-    tracking = OmegaConf.load(CONF / "tracking" / "local.yaml")
-    tracking.root = settings["folder"]
     epochs = threading.Semaphore(0)
     bare, loop = 0.0, _bare(settings, arrays)
 
@@ -160,7 +155,10 @@ def tracked(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, 
             if any(entry.key == "epoch_seconds" for entry in entries):  # the machine's own metrics come in between
                 epochs.release()
 
-    with Watched(open_store(tracking), "race", {"kind": "trial"}) as run, EpochLog(run, system_metrics=True) as log:
+    with (
+        Watched(open_store_of(Path(settings["folder"])), "race", {"kind": "trial"}) as run,
+        EpochLog(run, system_metrics=True) as log,
+    ):
         ours(settings, arrays, beside, log, [Checkpoints(run.scratch, "val/loss", "min")], epochs.acquire)
 
 

@@ -8,8 +8,6 @@ Needs the extra 'bench'.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks import bench
 from benchmarks.bench import Figure, figure, finish, median, package, parse, parser, positive, seconds, stoppable
-from benchmarks.commands import open_store_of
+from benchmarks.commands import open_store_of, python
 
 METRIC, LOSS = "val/auroc_macro", "val/loss"
 SPACE = [
@@ -75,7 +73,7 @@ def main() -> None:
     results: dict[str, list[Searched]] = {name: [] for name in contestants}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _run(folder, *common, "max_epochs=1")  # makes the records
+        python(folder, "-m", "ecgexp", *common, "max_epochs=1")  # makes the records
         for seed in range(arguments.runs):
             for name, search in contestants.items():
                 results[name].append(search(folder, seed))
@@ -95,7 +93,7 @@ def ours(folder: Path, common: Sequence[str], seed: int, trials: int, how: Seque
         f"sweep.name=s{name}",
         "resume=false",
     ]
-    _run(folder, "-m", "hydra/sweeper=optuna", *common, *sweep)
+    python(folder, "-m", "ecgexp", "-m", "hydra/sweeper=optuna", *common, *sweep)
     store = open_store_of(folder)
     (parent,) = store.search(f"tags.sweep = 's{name}'")
     runs = store.search(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
@@ -154,9 +152,8 @@ def ray_tune(folder: Path, common: Sequence[str], seed: int, trials: int, max_ep
 
 def compose(folder: Path, words: Sequence[str]) -> str:
     """The configuration of a trial, as YAML."""
-    return _run(
-        folder, *words, f"cache_dir={folder}/data/cache", f"dataset.root={folder}/data/synthetic", "--cfg", "job"
-    )
+    data = (f"cache_dir={folder}/data/cache", f"dataset.root={folder}/data/synthetic")
+    return python(folder, "-m", "ecgexp", *words, *data, "--cfg", "job")
 
 
 def train(config: str, chosen: Mapping[str, Any], report: Callable[[dict[str, float]], None]) -> None:
@@ -236,13 +233,6 @@ def draw(results: Mapping[str, Sequence[Searched]], epochs: int, path: Path) -> 
 def _at(found: NDArray[np.float64], epoch: int) -> float:
     """Value after so many epochs, or at the end of a search that trained fewer."""
     return float(found[min(epoch, len(found)) - 1])
-
-
-def _run(folder: Path, *words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "ecgexp", *words], cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"python -m ecgexp {' '.join(words)} failed:\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from benchmarks.commands import (
     command,
     composition,
     imports,
-    listing,
+    listings,
     measured,
     report,
     sweep_of,
@@ -122,7 +122,6 @@ def side_by_side(
         "one": [four, "trainer.threads=2"],
         "alone": ["lr=0.001,0.002", "trainer.threads=1"],  # what each of two would do if none disturbed the other
     }
-
     command(folder, *TINY, f"dataset.records={records}")
 
     def swept(precision: str, way: list[str]) -> Sweep:
@@ -211,6 +210,7 @@ def sweep(folder: Path, size: int) -> list[Figure]:
     found = sweep_of(place)
     half = len(found.steps) // 2
     drift = median(found.steps[half:]) / median(found.steps[:half])
+    page, everything = listings(place, 100, 2 * size)
     name = f"sweep of {size:,}"
     figures = [
         figure("trial", f"{name} tiny trials, per trial", median(found.steps), unit="s", target="0.5 s + Hydra"),
@@ -218,8 +218,8 @@ def sweep(folder: Path, size: int) -> list[Figure]:
         figure("trial", f"{name}: until the first trial began", found.before, unit="s"),
         figure("trial", f"{name}: all of it", whole, unit="s"),
         figure("trial", f"{name}: memory of the largest process", gigabytes, unit="GB"),
-        figure("trial", f"{name}: a page of the UI's list, 100 runs", listing(place, 100), unit="s", target="seconds"),
-        figure("trial", f"{name}: all runs in one list", listing(place, 2 * size), unit="s"),
+        figure("trial", f"{name}: a page of the UI's list, 100 runs", page, unit="s", target="seconds"),
+        figure("trial", f"{name}: all runs in one list", everything, unit="s"),
         figure("trial", f"{name}: report", report(place), unit="s", target="seconds"),
     ]
     shutil.rmtree(place)
