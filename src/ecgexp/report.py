@@ -126,15 +126,17 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
     """
     from ecgexp.reports.significance import compare_trials
     from ecgexp.reports.study import Study, merge
-    from ecgexp.reports.sweep import setting, sweep_runs
+    from ecgexp.reports.sweep import setting
+    from ecgexp.tracking.runs import children, left_out, standing
     from ecgexp.tracking.store import Store
 
     stores = [Store(store.client, store.uri, parent.info.experiment_id, store.root) for parent in parents]
-    by_sweep = {
-        parent.data.tags["sweep"]: sweep_runs(own, parent.info.run_id)
+    found = {
+        parent.data.tags["sweep"]: children(own, parent.info.run_id)
         for own, parent in zip(stores, parents, strict=True)
     }
-    runs, results = merge(by_sweep)
+    by_sweep = {name: standing(trials) for name, trials in found.items()}
+    runs, results = merge(by_sweep, [remark for trials in found.values() for remark in left_out(trials)])
     if not runs:
         raise UserError(f"The sweep {', '.join(by_sweep)} has no trial yet: start it, or name another one.")
     predictions: dict[str, Predictions] = {}
@@ -148,11 +150,11 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
                 continue
             threshold = float(setting(run, "threshold") or 0.5)
             multiclass = setting(run, "dataset.multiclass") == "True"  # None in runs from before there was such a key
-            found = _read_predictions(files, source, threshold, multiclass)
-            if found is None:
+            read = _read_predictions(files, source, threshold, multiclass)
+            if read is None:
                 missing.append(row["trial"])
             else:
-                predictions[source] = found
+                predictions[source] = read
             fingerprint = run.data.tags.get("dataset_fingerprint", "")
             if fingerprint not in data:
                 data[fingerprint] = _read_data(files, source)

@@ -144,7 +144,7 @@ def fit(
     share = 1.0 if device_kind(cfg) == "cpu" else 0.1
     kept = Checkpoints(scratch, cfg.monitor, best_is(cfg.monitor), share)
     pruning = Pruning(history, judge or (lambda epochs: False))
-    trainer = _trainer(cfg, [history, kept, *_callbacks(cfg, quiet), *([pruning] if judge else [])])
+    trainer = build_trainer(cfg, [history, kept, *_callbacks(cfg, quiet), *([pruning] if judge else [])])
     if resolve_precision(cfg) != 32 and device_kind(cfg) == "cpu":
         signals = torch.from_numpy(example(data.splits["train"]))
         check_layers(parts.net, signals, trainer.precision_plugin.forward_context())
@@ -218,7 +218,14 @@ def _callbacks(cfg: DictConfig, quiet: bool) -> list[Callback]:
     return callbacks
 
 
-def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
+def build_trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
+    """Lightning's trainer as a configuration says.
+
+    Raises
+    ------
+    UserError
+        Where it cannot be used on this machine.
+    """
     settings: dict[str, Any] = {str(key): value for key, value in cfg.trainer.items() if key != "threads"}
     try:
         return pl.Trainer(

@@ -13,32 +13,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from mlflow.entities import Run as MlflowRun
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ecgexp.config import check, objectives, plain
-from ecgexp.datasets.base import Dataset, SplitName
+from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError
 from ecgexp.lit.callbacks import LAST
 from ecgexp.lit.ranks import other_ranks
 from ecgexp.metrics.names import COSTS, LATENCY, PER_LABEL_METRIC_NAMES, escape_labels
-from ecgexp.network import measure, output_layer
-from ecgexp.parts import build, describe, device_kind, example, resolve_precision
+from ecgexp.network import Network, measure, output_layer
+from ecgexp.parts import Parts, build, describe, device_kind, example, resolve_precision
 from ecgexp.reports.sweep import PRUNED, is_pruned, maximizes
 from ecgexp.reports.trial import write_confusion, write_curves, write_predictions
 from ecgexp.sweeps.identity import cell, identity
 from ecgexp.sweeps.job import Interrupted, Job, Outcome
-from ecgexp.sweeps.ledger import exclusive, find_earlier, is_own, reuse
-from ecgexp.tracking import provenance
+from ecgexp.sweeps.ledger import claim, claim_unread, exclusive, slot_of, take
+from ecgexp.tracking import provenance, sources
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.run import EpochLog, Run, end_orphans
-from ecgexp.tracking.store import open_store
+from ecgexp.tracking.runs import SLOT
+from ecgexp.tracking.store import Store, open_store
 from ecgexp.training import (
     Fitted,
     Judge,
     best_is,
+    build_trainer,
     evaluate,
     fit,
     load,
@@ -82,25 +85,27 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
         if parts.dataset.warning:
             logger.warning(parts.dataset.warning)
             tags |= provenance.warn(parts.dataset.warning)
+        tags |= {"code": sources.own_code(plain(cfg))}
         parts.dataset.prepare()
         _check_labels(cfg, parts.dataset)
         tags |= {"dataset_fingerprint": parts.dataset.fingerprint()}
-        here = (tags["dataset_fingerprint"], device_kind(cfg), threads, tags["precision"])
+        here = (tags["dataset_fingerprint"], device_kind(cfg), threads, tags["precision"], tags["code"])
         tags |= {"identity": identity(plain(cfg), *here)}
     except Exception:
-        with Run(store, job.name, tags, job.parent) as run:
+        claimed = claim_unread(store, tags, job)
+        tags |= {**claimed.tags, "attempts": claimed.attempts}
+        with Run(store, job.name, tags, job.parent, claimed.earlier) as run:
             announce(run.id)
             _record_inputs(run, cfg, job.overrides)
             raise
     with exclusive(store, tags["identity"], wait=job.parent is not None):
-        earlier = find_earlier(store, tags, job, cfg.sweep.max_retries) if cfg.resume else None
-        if earlier is not None and earlier.info.status == "FINISHED":
-            shutil.rmtree(store.scratch(earlier.info.run_id), ignore_errors=True)  # killed before it could do so
-            if not is_own(earlier, job):
-                earlier = reuse(store, earlier, job, tags)
-            return _outcome(earlier, objectives(cfg), reused=True)
-        tags |= {"attempts": 1 if earlier is None else int(earlier.data.tags.get("attempts", 1)) + 1}
-        with Run(store, job.name, tags, job.parent, earlier) as run, _no_exit(job):
+        claimed = claim(store, tags, job, cfg.sweep.max_retries, cfg.resume)
+        if claimed.earlier is not None and claimed.earlier.info.status == "FINISHED":
+            shutil.rmtree(store.scratch(claimed.earlier.info.run_id), ignore_errors=True)  # if killed there
+            found = take(store, claimed, job, tags)
+            return _outcome(_with_costs(store, found, cfg, parts, claimed.is_own), objectives(cfg), reused=True)
+        tags |= {**claimed.tags, "attempts": claimed.attempts}
+        with Run(store, job.name, tags, job.parent, claimed.earlier) as run, _no_exit(job):
             announce(run.id)
             _record_inputs(run, cfg, job.overrides)
             checkpoint = run.scratch / LAST if (run.scratch / LAST).exists() else None
@@ -168,9 +173,12 @@ def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:
         **provenance.git_state(Path.cwd()),
         "config_hash": provenance.config_hash(config),
         "cell": cell(config),
+        SLOT: slot_of(config, job),
         "seed": cfg.seed,
         "precision": resolve_precision(cfg),
         "threads": threads,
+        "package": sources.package(),
+        "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device_kind(cfg) == "cuda" else "cpu",
     }
 
@@ -229,7 +237,7 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
         left_out |= {f"best/{split}/{name}": labels for name, labels in found.left_out.items()}
     for objective in objectives(cfg):
         if objective == LATENCY:
-            metrics[LATENCY] = _latency(fitted)
+            metrics[LATENCY] = _latency(fitted.network, fitted.data.splits["val"], fitted.trainer)
         elif objective not in metrics and objective not in COSTS:
             raise UserError(
                 f"objective={objective} cannot be computed on these data: "
@@ -250,13 +258,23 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
         torch.save(fitted.network.cpu().state_dict(), folder / "weights.pt")
 
 
-def _latency(fitted: Fitted) -> float:
-    """Milliseconds that the net takes for one record: the median of ten passes, after a first."""
-    device = fitted.trainer.strategy.root_device
-    network = fitted.network.to(device).eval()
-    record = torch.from_numpy(example(fitted.data.splits["val"])[:1]).to(device)
+def _with_costs(store: Store, run: MlflowRun, cfg: DictConfig, parts: Parts, is_own: bool) -> MlflowRun:
+    """A reused run with the latency that is asked for: on this machine, since another one's does not compare."""
+    if LATENCY not in objectives(cfg) or (is_own and LATENCY in run.data.metrics) or is_pruned(run):
+        return run
+    network = Network(parts.net, parts.dataset.normalization())
+    latency = _latency(network, parts.dataset.load("val"), build_trainer(cfg, []))
+    store.client.log_metric(run.info.run_id, LATENCY, latency)
+    return store.client.get_run(run.info.run_id)
+
+
+def _latency(network: Network, split: Split, trainer: pl.Trainer) -> float:
+    """Milliseconds that a net takes for one record, whatever its weights: the median of ten passes, after a first."""
+    device = trainer.strategy.root_device
+    network = network.to(device).eval()
+    record = torch.from_numpy(example(split)[:1]).to(device)
     times = []
-    with torch.no_grad(), fitted.trainer.precision_plugin.forward_context():
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
         for _ in range(11):
             begun = time.perf_counter()
             network(record).cpu()

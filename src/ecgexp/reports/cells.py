@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ecgexp.reports import paper
-from ecgexp.reports.sweep import maximizes, swept_keys
+from ecgexp.reports.sweep import REPETITIONS, maximizes, swept_keys
 
-# Keys whose values repeat a cell.
-REPETITIONS = ("seed", "dataset.val_fold")
 _ROWS_FIRST = ("model", "dataset")
 
 Values = tuple[str, ...]

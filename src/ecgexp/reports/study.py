@@ -36,13 +36,17 @@ COVERAGE = (
 )
 
 
-def merge(by_sweep: Mapping[str, Sequence[MlflowRun]]) -> tuple[list[MlflowRun], pd.DataFrame]:
+def merge(
+    by_sweep: Mapping[str, Sequence[MlflowRun]], remarks: Sequence[str] = ()
+) -> tuple[list[MlflowRun], pd.DataFrame]:
     """Trials of several sweeps in one table, one that is in more than one of them once.
 
     Parameters
     ----------
     by_sweep : mapping of str to sequence of MlflowRun
         Trials by the name of their sweep.
+    remarks : sequence of str
+        See `results_table`.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def merge(by_sweep: Mapping[str, Sequence[MlflowRun]]) -> tuple[list[MlflowRun],
             chosen.setdefault(run.data.tags.get("identity", run.info.run_id), run)
         kept = {run.info.run_id for run in chosen.values()}
         runs = [run for run in runs if run.info.run_id in kept]
-    results = results_table(runs)
+    results = results_table(runs, remarks)
     if len(by_sweep) > 1:
         results.insert(1, "sweep", [names[run.info.run_id] for run in runs])
     if "model" not in results:

@@ -12,33 +12,46 @@ from mlflow.entities import Run as MlflowRun
 from ecgexp.metrics import higher_is_better
 from ecgexp.metrics.names import PARAMETERS
 from ecgexp.reports.figures import heat_map
+from ecgexp.tracking import sources
 from ecgexp.tracking.provenance import WARNING
+from ecgexp.tracking.runs import children, left_out, standing
 from ecgexp.tracking.store import Store
 from ecgexp.words import shortened
 
 DPI = 110
-# Tag of a trial that another one took the place of.
-SUPERSEDED = "superseded"
 # Artifact of a search's run: its study.
 STUDY = "study.json"
 # Tag of a trial that a search stopped early.
 PRUNED = "pruned"
 # Those of them that trials have: multi-label ones first, then those of records with exactly one label.
 TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "f1_macro", "recall_macro", "accuracy", "auroc_macro", "loss")
+# Keys whose values repeat a cell.
+REPETITIONS = ("seed", "dataset.val_fold")
+# Columns in which trials may differ without a word on the command line: what they are called, and the config groups
+# that may make the difference.
+_UNSPOKEN = {
+    "dataset_fingerprint": ("data", ("dataset", "experiment")),
+    "code": ("code of your own classes", ("model", "dataset", "loss", "optimizer", "scheduler", "experiment")),
+    "device": ("device", ("trainer",)),
+    "threads": ("number of threads", ("trainer",)),
+}
+# Columns that tell where a trial comes from, named like the tags.
+_PROVENANCE = ("device", "threads", "dataset_fingerprint", "code", "package")
 # Columns of the results that are no swept key.
 FIXED = (
     "trial", "run_id", "status", "diverged", "pruned", "error", "reused", "reused_from_commit", "source_run_id",
-    "device", "warning",
+    *_PROVENANCE, "warning",
 )  # fmt: skip
 
 
 def sweep_results(store: Store, parent: str) -> pd.DataFrame:
-    """One row per trial of a sweep, in the order of its jobs: `results_table` of `sweep_runs`."""
-    return results_table(sweep_runs(store, parent))
+    """One row per trial of a sweep, in the order of its jobs: `results_table` of the runs that stand for them."""
+    runs = children(store, parent)
+    return results_table(standing(runs), left_out(runs))
 
 
 def sweep_runs(store: Store, parent: str) -> list[MlflowRun]:
-    """Trials of a sweep in the order of its jobs.
+    """Runs that stand for the trials of a sweep, in the order of its jobs.
 
     Parameters
     ----------
@@ -47,24 +60,27 @@ def sweep_runs(store: Store, parent: str) -> list[MlflowRun]:
     parent : str
         Id of the sweep's run.
     """
-    runs = [run for run in store.search(f"tags.`mlflow.parentRunId` = '{parent}'") if SUPERSEDED not in run.data.tags]
-    return sorted(runs, key=lambda run: int(run.data.tags.get("job", "0")))
+    return standing(children(store, parent))
 
 
-def results_table(runs: Sequence[MlflowRun]) -> pd.DataFrame:
+def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.DataFrame:
     """One row per trial.
 
     Parameters
     ----------
     runs : sequence of MlflowRun
         The trials.
+    remarks : sequence of str
+        What else has to be said beside the table, kept in ``attrs["remarks"]`` with what is said of differences
+        between trials that no swept key makes.
 
     Returns
     -------
     DataFrame
         Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``pruned``, ``error``, ``reused``,
         ``reused_from_commit`` (where it is not the sweep's own), ``source_run_id`` (the run that holds the files:
-        the reused one's), ``device``, ``warning`` (of the data), then each overridden key (also listed in
+        the reused one's), ``device``, ``threads``, ``dataset_fingerprint``, ``code`` (of the user's own classes),
+        ``package`` (version and code of ecgexp), ``warning`` (of the data), then each overridden key (also listed in
         ``attrs["overridden"]``; of a trial that does not override it, the value it was trained with), then all
         metrics.
     """
@@ -87,7 +103,9 @@ def results_table(runs: Sequence[MlflowRun]) -> pd.DataFrame:
                 "reused": "reused_from" in tags,
                 "reused_from_commit": tags.get("reused_from_commit", ""),
                 "source_run_id": tags.get("reused_from", run.info.run_id),
-                "device": tags.get("device", ""),
+                **{
+                    name: tags.get(name, "") for name in ("device", "threads", "dataset_fingerprint", "code", "package")
+                },
                 "warning": tags.get(WARNING, ""),
                 **{key: own.get(key, setting(run, key)) for key in overridden},
                 # An override is also a metric where it changes in training, as `lr` does.
@@ -96,7 +114,39 @@ def results_table(runs: Sequence[MlflowRun]) -> pd.DataFrame:
         )
     results = pd.DataFrame(rows, columns=None if rows else list(FIXED))
     results.attrs["overridden"] = list(overridden)
+    results.attrs["remarks"] = [*remarks, *_differences(results)]
     return results
+
+
+def _differences(results: pd.DataFrame) -> list[str]:
+    """What has to be said of finished trials that differ in more than what the command line says."""
+    finished = results[results["status"] == "FINISHED"]
+    said = []
+    for column, (what, groups) in _UNSPOKEN.items():
+        trials = finished.groupby(column, sort=False)["trial"].agg(list)
+        keys = [key for key in results.attrs["overridden"] if key.partition(".")[0] in groups]
+        if len(trials) > 1 and not any(_tells(finished, key, column) for key in keys):
+            parts = ", ".join(f"{value or 'unknown'}: {_counted(numbers)}" for value, numbers in trials.items())
+            said.append(f"The trials differ in {what}, which no swept key says ({parts}).")
+    now = sources.package()
+    older = finished[(finished["package"] != "") & (finished["package"] != now)]
+    if len(older):
+        versions = ", ".join(older["package"].unique())
+        said.append(
+            f"The code of ecgexp has changed since {_counted(older['trial'].tolist())} "
+            f"{'was' if len(older) == 1 else 'were'} trained (by {versions}, now {now})."
+        )
+    return said
+
+
+def _tells(results: pd.DataFrame, key: str, column: str) -> bool:
+    """Whether a swept key alone makes the difference."""
+    return results[key].nunique() > 1 and bool((results.groupby(key, dropna=False)[column].nunique() == 1).all())
+
+
+def _counted(trials: Sequence[int]) -> str:
+    more = f" and {len(trials) - 5} more" if len(trials) > 5 else ""
+    return f"trial{'s' * (len(trials) > 1)} {', '.join(map(str, trials[:5]))}{more}"
 
 
 def is_pruned(run: MlflowRun) -> bool:
@@ -117,8 +167,16 @@ def overrides_of(run: MlflowRun) -> dict[str, str]:
 
 
 def swept_keys(results: pd.DataFrame) -> list[str]:
-    """Overridden keys that differ between trials, in the order of the command line."""
-    return [key for key in results.attrs["overridden"] if results[key].nunique(dropna=False) > 1]
+    """Overridden keys that differ between trials, in the order of the command line.
+
+    Last comes ``code`` where trials that are otherwise repetitions were trained with different code of the user's:
+    these are different nets, and no mean is taken over them.
+    """
+    keys = [key for key in results.attrs["overridden"] if results[key].nunique(dropna=False) > 1]
+    same = [results[key].astype(str) for key in keys if key not in REPETITIONS]
+    code = results["code"].replace("", None) if "code" in results else pd.Series(dtype=object)
+    mixed = (code.groupby(same).nunique() > 1).any() if same and len(code) else code.nunique() > 1
+    return [*keys, "code"] if mixed else keys
 
 
 def best_trial(results: pd.DataFrame, objective: str) -> pd.Series | None:
@@ -151,7 +209,10 @@ def failures(results: pd.DataFrame, keys: list[str]) -> list[str]:
 
 def warnings_of(results: pd.DataFrame) -> list[str]:
     """What has to be said beside results, each warning once."""
-    return [warning for warning in results["warning"].unique().tolist() if warning]
+    return [
+        *(warning for warning in results["warning"].unique().tolist() if warning),
+        *results.attrs.get("remarks", []),
+    ]
 
 
 def sweep_table(results: pd.DataFrame, keys: list[str], objectives: list[str]) -> str:
@@ -180,7 +241,9 @@ def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd
     split = max(1, len(keys) // 2)
     rows, columns = keys[:split], keys[split:]
     # Values keep the order of the command line, which a pivot would sort as text.
-    ordered = results.assign(**{key: pd.Categorical(results[key], results[key].unique()) for key in keys})
+    # A net that does not have a key has no value of it.
+    named = results[keys].fillna("-")
+    ordered = results.assign(**{key: pd.Categorical(named[key], named[key].unique()) for key in keys})
     if not columns:
         return ordered.groupby(rows, observed=True)[[objective]].mean()
     return ordered.pivot_table(objective, rows, columns, aggfunc="mean", observed=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from ecgexp.tracking.provenance import config_hash
@@ -23,7 +24,35 @@ def cell(config: dict[str, Any]) -> str:
     return config_hash(config)
 
 
-def identity(config: dict[str, Any], fingerprint: str, device: str, threads: int, precision: int | str) -> str:
+def slot(config: dict[str, Any], overrides: Sequence[str], swept: Sequence[str]) -> str:
+    """What a trial of a grid is within its sweep: its cell, told apart by swept keys that make no other cell.
+
+    Parameters
+    ----------
+    config : dict
+        Resolved configuration.
+    overrides : sequence of str
+        Of the trial.
+    swept : sequence of str
+        Keys that the command gives several values.
+    """
+    unseen = sorted(override for override in overrides if _is_left_out(key := key_of(override)) and key in swept)
+    return config_hash({"cell": cell(config), "swept": unseen}) if unseen else cell(config)
+
+
+def key_of(override: str) -> str:
+    """Key that an override sets."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _is_left_out(key: str) -> bool:
+    group, _, name = key.partition(".")
+    return group in _TOP or name in {"dataset": _DATASET, "trainer": _TRAINER}.get(group, ()) or key == "trainer"
+
+
+def identity(
+    config: dict[str, Any], fingerprint: str, device: str, threads: int, precision: int | str, code: str
+) -> str:
     """Hash of everything that a trial's result depends on.
 
     Parameters
@@ -38,6 +67,9 @@ def identity(config: dict[str, Any], fingerprint: str, device: str, threads: int
         Of torch; they change sums on a CPU.
     precision : int or str
         That the configuration means on this machine: 'auto' is the same trial as what it comes to.
+    code : str
+        Hash of the user's own code, see `own_code`; empty where there is none.
     """
     known = {"cell": cell({**config, "precision": precision}), "dataset": fingerprint, "device": device}
+    known |= {"code": code} if code else {}
     return config_hash({**known, "threads": threads} if device == "cpu" else known)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # How a sweep tells its trials, through Hydra's hydra.job.env_set, which parent run they belong to.
 PARENT_VARIABLE = "ECGEXP_PARENT_RUN_ID"
+# And which keys it gives several values, with commas between.
+SWEPT_VARIABLE = "ECGEXP_SWEPT_KEYS"
 
 
 class Interrupted(SystemExit):
@@ -39,6 +41,8 @@ class Job:
         Other jobs may run beside it on the same cores.
     study : StudyTrial, optional
         What the trial is in the study of a search.
+    swept : tuple of str
+        Keys that its sweep gives several values.
     """
 
     overrides: list[str]
@@ -49,6 +53,7 @@ class Job:
     parent: str | None
     parallel: bool
     study: StudyTrial | None = None
+    swept: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, hydra: Any) -> Job:
@@ -64,6 +69,7 @@ class Job:
             parent=os.environ.get(PARENT_VARIABLE),
             parallel=not str(hydra.launcher._target_).endswith("BasicLauncher"),
             study=_study_trial(hydra.sweeper),
+            swept=tuple(filter(None, os.environ.get(SWEPT_VARIABLE, "").split(","))),
         )
 
     @property

@@ -4,27 +4,59 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from filelock import Timeout
+from mlflow.entities import LifecycleStage
 from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ecgexp.errors import UserError
-from ecgexp.reports.sweep import SUPERSEDED, is_pruned
-from ecgexp.sweeps.identity import cell
+from ecgexp.reports.sweep import PRUNED, is_pruned
+from ecgexp.sweeps.identity import cell, slot
 from ecgexp.sweeps.job import Job
 from ecgexp.tracking.run import Run
+from ecgexp.tracking.runs import CLAIM, SLOT, claim_of, precedence
 from ecgexp.tracking.store import Store
 
-# Tags that describe the job, not the training that is reused.
-_OF_THE_JOB = ("overrides", "job", "attempts")
+REUSED_FROM = "reused_from"
+# Tags that tell how a run was trained and what came out: a trial that is reused keeps them. All others are its own.
+_OF_THE_TRAINING = (
+    "git_commit", "git_dirty", "package", "torch", "device", "threads", "diverged", "best_epoch", PRUNED,
+)  # fmt: skip
+_LABELS_LEFT_OUT = "labels_left_out/best/"
 
 
 class RetriesExhausted(UserError):
     """The trial failed before, as often as it may."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The run that is to stand for a trial.
+
+    Attributes
+    ----------
+    earlier : MlflowRun, optional
+        To be reused where it is FINISHED, else to be resumed; None: the trial has to be trained.
+    is_own : bool
+        `earlier` is this sweep's own run for this trial.
+    tags : dict of str to str
+        What the run that stands for the trial is marked with.
+    """
+
+    earlier: MlflowRun | None
+    is_own: bool
+    tags: dict[str, str]
+
+    @property
+    def attempts(self) -> int:
+        """How often the trial will have been begun."""
+        return 1 if self.earlier is None else int(self.earlier.data.tags.get("attempts", 1)) + 1
 
 
 @contextmanager
@@ -38,7 +70,7 @@ def exclusive(store: Store, name: str, wait: bool) -> Iterator[None]:
     name : str
         Its identity.
     wait : bool
-        Wait for a process that has it; else go on without.
+        Wait for a process that has it; else continue without.
     """
     lock = store.lock(name)
     try:
@@ -53,24 +85,26 @@ def exclusive(store: Store, name: str, wait: bool) -> Iterator[None]:
         lock.release()
 
 
-def find_earlier(store: Store, tags: Mapping[str, Any], job: Job, max_retries: int) -> MlflowRun | None:
-    """Find a run to take over: finished, or to be continued.
+def slot_of(config: Mapping[str, Any], job: Job) -> str:
+    """What a trial is within its sweep: see `slot`; of a search, whose settings may repeat, its number."""
+    return f"trial {job.number}" if job.study is not None else slot(dict(config), job.overrides, job.swept)
+
+
+def claim(store: Store, tags: Mapping[str, Any], job: Job, max_retries: int, resume: bool = True) -> Claim:
+    """Find the run that is to stand for a trial: an earlier one with its identity, or none yet.
 
     Parameters
     ----------
     store : Store
         Where to look.
     tags : mapping
-        The trial's ``cell`` and ``identity``.
+        The trial's ``cell``, ``identity`` and ``slot``.
     job : Job
-        That trains it.
+        That wants it.
     max_retries : int
         A trial that failed more often is not tried again.
-
-    Returns
-    -------
-    MlflowRun or None
-        With status FINISHED: its result counts. Else: to be gone on with.
+    resume : bool
+        Earlier runs may be reused or resumed.
 
     Raises
     ------
@@ -78,60 +112,107 @@ def find_earlier(store: Store, tags: Mapping[str, Any], job: Job, max_retries: i
         Where it failed too often.
     """
     if job.parent is None:
-        same = store.search(f"tags.identity = '{tags['identity']}' and attributes.status = 'KILLED'")
-        alone = [run for run in same if MLFLOW_PARENT_RUN_ID not in run.data.tags]
-        return alone[-1] if alone else None
-    for run in store.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{job.parent}' and tags.cell = '{tags['cell']}'"):
-        if SUPERSEDED in run.data.tags or not is_own(run, job):
-            continue
-        if run.data.tags.get("identity", tags["identity"]) != tags["identity"]:
-            store.client.set_tag(
-                run.info.run_id, SUPERSEDED, "the data, the device, the threads or the precision changed"
-            )
-            continue
-        failures = int(run.data.tags.get("attempts", 1))
-        if run.info.status == "FAILED" and failures > max_retries:
-            error = run.data.tags.get("error", "no reason was noted")
-            raise RetriesExhausted(f"{error} (failed {failures} times; sweep.max_retries={max_retries})")
-        return run
-    finished = store.search(f"tags.identity = '{tags['identity']}' and attributes.status = 'FINISHED'")
-    whole = [run for run in finished if not is_pruned(run)]
-    return whole[-1] if whole else None
+        return Claim(_interrupted_alone(store, tags["identity"]) if resume else None, True, {})
+    own = _own_runs(store, tags, job)
+    marks = _next_claim(tags, own)
+    if not resume:
+        return Claim(None, False, marks)
+    same = [run for run in own if run.data.tags.get("identity", tags["identity"]) == tags["identity"]]
+    earlier = _last_whole(store, same) or next((run for run in same[::-1] if run.info.status != "FINISHED"), None)
+    if earlier is not None:
+        _check_retries(earlier, max_retries)
+        stands = earlier is own[-1] and SLOT in earlier.data.tags
+        return Claim(earlier, True, {} if stands else marks)
+    elsewhere = store.search(f"tags.identity = '{tags['identity']}' and attributes.status = 'FINISHED'")
+    return Claim(_last_whole(store, [run for run in elsewhere if not is_pruned(run)]), False, marks)
+
+
+def claim_unread(store: Store, tags: Mapping[str, Any], job: Job) -> Claim:
+    """Find the run that is to tell that a trial failed before its identity was known; see `claim`."""
+    if job.parent is None:
+        return Claim(None, True, {})
+    own = _own_runs(store, tags, job)
+    stands = own[-1] if own and own[-1].info.status != "FINISHED" else None
+    return Claim(stands, True, _next_claim(tags, own))
+
+
+def take(store: Store, claimed: Claim, job: Job, tags: Mapping[str, Any]) -> MlflowRun:
+    """Let a finished run stand for a trial; returns it, or the record of it where another sweep trained it."""
+    assert claimed.earlier is not None
+    if not claimed.is_own:
+        return _reuse(store, claimed.earlier, job, {**tags, **claimed.tags})
+    for tag, value in claimed.tags.items():
+        store.client.set_tag(claimed.earlier.info.run_id, tag, value)
+    return claimed.earlier
 
 
 def begin_lost(store: Store, config: Mapping[str, Any], job: Job) -> str:
-    """Begin, or go on with, the run of a trial whose process died before it could do so; returns its id."""
-    cell_hash = cell(dict(config))
-    same = store.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{job.parent}' and tags.cell = '{cell_hash}'")
-    own = [run for run in same if SUPERSEDED not in run.data.tags and is_own(run, job)]
-    earlier = own[-1] if own else None
-    attempts = 1 if earlier is None else int(earlier.data.tags.get("attempts", 1)) + 1
-    tags = {"kind": "trial", **job.choices, "overrides": json.dumps(job.overrides), "job": job.number}
-    return Run(store, job.name, {**tags, "cell": cell_hash, "attempts": attempts}, job.parent, earlier).id
+    """Begin, or resume, the run of a trial whose process died before it could do so; returns its id."""
+    tags = {"cell": cell(dict(config)), SLOT: slot_of(config, job)}
+    claimed = claim_unread(store, tags, job)
+    known = {"kind": "trial", **job.choices, "overrides": json.dumps(job.overrides), "job": job.number}
+    marks = {**known, **tags, **claimed.tags, "attempts": claimed.attempts}
+    return Run(store, job.name, marks, job.parent, claimed.earlier).id
 
 
-def is_own(run: MlflowRun, job: Job) -> bool:
-    """Whether a run is what this job, started before, left.
-
-    A cell is in a grid once, wherever it stands there; a search may propose the same settings again.
-    """
-    same = run.data.tags.get(MLFLOW_PARENT_RUN_ID) == job.parent
-    return same and (job.study is None or run.data.tags.get("job") == str(job.number))
+def _interrupted_alone(store: Store, identity: str) -> MlflowRun | None:
+    same = store.search(f"tags.identity = '{identity}' and attributes.status = 'KILLED'")
+    alone = [run for run in same if MLFLOW_PARENT_RUN_ID not in run.data.tags]
+    return alone[-1] if alone else None
 
 
-def reuse(store: Store, source: MlflowRun, job: Job, tags: Mapping[str, Any]) -> MlflowRun:
+def _own_runs(store: Store, tags: Mapping[str, Any], job: Job) -> list[MlflowRun]:
+    """Runs of a sweep for one of its slots, the one that stands for it last."""
+    parent = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{job.parent}'"
+    found = store.search(f"{parent} and tags.{SLOT} = '{tags[SLOT]}'")
+    # Runs of an earlier version have no slot. They get it here, since it is from now on that others may outdo them.
+    for run in store.search(f"{parent} and tags.cell = '{tags['cell']}'"):
+        if SLOT not in run.data.tags and (job.study is None or run.data.tags.get("job") == str(job.number)):
+            store.client.set_tag(run.info.run_id, SLOT, tags[SLOT])
+            found.append(run)
+    return sorted(found, key=precedence)
+
+
+def _check_retries(run: MlflowRun, max_retries: int) -> None:
+    failures = int(run.data.tags.get("attempts", 1))
+    if run.info.status == "FAILED" and failures > max_retries:
+        error = run.data.tags.get("error", "no reason was noted")
+        raise RetriesExhausted(f"{error} (failed {failures} times; sweep.max_retries={max_retries})")
+
+
+def _next_claim(tags: Mapping[str, Any], own: Sequence[MlflowRun]) -> dict[str, str]:
+    return {SLOT: str(tags[SLOT]), CLAIM: str(1 + max(map(claim_of, own), default=0))}
+
+
+def _last_whole(store: Store, runs: Sequence[MlflowRun]) -> MlflowRun | None:
+    """The last finished run whose files are still there: what a reused one stands for may have been deleted since."""
+    finished = [run for run in runs if run.info.status == "FINISHED"]
+    trained = [run for run in finished if REUSED_FROM not in run.data.tags]
+    return trained[-1] if trained else next((run for run in finished[::-1] if _has_its_source(store, run)), None)
+
+
+def _has_its_source(store: Store, run: MlflowRun) -> bool:
+    try:
+        source = store.client.get_run(run.data.tags[REUSED_FROM])
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return bool(source.info.lifecycle_stage == LifecycleStage.ACTIVE)
+
+
+def _reuse(store: Store, source: MlflowRun, job: Job, tags: Mapping[str, Any]) -> MlflowRun:
     """Record in a sweep that another one trained this trial already; the files stay with that run."""
     known = {
         key: value
         for key, value in source.data.tags.items()
-        if key not in _OF_THE_JOB and not key.startswith("mlflow.")
+        if key in _OF_THE_TRAINING or key.startswith(_LABELS_LEFT_OUT)
     }
-    origin = source.data.tags.get("reused_from", source.info.run_id)
-    same_commit = tags.get("git_commit") == known.get("git_commit")
-    marks = {"job": tags["job"], "overrides": tags["overrides"], "reused_from": origin}
-    if not same_commit:
+    marks = {REUSED_FROM: source.data.tags.get(REUSED_FROM, source.info.run_id)}
+    if tags.get("git_commit") != known.get("git_commit"):
         marks["reused_from_commit"] = known.get("git_commit", "unknown")
-    with Run(store, job.name, {**known, **marks}, job.parent) as run:
+    own = {key: value for key, value in tags.items() if key not in _OF_THE_TRAINING}
+    with Run(store, job.name, {**own, **known, **marks}, job.parent) as run:
         run.log_params(source.data.params)
         run.log_metrics({key: value for key, value in source.data.metrics.items() if not key.startswith("system/")})
     return store.client.get_run(run.id)

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -38,7 +39,8 @@ from ecgexp.reports.sweep import (
     write_sweep_report,
 )
 from ecgexp.restore import load_run, named_packages
-from ecgexp.sweeps.job import PARENT_VARIABLE
+from ecgexp.sweeps.identity import key_of
+from ecgexp.sweeps.job import PARENT_VARIABLE, SWEPT_VARIABLE
 from ecgexp.sweeps.status import Board, StatusLine, TrialStatus
 from ecgexp.sweeps.supervisor import GRACE, TrialFailed
 from ecgexp.tracking import provenance
@@ -157,10 +159,18 @@ class _Plan:
     def overrides(self, store: Store, parent: str) -> list[str]:
         """What tells the trials of their sweep."""
         told = [f"+hydra.job.env_set.{PARENT_VARIABLE}={parent}", *_QUIET]
+        if swept := self.swept():
+            told.append(f"+hydra.job.env_set.{SWEPT_VARIABLE}={_quoted(','.join(swept))}")
         if self.search is None:
             return told
         storage, study = self.study(store, parent)
         return [*told, f"hydra.sweeper.storage={_quoted(storage)}", f"hydra.sweeper.study={_quoted(study)}"]
+
+    def swept(self) -> list[str]:
+        """Keys that the cells of a grid differ in."""
+        overrides = {override for cell in self.cells or () for override in cell}
+        times = Counter(map(key_of, overrides))
+        return sorted(key for key, values in times.items() if values > 1)
 
     def check_afresh(self) -> None:
         """Refuse to start afresh with a study that exists."""
@@ -331,6 +341,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _report(run: Run, plan: _Plan) -> None:
     results, objective = sweep_results(run.store, run.id), plan.objective
     if results.empty:
+        print("No trial has a run in this sweep: there is no table.", file=sys.stderr)
         return
     keys = swept_keys(results)
     with run.artifacts() as folder:

@@ -1,0 +1,86 @@
+"""Which runs stand for the trials of a sweep.
+
+A run belongs to a slot of its sweep: a cell of a grid, a trial of a search. Each time that a command wants the trial
+of a slot it claims one run for it, new or earlier, with a number one above the highest claim so far. The run with the
+highest claim stands for the slot. Nothing is ever hidden for good: whatever is asked for next is claimed again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from mlflow.entities import Run as MlflowRun
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from ecgexp.tracking.store import Store
+
+SLOT, CLAIM = "slot", "claim"
+# Tag by which stores of earlier versions hid a run.
+SUPERSEDED = "superseded"
+# What tells two runs of a slot apart, and how it is called.
+_REASONS = {
+    "dataset_fingerprint": "data",
+    "code": "code",
+    "device": "device",
+    "threads": "threads",
+    "precision": "precision",
+    "cell": "settings",
+}
+_NAMED = 3  # runs that are named; of more the number is told
+
+
+def children(store: Store, parent: str) -> list[MlflowRun]:
+    """All runs of the trials of a sweep that are not deleted, the earliest first."""
+    return store.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'")
+
+
+def claim_of(run: MlflowRun) -> int:
+    """Number of a run's claim; 0 of one that an earlier version began."""
+    return int(run.data.tags.get(CLAIM, 0))
+
+
+def standing(runs: Iterable[MlflowRun]) -> list[MlflowRun]:
+    """Of the runs of a sweep those that stand for its slots, in the order of its jobs."""
+    chosen = [slot[-1] for slot in _by_slot(runs)]
+    return sorted(chosen, key=lambda run: int(run.data.tags.get("job", "0")))
+
+
+def left_out(runs: Iterable[MlflowRun]) -> list[str]:
+    """What has to be said of the runs of a sweep that do not stand for their slots: one sentence at most."""
+    said = []
+    for *earlier, chosen in _by_slot(runs):
+        for run in earlier:
+            differing = [name for tag, name in _REASONS.items() if _differs(run, chosen, tag)]
+            reason = f"other {', '.join(differing)}" if differing else "the same trial, trained once more"
+            if run.info.status != "FINISHED":
+                reason = run.info.status.lower()
+            said.append(f"run {run.info.run_id[:8]} of trial {chosen.data.tags.get('job', '?')} ({reason})")
+    if not said:
+        return []
+    more = f" and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
+    return [f"Left out, since another run stands for the same trial: {', '.join(said[:_NAMED])}{more}."]
+
+
+def _differs(run: MlflowRun, other: MlflowRun, tag: str) -> bool:
+    # A run that failed early did not come to noting all of them.
+    return tag in run.data.tags and tag in other.data.tags and run.data.tags[tag] != other.data.tags[tag]
+
+
+def _by_slot(runs: Iterable[MlflowRun]) -> list[Sequence[MlflowRun]]:
+    """Runs of each slot, the one that stands for it last."""
+    slots: defaultdict[str, list[MlflowRun]] = defaultdict(list)
+    for run in runs:
+        if SLOT in run.data.tags:
+            slots[run.data.tags[SLOT]].append(run)
+        elif SUPERSEDED not in run.data.tags:
+            slots[run.info.run_id].append(run)
+    return [sorted(slot, key=precedence) for slot in slots.values()]
+
+
+def precedence(run: MlflowRun) -> tuple[int, bool, int]:
+    """Sorts runs of a slot: the one that stands for it comes last.
+
+    Two machines that work on one search at once may give the same number.
+    """
+    return claim_of(run), run.info.status == "FINISHED", run.info.start_time

@@ -1,0 +1,160 @@
+"""The code that a trial was trained with: a user's own classes, and this package."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import ecgexp
+
+# Named by nearly every configuration: a table says where these changed, and no trial is trained again for it.
+_KNOWN = ("ecgexp", "torch")
+
+
+def targets(component: Any) -> Iterator[str]:
+    """Names of all classes and functions that a resolved configuration builds from."""
+    if isinstance(component, Mapping):
+        for key, value in component.items():
+            if key == "_target_" and isinstance(value, str):
+                yield value
+            else:
+                yield from targets(value)
+    elif isinstance(component, list):
+        for value in component:
+            yield from targets(value)
+
+
+def own_code(config: Mapping[str, Any]) -> str:
+    """Hash of the source of every class that a configuration names outside of this package and of torch.
+
+    Of a class in a file of the user's own it is the module's file, and each file of the same folder of packages that
+    it imports, directly or through others. Of an installed package it is the list of files and sums that its
+    installer wrote.
+
+    Parameters
+    ----------
+    config : mapping
+        Resolved configuration; what it names can be imported.
+
+    Returns
+    -------
+    str
+        12 hexadecimal digits; empty where nothing is named.
+    """
+    modules = sorted({module for target in targets(config) if (module := _module_of(target)) is not None})
+    if not modules:
+        return ""
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(f"{module} {_source(module)}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+@cache
+def package() -> str:
+    """Version of this package and a sum of its source, such as ``0.1.0+1f3a9c20``."""
+    folder = Path(ecgexp.__file__).parent
+    return f"{ecgexp.__version__}+{_hash_files(folder, sorted(folder.rglob('*.py')))[:8]}"
+
+
+def _module_of(target: str) -> str | None:
+    """Module that holds a target; None of a known package."""
+    if target.partition(".")[0] in (*_KNOWN, *sys.stdlib_module_names):
+        return None
+    parts = target.split(".")
+    for end in range(len(parts) - 1, 0, -1):  # a target may also name a class within a class
+        name = ".".join(parts[:end])
+        try:
+            if find_spec(name) is not None:
+                return name
+        except (ImportError, ValueError):  # what stands before the last dot is no package
+            continue
+    return None
+
+
+@cache  # what this process has imported stays as it was, whatever becomes of the files
+def _source(module: str) -> str:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return "built in"
+    path = Path(spec.origin).resolve()
+    # Listing what is installed takes half a second, and what a user edits is seldom there.
+    if "site-packages" in path.parts and (installed := _installed(module.partition(".")[0])) is not None:
+        return installed
+    # The folder that is on the path of imports: one up for each package, and for the file itself.
+    depth = module.count(".") + (path.name == "__init__.py")
+    root = path.parents[depth]
+    return _hash_files(root, _files(root, path))
+
+
+@cache
+def _installed(package: str) -> str | None:
+    """Sum of what an installer put there; None of a package that is used from where it is edited."""
+    for name in metadata.packages_distributions().get(package, ()):
+        distribution = metadata.distribution(name)
+        record = distribution.read_text("RECORD") or ""
+        lines = sorted(
+            line for line in record.splitlines() if line.startswith(f"{package}/") or f"{package}.py" in line
+        )
+        if any(",sha256=" in line for line in lines):
+            return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return None
+
+
+def _files(root: Path, first: Path) -> list[Path]:
+    """A file of a package, and those below `root` that it imports, directly or through others, sorted."""
+    found: set[Path] = set()
+    waiting = [first]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        inside = path.relative_to(root).parts[:-1]
+        # Importing a module runs the __init__.py of each package around it.
+        names = [inside[:end] for end in range(1, len(inside) + 1)]
+        names += _imports(path, inside)
+        for name in names:
+            waiting += [candidate for candidate in _candidates(root, name) if candidate.is_file()]
+    return sorted(found)
+
+
+def _imports(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """What a file imports, as parts of absolute names; a name that is imported from a module may be a module too."""
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except SyntaxError:  # it cannot have been imported
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield tuple(alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            yield module
+            for alias in node.names:
+                yield (*module, alias.name)
+
+
+def _candidates(root: Path, name: tuple[str, ...]) -> Iterator[Path]:
+    """Files that importing a name would read."""
+    for end in range(1, len(name) + 1):
+        place = root.joinpath(*name[:end])
+        yield place.with_name(f"{place.name}.py")
+        yield place / "__init__.py"
+
+
+def _hash_files(root: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

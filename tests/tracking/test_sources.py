@@ -1,0 +1,98 @@
+"""What code a trial was trained with: a change of it is a change of the trial."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+
+from ecgexp.tracking import sources
+
+CODE = "import sys; from ecgexp.tracking.sources import own_code; print(own_code({'a': [{'_target_': sys.argv[1]}]}))"
+PACKAGE = {
+    "mine/__init__.py": "",
+    "mine/nets.py": "from . import parts\nfrom mine.deep.more import x\nimport beside\n\n\nclass Net: ...\n",
+    "mine/parts.py": "import torch\n",
+    "mine/deep/__init__.py": "",
+    "mine/deep/more.py": "x = 1\n",
+    "mine/unused.py": "",
+    "mine/broken.py": "def",
+    "beside.py": "y = 1\n",
+    "alone.py": "class Net:\n    class Inner: ...\n",
+}
+UNUSED = {"mine/unused.py", "mine/broken.py", "alone.py"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in PACKAGE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def own_code(folder, target):
+    """In a process of its own, as each start of a command is."""
+    command = [sys.executable, "-c", CODE, target]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PACKAGE if name not in ("mine/unused.py", "mine/broken.py", "alone.py")]
+)
+def test_a_change_of_what_is_imported_changes_the_hash(folder, name):
+    before = own_code(folder, "mine.nets.Net")
+    assert before == own_code(folder, "mine.nets.Net")
+    with (folder / name).open("a") as file:
+        file.write("# changed\n")
+    assert own_code(folder, "mine.nets.Net") != before
+
+
+def test_what_is_not_imported_makes_no_difference(folder):
+    before = own_code(folder, "mine.nets.Net")
+    for name in UNUSED:
+        (folder / name).write_text("# changed\n")
+    assert own_code(folder, "mine.nets.Net") == before
+
+
+def test_another_folder_with_the_same_files_is_the_same_code(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "deeper"
+    folder.rename(other)
+    moved = own_code(other, "mine.nets.Net")
+    other.rename(folder)
+    assert moved == own_code(folder, "mine.nets.Net") != ""
+
+
+def test_a_file_alone_and_a_class_within_a_class(folder):
+    alone = own_code(folder, "alone.Net")
+    assert alone == own_code(folder, "alone.Net.Inner") != own_code(folder, "mine.nets.Net")
+
+
+@pytest.mark.parametrize("target", ["ecgexp.models.Ribeiro", "torch.optim.Adam", "functools.partial", "builtins.dict"])
+def test_of_this_package_of_torch_and_of_python_nothing_is_hashed(target):
+    assert sources.own_code({"model": {"_target_": target}}) == ""
+
+
+def test_of_an_installed_package_the_sums_of_its_installer_are_taken(monkeypatch):
+    before = sources.own_code({"loss": {"_target_": "filelock.FileLock"}})
+    assert before and before == sources.own_code({"loss": [{"_target_": "filelock.Timeout"}]})
+    listed = "filelock/a.py,sha256=other,1\n"
+    monkeypatch.setattr(sources.metadata, "packages_distributions", lambda: {"filelock": ["filelock"]})
+    monkeypatch.setattr(sources.metadata.PathDistribution, "read_text", lambda self, name: listed)
+    sources._installed.cache_clear()
+    sources._source.cache_clear()
+    assert sources.own_code({"loss": {"_target_": "filelock.FileLock"}}) != before
+    sources._installed.cache_clear()
+    sources._source.cache_clear()
+
+
+def test_the_version_of_this_package_tells_its_code(tmp_path, monkeypatch):
+    version, plus, digest = sources.package().partition("+")
+    assert (version, plus) == (sources.ecgexp.__version__, "+")
+    monkeypatch.setattr(sources.ecgexp, "__file__", str(tmp_path / "__init__.py"))
+    (tmp_path / "a.py").write_text("x = 1\n")
+    content = b"a.py\n" + hashlib.sha256(b"x = 1\n").digest()
+    assert sources.package.__wrapped__() == f"{version}+{hashlib.sha256(content).hexdigest()[:8]}"
+    assert digest != sources.package.__wrapped__().partition("+")[2]
