@@ -43,7 +43,7 @@ def test_a_net_without_a_swept_key_joins_a_named_sweep(tmp_path):
     ecgexp(tmp_path, *named, "model=ribeiro", "model.depth=1", "model.width=4,8").expect(0)
     joined = ecgexp(tmp_path, *named, "model=linear").expect(0)
     assert "Best: " in joined.stdout
-    assert list(table(tmp_path)["model.width"].fillna(0)) == [4, 8, 0]
+    assert sorted(table(tmp_path)["model.width"].fillna(0)) == [0, 4, 8]
     (parent,) = parents(tmp_path)
     assert parent.info.status == "FINISHED"
     assert artifact(tmp_path, parent, "heat_map.png").is_file()
