@@ -1,6 +1,6 @@
-import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,8 +37,8 @@ def child(code: str, folder, tmp_path: Path) -> subprocess.Popen:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def names(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "cache").iterdir())
+def arrays(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache").glob("*.npy"))
 
 
 def test_signals_in_order_and_read_only(folder, tmp_path):
@@ -57,38 +57,40 @@ def test_the_second_time_nothing_is_read(folder, tmp_path, monkeypatch):
     second = read(folder, tmp_path)
     np.testing.assert_array_equal(first.array, second.array)
     assert first.hashes == second.hashes
-    assert len(names(tmp_path)) == 2
+    assert len(arrays(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("change", ["time", "size", "name", "options", "segment"])
+@pytest.mark.parametrize("change", ["content", "size", "name", "options"])
 def test_changed_files_or_options_are_read_again(folder, tmp_path, change):
     read(folder, tmp_path)
     data = folder.path(3).with_suffix(".dat")
     files, layout = FILES, {}
-    if change == "time":
+    if change == "content":
         old = data.stat()
         folder.write(3, np.random.default_rng(9).normal(size=(1000, 12)))
         assert data.stat().st_size == old.st_size
-        os.utime(data, ns=(old.st_atime_ns, old.st_mtime_ns + 1))
+        os.utime(data, ns=(old.st_atime_ns, old.st_mtime_ns))
     elif change == "size":
         data.write_bytes(data.read_bytes() + b"\0\0")
     elif change == "name":
         files = [*FILES[1:], FILES[0]]
     elif change == "options":
         layout = {"samples": 500, "exact": False}
-    elif change == "segment":
-        folder.path(3).with_name("00003_lr_0001.dat").touch()
     read(folder, tmp_path, files=files, **layout)
-    assert len(names(tmp_path)) == 4
+    assert len(arrays(tmp_path)) == 2
 
 
-def test_a_moved_folder_and_other_records_files_leave_it_valid(folder, tmp_path):
-    read(folder, tmp_path)
+def test_a_moved_or_copied_folder_other_files_and_new_times_leave_it_valid(folder, tmp_path, monkeypatch):
+    first = read(folder, tmp_path)
+    monkeypatch.setattr(cache, "read_record", None)
     (folder.path(1).parent / "notes.txt").write_text("x")
     folder.path(20).with_name("00021_lr.dat").touch()
+    folder.path(3).with_suffix(".dat").touch()
     folder.root = folder.root.rename(tmp_path / "elsewhere")
     read(folder, tmp_path)
-    assert len(names(tmp_path)) == 2
+    folder.root = shutil.copytree(folder.root, tmp_path / "copy", copy_function=shutil.copyfile)
+    np.testing.assert_array_equal(read(folder, tmp_path).array, first.array)
+    assert len(arrays(tmp_path)) == 1
 
 
 def test_bad_records_are_kept_with_their_reason(folder, tmp_path):
@@ -108,8 +110,9 @@ def test_processes_read_what_one_reads(folder, tmp_path, monkeypatch):
     alone = cached_signals(folder.root, FILES, LAYOUT, tmp_path / "alone", workers=1)
     np.testing.assert_array_equal(parallel.array, alone.array)
     assert (parallel.hashes, parallel.problems) == (alone.hashes, alone.problems)
-    files = [sorted((tmp_path / name).iterdir()) for name in ("parallel", "alone")]
-    assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]]
+    both = [next((tmp_path / name).glob("*.npy")) for name in ("parallel", "alone")]
+    assert both[0].name == both[1].name
+    assert both[0].read_bytes() == both[1].read_bytes()
 
 
 def test_two_processes_at_once(folder, tmp_path):
@@ -118,7 +121,8 @@ def test_two_processes_at_once(folder, tmp_path):
     outputs = [process.communicate(timeout=60) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]
-    assert [Path(name).suffix for name in names(tmp_path)] == [".json", ".npy"]
+    suffixes = sorted("".join(path.suffixes) for path in (tmp_path / "cache").iterdir())
+    assert suffixes == [".files.json", ".json", ".npy"]
 
 
 INTERRUPTED = """
@@ -139,8 +143,8 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_cache(folder, tmp_p
     with child(INTERRUPTED, folder, tmp_path) as process:
         assert process.stdout.readline() == "half\n"
         process.kill()
-    (leftover,) = (tmp_path / "cache").iterdir()
-    assert leftover.name.endswith(".tmp")
+    assert arrays(tmp_path) == []
+    (leftover,) = (tmp_path / "cache").glob(".*.tmp")
     os.utime(leftover, (time.time() - 2 * cache.STALE,) * 2)
     fresh = tmp_path / "cache/.other.npy.tmp"  # of a process that is still at work
     fresh.touch()
@@ -155,7 +159,7 @@ def test_ctrl_c_leaves_nothing(folder, tmp_path):
         process.send_signal(signal.SIGINT)
         assert "KeyboardInterrupt" in process.stderr.read()
     assert process.returncode != 0
-    assert names(tmp_path) == []
+    assert [path for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".files.json")] == []
 
 
 def test_ctrl_c_ends_the_reading_processes(folder, tmp_path, monkeypatch):
@@ -170,17 +174,77 @@ def test_ctrl_c_ends_the_reading_processes(folder, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         read(folder, tmp_path, workers=2)
     assert multiprocessing.active_children() == []
-    assert names(tmp_path) == []
+    assert arrays(tmp_path) == []
 
 
-@pytest.mark.parametrize("suffix", ["npy", "json"])
-def test_a_damaged_cache_is_read_again(folder, tmp_path, suffix):
+@pytest.mark.parametrize("cut", [0, -100])
+@pytest.mark.parametrize("pattern", ["*.npy", "????????????????????????????????.json", "*.files.json"])
+def test_a_truncated_cache_is_read_again(folder, tmp_path, pattern, cut, caplog):
+    first = read(folder, tmp_path)
+    expected, hashes = np.array(first.array), first.hashes
+    (path,) = (tmp_path / "cache").glob(pattern)
+    path.write_bytes(path.read_bytes()[:cut])
+    second = read(folder, tmp_path)
+    np.testing.assert_array_equal(second.array, expected)
+    assert second.hashes == hashes
+    assert f"{path} is damaged and not used: it is made again." in caplog.text
+    caplog.clear()
     read(folder, tmp_path)
-    (path,) = (tmp_path / "cache").glob(f"*.{suffix}")
-    before = hashlib.sha256(path.read_bytes()).digest()
-    path.write_bytes(path.read_bytes()[:-100])
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("keep_times", [False, True])
+@pytest.mark.parametrize("pattern", ["*.npy", "????????????????????????????????.json", "*.files.json"])
+def test_a_flipped_bit_in_the_cache_changes_no_number(folder, tmp_path, pattern, keep_times, caplog):
+    first = read(folder, tmp_path)
+    expected, hashes = np.array(first.array), first.hashes
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        (path,) = (tmp_path / "cache").glob(pattern)
+        before, content = path.stat(), bytearray(path.read_bytes())
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        with path.open("r+b") as file:
+            file.write(content)
+        if keep_times:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        caplog.clear()
+        second = read(folder, tmp_path)
+        np.testing.assert_array_equal(second.array, expected)
+        assert second.hashes == hashes
+        assert "is damaged" in caplog.text
+
+
+def test_an_array_is_compared_once_after_its_file_was_touched(folder, tmp_path, monkeypatch):
     read(folder, tmp_path)
-    assert hashlib.sha256(path.read_bytes()).digest() == before
+    compared = []
+    checksum = cache._checksum
+    monkeypatch.setattr(cache, "_checksum", lambda path: compared.append(path) or checksum(path))
+    read(folder, tmp_path)
+    assert compared == []
+    (array,) = arrays(tmp_path)
+    array.touch()
+    read(folder, tmp_path)
+    read(folder, tmp_path)
+    assert compared == [array]
+
+
+def test_a_file_that_changes_while_it_is_read(folder, tmp_path, monkeypatch):
+    read_record = cache.read_record
+
+    def meanwhile(path, **layout):
+        if path.name == "00002_lr":
+            folder.write(1, np.random.default_rng(9).normal(size=(1000, 12)))
+        return read_record(path, **layout)
+
+    monkeypatch.setattr(cache, "read_record", meanwhile)
+    with pytest.raises(UserError, match=r"^Files in .*ptbxl changed while they were read: start again .*\.$"):
+        read(folder, tmp_path)
+    assert arrays(tmp_path) == []
+    monkeypatch.undo()
+    signals = read(folder, tmp_path)
+    np.testing.assert_allclose(
+        signals.array[0], np.round(np.random.default_rng(9).normal(size=(1000, 12)), 3), atol=1e-6
+    )
 
 
 def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):
@@ -192,4 +256,4 @@ def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"0\.0 GB are needed and fewer are free"):
         read(folder, tmp_path)
-    assert names(tmp_path) == []
+    assert arrays(tmp_path) == []

@@ -6,16 +6,15 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 import signal
 import time
 import uuid
-from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ecgexp.datasets.records import RecordError, read_record
+from ecgexp.datasets.sources import Sources, file_stamp, read_checked, say_damaged, write_checked
 from ecgexp.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def cached_signals(
             "notes": {i: outcome.notes for i, outcome in enumerate(outcomes) if outcome.notes},
         }
 
-    array, known = cached_array(cache_dir, cache_key(root, files, [FORMAT, layout]), read)
+    array, known = cached_array(cache_dir, Sources(root, files, cache_dir), [FORMAT, layout], read)
     return Signals(
         array,
         tuple(known["hashes"]),
@@ -121,20 +121,23 @@ def cached_signals(
 
 
 def cached_array(
-    cache_dir: Path, key: str, make: Callable[[Path], dict[str, Any]]
+    cache_dir: Path, sources: Sources, settings: Any, make: Callable[[Path], dict[str, Any]]
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """An array and what is known of it, from the cache, or made and put there.
 
-    It is two files in `cache_dir`, named by `key`. Each is written under a temporary name and moved, the one
-    that makes the cache valid last, so no process sees half of it; of two that write at once the last to
-    finish replaces equal files by equal files.
+    It is two files in `cache_dir`, named by what they depend on. Each is written under a temporary name and moved,
+    the one that makes the cache valid last, so no process sees half of it; of two that write at once the last to
+    finish replaces equal files by equal files. Both have a checksum; that of the array is compared when inode, size
+    or times of its file are not those that were last compared. What is damaged is said and made again.
 
     Parameters
     ----------
     cache_dir : Path
         Made where missing.
-    key : str
-        Of everything that the array depends on, see `cache_key`.
+    sources : Sources
+        The files that the array is made of.
+    settings : JSON-able
+        What else decides on the numbers.
     make : callable
         Writes the array to a path as a .npy file (see `create_array`) and returns what is known of it, JSON-able.
 
@@ -148,12 +151,13 @@ def cached_array(
     Raises
     ------
     UserError
-        Where the cache cannot be written.
+        Where the cache cannot be written, or a source changes while it is read.
     """
+    key = hashlib.sha256(json.dumps([settings, sources.content]).encode()).hexdigest()[:32]
     try:
         found = _open(cache_dir, key)
         if found is None:
-            _write(cache_dir, key, make)
+            _write(cache_dir, key, sources, make)
             found = _open(cache_dir, key)
     except OSError as error:
         raise UserError(
@@ -175,75 +179,43 @@ def create_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[
     return array
 
 
-def cache_key(root: Path, files: Sequence[str], settings: Any) -> str:
-    """Hash of records' names, of the names, sizes and modification times of their files, and of settings.
-
-    Parameters
-    ----------
-    root : Path
-        The records' folder, which itself makes no difference.
-    files : sequence of str
-        The records, relative to `root`, without extension.
-    settings : JSON-able
-        What else decides on the numbers.
-    """
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    folders: dict[str, tuple[list[str], dict[str, os.stat_result]]] = {}
-    for file in files:
-        folder, _, stem = file.rpartition("/")
-        if folder not in folders:
-            stats = _scan(root / folder)
-            folders[folder] = sorted(stats), stats
-        names, stats = folders[folder]
-        parts = [file]
-        for name in _files_of(stem, names):
-            parts += [name, str(stats[name].st_size), str(stats[name].st_mtime_ns)]
-        digest.update("\0".join([*parts, "\n"]).encode())
-    return digest.hexdigest()[:32]
-
-
-def _scan(folder: Path) -> dict[str, os.stat_result]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name: entry.stat() for entry in entries if entry.is_file()}
-    except FileNotFoundError:
-        return {}
-
-
-def _files_of(stem: str, names: list[str]) -> Iterator[str]:
-    """Files that belong to a record by WFDB's custom: stem.ext, and stem_NNNN.ext for its segments."""
-    for i in range(bisect_left(names, stem), len(names)):
-        name = names[i]
-        if not name.startswith(stem):
-            return
-        if name[len(stem) : len(stem) + 1] in (".", "_"):
-            yield name
-
-
 def _open(cache_dir: Path, key: str) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
     """What is cached; None where there is nothing, or something damaged."""
-    try:
-        known = json.loads((cache_dir / f"{key}.json").read_text())
-        array = np.load(cache_dir / f"{key}.npy", mmap_mode="r")
-        return (array, known) if known.pop("rows") == len(array) else None
-    except (FileNotFoundError, ValueError, KeyError):
+    meta, path = cache_dir / f"{key}.json", cache_dir / f"{key}.npy"
+    known = read_checked(meta)
+    if known is None or not path.is_file():
         return None
+    stamp = file_stamp(path)
+    if stamp != known["stamp"]:
+        if _checksum(path) != known["checksum"]:
+            say_damaged(path)
+            return None
+        with suppress(OSError):  # a cache that cannot be written to: compared again next time
+            write_checked(meta, known | {"stamp": stamp})
+    return np.load(path, mmap_mode="r"), known["known"]
 
 
-def _write(cache_dir: Path, key: str, make: Callable[[Path], dict[str, Any]]) -> None:
+def _write(cache_dir: Path, key: str, sources: Sources, make: Callable[[Path], dict[str, Any]]) -> None:
     cache_dir.mkdir(parents=True, exist_ok=True)
     _remove_stale(cache_dir)
-    name = f".{key}.{uuid.uuid4().hex}"
-    array, meta = cache_dir / f"{name}.npy.tmp", cache_dir / f"{name}.json.tmp"
+    temporary, path = cache_dir / f".{key}.{uuid.uuid4().hex}.npy.tmp", cache_dir / f"{key}.npy"
     try:
-        known = make(array)
-        rows = len(np.load(array, mmap_mode="r"))
-        meta.write_text(json.dumps({"rows": rows, **known}))
-        array.replace(cache_dir / f"{key}.npy")
-        meta.replace(cache_dir / f"{key}.json")
+        known = make(temporary)
+        sources.check_unchanged()
+        checksum = _checksum(temporary)
+        temporary.replace(path)
     finally:
-        array.unlink(missing_ok=True)
-        meta.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+    write_checked(cache_dir / f"{key}.json", {"checksum": checksum, "stamp": file_stamp(path), "known": known})
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file, at some 3 GB/s."""
+    checksum, buffer = 0, memoryview(bytearray(1 << 20))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            checksum = zlib.crc32(buffer[:count], checksum)
+    return checksum
 
 
 def _remove_stale(cache_dir: Path) -> None:

@@ -15,8 +15,9 @@ from pydantic import Field
 from tqdm import tqdm
 
 from ecgexp.datasets.base import Dataset, Split, SplitName
-from ecgexp.datasets.cache import cache_key, cached_array, create_array
+from ecgexp.datasets.cache import cached_array, create_array
 from ecgexp.datasets.records import RecordError, read_leads, read_record
+from ecgexp.datasets.sources import Sources
 from ecgexp.datasets.splits import choose_patients, stratified_classes
 from ecgexp.errors import UserError, said
 
@@ -319,8 +320,9 @@ class MITBIH(_BeatDataset):
                     f"The folder {self.root} does not exist: download the database with `make data DATASET=mitbih`, "
                     "or set dataset.root to your copy."
                 )
-            key = cache_key(self.root, recordings, ["beats", FORMAT, self.leads])
-            signals, facts = cached_array(self.cache_dir, key, lambda path: self._cut(path, recordings))
+            sources = Sources(self.root, recordings, self.cache_dir, (".hea", ".atr"))
+            settings = ["beats", FORMAT, self.leads]
+            signals, facts = cached_array(self.cache_dir, sources, settings, lambda path: self._cut(path, recordings))
             places = [(recording, place) for recording, found in facts["places"].items() for place in found]
             ids = np.array([f"{recording}/{place}" for recording, place in places])
             patients = np.array([_patient(recording) for recording, _ in places])
@@ -408,8 +410,9 @@ class MITBIHTable(_BeatDataset):
         table = self.root / self.files[name]
         if not table.is_file():
             raise UserError(f"The table {table} is missing: put it there, or name another with dataset.{name}.")
-        key = cache_key(self.root, [str(Path(self.files[name]).with_suffix(""))], ["table", FORMAT, table.suffix])
-        signals, facts = cached_array(self.cache_dir, key, lambda path: _read_table(table, path))
+        sources = Sources(self.root, [self.files[name]], self.cache_dir, ("",))
+        settings = ["table", FORMAT]
+        signals, facts = cached_array(self.cache_dir, sources, settings, lambda path: _read_table(table, path))
         classes = np.array(facts["classes"])
         ids = np.array([f"{name}/{row}" for row in range(len(classes))])
         beats = Beats(signals, classes, ids, ids)
