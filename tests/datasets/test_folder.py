@@ -109,7 +109,7 @@ def test_a_bare_name_in_two_folders(tmp_path):
     for folder in ("a", "b"):
         write_record(tmp_path / folder / "r", RNG.normal(size=(100, 1)), ["I"], 100)
     dataset = Own(tmp_path, pd.DataFrame({"record": ["r"], "AF": [1], "use": ["train"]}), tmp_path, {})
-    with pytest.raises(UserError, match=r"record r is in several folders of .* \(a/r, b/r\): give its path"):
+    with pytest.raises(UserError, match=r"Record r is in several folders of .* \(a/r, b/r\): give its path"):
         dataset.dataset(labels=["AF"], lead_names=["I"], patient_column=None).load("train")
 
 
@@ -157,11 +157,14 @@ TABLES = {
     "record column": (lambda o: o.table.pop("record"), r"labels\.csv has no column 'record'"),
     "patient column": (lambda o: o.table.pop("patient"), r"labels\.csv has no column 'patient'"),
     "no rows": (lambda o: o.table.drop(index=o.table.index, inplace=True), r"labels\.csv has no rows"),
-    "no record": (set_cell(3, "record", None), r"labels\.csv names no record in row 4, column 'record': fill it in"),
-    "no patient": (set_cell(3, "patient", None), r"names no patient for record part1/rec03: fill in column"),
-    "record twice": (set_cell(3, "record", "part0/rec02"), r"record id part0/rec02 occurs 2 times"),
-    "file twice": (set_cell(3, "record", "rec02"), r"record file part0/rec02 occurs 2 times"),
-    "split": (set_cell(3, "use", "tarin"), r"puts record part1/rec03 into split 'tarin': write train, val or test"),
+    "no record": (set_cell(3, "record", None), r"labels\.csv names no record in line 5, column 'record': fill it in"),
+    "no patient": (set_cell(3, "patient", None), r"names no patient in line 5, column 'patient' \(''\): fill it in"),
+    "record twice": (
+        set_cell(3, "record", "part0/rec02"),
+        r"has record part0/rec02 in line 4 \('part0/rec02'\) and in line 5 \('part0/rec02'\): keep one",
+    ),
+    "file twice": (set_cell(3, "record", "rec02"), r"has one record as part0/rec02 and as rec02: keep one row of it"),
+    "split": (set_cell(3, "use", "tarin"), r"has the split 'tarin' in line 5: write train, val or test"),
     "patient in two splits": (
         set_cell(3, "use", "val"),
         r"patient p1 is in more than one split \(records part0/rec02 in train, part1/rec03 in val\)",
@@ -234,7 +237,7 @@ def test_none_or_several_labels_are_bad_where_there_is_exactly_one(own, columns,
 
 
 def test_a_missing_folder_or_table(own, tmp_path):
-    with pytest.raises(UserError, match=r"the folder .*nowhere does not exist: set dataset\.root"):
+    with pytest.raises(UserError, match=r"The folder .*nowhere is missing: set dataset\.root"):
         WFDBFolder(
             tmp_path / "nowhere",
             cache_dir=tmp_path,
@@ -255,12 +258,25 @@ def test_impossible_arguments(own):
         own.dataset(lead_names=["I", "II", "i"])
     with pytest.raises(UserError, match=r"dataset\.fractions \[0\.8, 0\.1, 0\.2\] sum to 1\.1"):
         own.dataset(fractions=[0.8, 0.1, 0.2])
+    with pytest.raises(
+        UserError, match=r"dataset\.fractions \[0\.8, 0\.2\] has 2 shares: give three, .* \[0\.8,0\.2,0\]"
+    ):
+        own.dataset(fractions=[0.8, 0.2])
+    with pytest.raises(UserError, match=r"dataset\.labels has an empty name"):
+        own.dataset(labels=["AF", " "])
 
 
 def test_annotations_refuse_impossible_values():
     hints = get_type_hints(WFDBFolder.__init__, include_extras=True)
     TypeAdapter(hints["fractions"]).validate_python([0.8, 0.1, 0.1])
-    for name, value in {"fractions": [0.5, 0.5], "samples": 0, "sampling_rate": 0, "labels": [], "workers": 0}.items():
+    TypeAdapter(hints["labels"]).validate_python(["AF", 164889003])
+    for name, value in {
+        "fractions": [0.5, 1.5],
+        "labels": [True],
+        "samples": 0,
+        "sampling_rate": 0,
+        "workers": 0,
+    }.items():
         with pytest.raises(ValidationError):
             TypeAdapter(hints[name]).validate_python(value)
 

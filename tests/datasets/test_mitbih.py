@@ -288,7 +288,7 @@ def test_it_says_what_it_is(dataset):
 
 def test_a_folder_that_is_not_there(tmp_path):
     dataset = MITBIH(tmp_path / "nowhere", cache_dir=tmp_path / "cache")
-    with pytest.raises(UserError, match=r"nowhere does not exist: .*make data DATASET=mitbih.*dataset\.root"):
+    with pytest.raises(UserError, match=r"nowhere is missing: .*make data DATASET=mitbih.*dataset\.root"):
         dataset.prepare()
 
 

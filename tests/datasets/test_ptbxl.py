@@ -172,7 +172,7 @@ def clean(path):
 
 
 FOLDERS = {
-    "no folder": (lambda f: f.root.rename(f.root.with_name("x")), r"the folder .*ptbxl does not exist: .*make data"),
+    "no folder": (lambda f: f.root.rename(f.root.with_name("x")), r"The folder .*ptbxl is missing: .*make data"),
     "no table": (lambda f: (f.root / "ptbxl_database.csv").unlink(), r"ptbxl_database\.csv is missing: restore"),
     "no statements": (lambda f: (f.root / "scp_statements.csv").unlink(), r"scp_statements\.csv is missing"),
     "no column": (drop_column, r"ptbxl_database\.csv has no column 'strat_fold', only ecg_id, .*: add it"),
@@ -180,8 +180,8 @@ FOLDERS = {
         lambda f: f.table.iloc[:0].to_csv(f.root / "ptbxl_database.csv"),
         r"ptbxl_database\.csv has no rows: restore",
     ),
-    "empty table": (lambda f: (f.root / "ptbxl_database.csv").write_text(""), r"cannot be read as a CSV table"),
-    "empty cell": (lambda f: f.set(3, "patient_id", None), r"ptbxl_database\.csv has no patient_id in row 3"),
+    "empty table": (lambda f: (f.root / "ptbxl_database.csv").write_text(""), r"ptbxl_database\.csv is empty: restore"),
+    "empty cell": (lambda f: f.set(3, "patient_id", None), r"ptbxl_database\.csv has no patient_id in line 4"),
     "fold": (lambda f: f.set(3, "strat_fold", "x"), r"record 3 into strat_fold 'x': write a whole number"),
     "id twice": (rows_twice, r"record id 1 occurs 2 times in the table: keep one"),
     "file twice": (lambda f: f.set(2, "filename_lr", "records100/00000/00001_lr"), r"record file .*1_lr occurs 2"),

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import posixpath
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ecgexp.datasets.base import Normalization, SplitName
-from ecgexp.datasets.recordset import Labels, RecordDataset, Records, plain_id, read_metadata, read_table
+from ecgexp.datasets.recordset import Labels, RecordDataset, Records
+from ecgexp.datasets.sources import absent
 from ecgexp.datasets.splits import stratified_split
+from ecgexp.datasets.tables import check_exact, plain_id, read_metadata, read_patients, read_table
 from ecgexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Label = Annotated[str, BeforeValidator(lambda label: str(label) if type(label) is int else label)]
+"""A text, or a code that is a number."""
 SPLITS = ("train", "val", "test")
+EXTENSIONS = ("hea", "dat", "mat")
 TRUTH = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
@@ -39,8 +47,8 @@ class WFDBFolder(RecordDataset):
         Where signals are kept once read.
     labels_csv : path
         Table with one row per record; relative to `root` unless absolute.
-    labels : list of str
-        The classes, in order.
+    labels : list of str or int
+        The classes, in order; a number stands for its digits.
     lead_names : list of str
         The leads, in order, matched by name whatever their case.
     sampling_rate : float
@@ -83,7 +91,7 @@ class WFDBFolder(RecordDataset):
         *,
         cache_dir: str | Path,
         labels_csv: str | Path,
-        labels: Annotated[list[str], Field(min_length=1)],
+        labels: Annotated[list[Label], Field(min_length=1)],
         lead_names: Annotated[list[str], Field(min_length=1)],
         sampling_rate: Annotated[float, Field(gt=0)],
         samples: Annotated[int, Field(ge=1)],
@@ -92,7 +100,7 @@ class WFDBFolder(RecordDataset):
         separator: Annotated[str, Field(min_length=1)] = ";",
         patient_column: str | None = None,
         split_column: str | None = None,
-        fractions: tuple[Share, Share, Share] = (0.8, 0.1, 0.1),
+        fractions: Sequence[Share] = (0.8, 0.1, 0.1),
         split_seed: Annotated[int, Field(ge=0)] = 0,
         multiclass: bool = False,
         normalize: Normalization = "none",
@@ -101,7 +109,7 @@ class WFDBFolder(RecordDataset):
     ) -> None:
         super().__init__(root, cache_dir=cache_dir, normalize=normalize, on_bad_record=on_bad_record, workers=workers)
         self.table = self.root / labels_csv
-        self.label_names, self.lead_names = tuple(labels), tuple(lead_names)
+        self.label_names, self.lead_names = tuple(str(label).strip() for label in labels), tuple(lead_names)
         self.sampling_rate, self.samples = sampling_rate, samples
         self.record_column, self.label_column, self.separator = record_column, label_column, separator
         self.patient_column, self.split_column = patient_column, split_column
@@ -111,48 +119,58 @@ class WFDBFolder(RecordDataset):
             folded = [name.casefold() if key == "lead_names" else name for name in names]
             twice = [name for name, fold in zip(names, folded, strict=True) if folded.count(fold) > 1]
             if twice:
-                raise UserError(f"dataset.{key} names {twice[0]} twice: name each once")
+                raise UserError(f"dataset.{key} names {twice[0]} twice: name each once.")
+            if "" in names:
+                raise UserError(f"dataset.{key} has an empty name: remove it.")
+        if len(self.fractions) != len(SPLITS):
+            raise UserError(
+                f"dataset.fractions {list(fractions)} has {len(fractions)} shares: give three, those of train, val and "
+                "test, such as [0.8,0.2,0] without records for the test."
+            )
         if not math.isclose(sum(self.fractions), 1, abs_tol=1e-6):
-            raise UserError(f"dataset.fractions {list(fractions)} sum to {sum(fractions):g}: give shares that sum to 1")
+            raise UserError(
+                f"dataset.fractions {list(fractions)} sum to {sum(fractions):g}: give shares that sum to 1."
+            )
 
     def _read_records(self) -> Records:
         if not self.root.is_dir():
-            raise UserError(f"the folder {self.root} does not exist: set dataset.root to the folder of your records")
+            raise UserError(f"The folder {absent(self.root)}: set dataset.root to the folder of your records.")
         columns = [self.record_column, self.patient_column, self.split_column]
         table = read_table(self.table, [column for column in columns if column])
-        ids = [_record_name(text) for text in table[self.record_column]]
-        for i, text in enumerate(ids):
-            if not text:
-                raise UserError(
-                    f"{self.table} names no record in row {i + 1}, column {self.record_column!r}: fill it in"
-                )
-        records = Records(
-            ids=np.array(ids),
-            patients=np.array([plain_id(text) for text in table[self.patient_column]])
-            if self.patient_column
-            else np.array(ids),
-            files=np.array(_locate(self.root, ids)),
-            splits=np.array([text.strip() for text in table[self.split_column]])
-            if self.split_column
-            else np.array(ids),
+        ids = self._read_names(table[self.record_column])
+        patients = (
+            read_patients(self.table, self.patient_column, table[self.patient_column]) if self.patient_column else ids
         )
-        self._check(records)
+        files = _locate(self.root, ids, self.table)
+        splits = self._read_splits(table[self.split_column]) if self.split_column else ids
+        records = Records(np.array(ids), np.array(patients), np.array(files), np.array(splits))
         return records if self.split_column else self._split(records)
 
-    def _check(self, records: Records) -> None:
-        if (records.patients == "").any():
-            record = records.ids[records.patients == ""][0]
-            raise UserError(
-                f"{self.table} names no patient for record {record}: fill in column {self.patient_column!r}"
-            )
-        if self.split_column:
-            other = ~np.isin(records.splits, SPLITS)
-            if other.any():
+    def _read_names(self, cells: pd.Series) -> list[str]:
+        check_exact(self.table, self.record_column, cells)
+        lines: dict[str, int] = {}
+        for line, text in zip(cells.index.tolist(), cells, strict=True):
+            name = _record_name(text)
+            if not name:
                 raise UserError(
-                    f"{self.table} puts record {records.ids[other][0]} into split "
-                    f"{str(records.splits[other][0])!r}: write train, val or test into column "
-                    f"{self.split_column!r}"
+                    f"{self.table} names no record in line {line}, column {self.record_column!r}: fill it in."
                 )
+            if name in lines:
+                raise UserError(
+                    f"{self.table} has record {name} in line {lines[name]} ({cells[lines[name]]!r}) and in line {line} "
+                    f"({text!r}): keep one."
+                )
+            lines[name] = line
+        return list(lines)
+
+    def _read_splits(self, cells: pd.Series) -> list[str]:
+        for line, text in cells.items():
+            if text.casefold() not in SPLITS:
+                raise UserError(
+                    f"{self.table} has the split {text!r} in line {line}: write train, val or test into column "
+                    f"{self.split_column!r}."
+                )
+        return [text.casefold() for text in cells]
 
     def metadata(self, split: SplitName) -> pd.DataFrame | None:
         """Columns ``age``, ``sex``, ``site`` and ``device`` of the table of labels, those that it has."""
@@ -170,12 +188,12 @@ class WFDBFolder(RecordDataset):
         return Records(records.ids, records.patients, records.files, np.array(SPLITS)[part])
 
     def _read_labels(self, records: Records) -> Labels:
-        columns = [self.label_column] if self.label_column else list(self.label_names)
+        columns = [self.label_column] if self.label_column else self.label_names
         table = read_table(self.table, [self.record_column, *columns])
         rows = dict(
             zip(
                 map(_record_name, table[self.record_column]),
-                table[columns].itertuples(index=False, name=None),
+                table[list(columns)].itertuples(index=False, name=None),
                 strict=True,
             )
         )
@@ -191,12 +209,13 @@ class WFDBFolder(RecordDataset):
 
     def _flags(self, cells: tuple[str, ...]) -> list[int]:
         for label, cell in zip(self.label_names, cells, strict=True):
-            if cell.strip().casefold() not in TRUTH:
+            if cell.casefold() not in TRUTH:
                 raise _LabelError(f"its column {label!r} in {self.table.name} is {cell!r}, not 0 or 1")
-        return [TRUTH[cell.strip().casefold()] for cell in cells]
+        return [TRUTH[cell.casefold()] for cell in cells]
 
     def _text(self, cell: str) -> NDArray[np.bool_]:
         labels = {label.strip() for label in cell.split(self.separator)} - {""}
+        labels = {label if label in self.label_names else plain_id(label) for label in labels}
         unknown = sorted(labels - set(self.label_names))
         if unknown:
             raise _LabelError(f"its label {unknown[0]!r} in {self.table.name} is not in dataset.labels")
@@ -218,21 +237,64 @@ class _LabelError(Exception):
 
 
 def _record_name(text: str) -> str:
-    return text.strip().removesuffix(".hea").removesuffix(".dat")
+    """Path of a record as WFDB has it, whatever the table writes: ``./a/100.HEA`` and ``a//100.0`` are ``a/100``."""
+    path = text.replace("\\", "/").strip()
+    stem, point, extension = path.rpartition(".")
+    if point and extension.casefold() in EXTENSIONS:
+        path = stem
+    return posixpath.normpath(plain_id(path)) if path else ""
 
 
-def _locate(root: Path, names: list[str]) -> list[str]:
+def _locate(root: Path, names: list[str], table: Path) -> list[str]:
     """Paths of records in `root`, which `names` gives as paths or as bare names."""
-    paths = {path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.hea")}
+    targets = _find_headers(root)
     by_name = defaultdict(list)
-    for path in sorted(paths):
-        by_name[Path(path).name].append(path)
+    for path in sorted(targets):
+        by_name[posixpath.basename(path)].append(path)
+    without_zeros = {name.lstrip("0"): name for name in by_name if name.isdecimal()}
+    names_of: dict[str, str] = {}
     files = []
     for name in names:
-        candidates = [name] if name in paths else by_name.get(name, [name])
-        if len(candidates) > 1:
+        candidates = [name] if name in targets else by_name.get(name, [name])
+        if len({targets.get(path) for path in candidates}) > 1:
             raise UserError(
-                f"record {name} is in several folders of {root} ({', '.join(candidates)}): give its path in the table"
+                f"Record {name} is in several folders of {root} ({', '.join(candidates)}): give its path in the table."
             )
-        files.append(candidates[0])
+        file = candidates[0]
+        if file not in targets and file.lstrip("0") in without_zeros and file.isdecimal():
+            raise UserError(
+                f"{table} has record {name} where {root} has {without_zeros[file.lstrip('0')]}: spreadsheets drop "
+                "leading zeros, so write the column as text."
+            )
+        other = names_of.setdefault(targets.get(file, file), name)
+        if other != name:
+            raise UserError(f"{table} has one record as {other} and as {name}: keep one row of it.")
+        files.append(file)
     return files
+
+
+def _find_headers(root: Path) -> dict[str, str]:
+    """Records in a folder and in those that links in it lead to: path without extension, to the header's real path."""
+    found: dict[str, str] = {}
+    _walk(str(root), (os.path.realpath(root),), found)
+    start = len(str(root)) + 1
+    return {path[start : -len(".hea")]: target for path, target in found.items()}
+
+
+def _walk(folder: str, chain: tuple[str, ...], found: dict[str, str]) -> None:
+    """Add the headers below a folder to `found`; `chain` is where the folders on the way to it, and it, really are."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        logger.warning("The folder %s cannot be read (%s): its records are not found.", folder, error.strerror)
+        return
+    for entry in entries:
+        link = entry.is_symlink()
+        target = os.path.realpath(entry.path) if link else f"{chain[-1]}/{entry.name}"
+        if Path(entry).is_dir() if link else entry.is_dir():
+            if target in chain:
+                logger.warning("%s is a link back to %s, and not followed.", entry.path, target)
+            else:
+                _walk(entry.path, (*chain, target), found)
+        elif entry.name.endswith(".hea"):
+            found[entry.path] = target

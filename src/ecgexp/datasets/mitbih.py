@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.datasets.cache import cached_array, create_array
 from ecgexp.datasets.records import RecordError, read_leads, read_record
-from ecgexp.datasets.sources import Sources
+from ecgexp.datasets.sources import Sources, absent
 from ecgexp.datasets.splits import choose_patients, stratified_classes
 from ecgexp.errors import UserError, said
 
@@ -317,7 +317,7 @@ class MITBIH(_BeatDataset):
         if recordings not in self._stored:
             if not self.root.is_dir():
                 raise UserError(
-                    f"The folder {self.root} does not exist: download the database with `make data DATASET=mitbih`, "
+                    f"The folder {absent(self.root)}: download the database with `make data DATASET=mitbih`, "
                     "or set dataset.root to your copy."
                 )
             sources = Sources(self.root, recordings, self.cache_dir, (".hea", ".atr"))
@@ -409,7 +409,7 @@ class MITBIHTable(_BeatDataset):
         name = "test" if test else "train"
         table = self.root / self.files[name]
         if not table.is_file():
-            raise UserError(f"The table {table} is missing: put it there, or name another with dataset.{name}.")
+            raise UserError(f"The table {absent(table)}: put it there, or name another with dataset.{name}.")
         sources = Sources(self.root, [self.files[name]], self.cache_dir, ("",))
         settings = ["table", FORMAT]
         signals, facts = cached_array(self.cache_dir, sources, settings, lambda path: _read_table(table, path))

@@ -6,13 +6,16 @@ import ast
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from posixpath import normpath
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from ecgexp.datasets.base import Normalization, SplitName
-from ecgexp.datasets.recordset import Labels, RecordDataset, Records, plain_id, read_metadata, read_table
+from ecgexp.datasets.recordset import Labels, RecordDataset, Records
+from ecgexp.datasets.sources import absent
+from ecgexp.datasets.tables import check_exact, plain_id, read_metadata, read_patients, read_table
 from ecgexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -125,13 +128,13 @@ class PTBXL(RecordDataset):
     @cached_property
     def _statements(self) -> dict[str, _Statement]:
         """What each SCP-ECG statement means for the task."""
-        import pandas as pd
-
         kinds = ("diagnostic", "form", "rhythm")
-        names = read_table(self.root / STATEMENTS, (*kinds, "diagnostic_class", "diagnostic_subclass"))
-        codes = pd.read_csv(self.root / STATEMENTS, usecols=[0], dtype=str).iloc[:, 0]
-        statements = {}
-        for code, row in zip(codes, names.to_dict("records"), strict=True):
+        table = read_table(self.root / STATEMENTS, ("", *kinds, "diagnostic_class", "diagnostic_subclass"))
+        statements: dict[str, _Statement] = {}
+        for row in table.to_dict("records"):
+            code = row[""]
+            if code in statements:
+                raise UserError(f"{self.root / STATEMENTS} has the statement {code!r} twice: restore the file.")
             diagnostic, form, rhythm = (row[kind] not in ("", "0", "0.0") for kind in kinds)
             label = {
                 "superclass": row["diagnostic_class"] if diagnostic else "",
@@ -148,15 +151,15 @@ class PTBXL(RecordDataset):
     def _read_records(self) -> Records:
         if not self.root.is_dir():
             raise UserError(
-                f"the folder {self.root} does not exist: download PTB-XL with `make data`, or set "
-                "dataset.root to your copy"
+                f"The folder {absent(self.root)}: download PTB-XL with `make data`, or set dataset.root to your copy."
             )
         filename = "filename_lr" if self.sampling_rate == 100 else "filename_hr"
         table = read_table(self.root / DATABASE, ("ecg_id", "patient_id", "strat_fold", filename))
         for column in table:
             empty = np.flatnonzero(table[column] == "")
             if empty.size:
-                raise UserError(f"{self.root / DATABASE} has no {column} in row {empty[0] + 1}: restore the file")
+                line = table.index[empty[0]]
+                raise UserError(f"{self.root / DATABASE} has no {column} in line {line}: restore the file.")
         folds = [plain_id(text) for text in table["strat_fold"]]
         for text, record in zip(folds, table["ecg_id"], strict=True):
             if not text.isdecimal():
@@ -171,10 +174,11 @@ class PTBXL(RecordDataset):
             )
         use = {str(fold): name for name, folds in self.folds.items() for fold in folds}
         rest = "" if "train" in self.folds else "train"
+        check_exact(self.root / DATABASE, "ecg_id", table["ecg_id"])
         return Records(
             ids=np.array([plain_id(text) for text in table["ecg_id"]]),
-            patients=np.array([plain_id(text) for text in table["patient_id"]]),
-            files=np.array(table[filename].tolist()),
+            patients=np.array(read_patients(self.root / DATABASE, "patient_id", table["patient_id"])),
+            files=np.array([normpath(file) for file in table[filename]]),
             splits=np.array([use.get(fold, rest) for fold in folds]),
         )
 

@@ -6,11 +6,11 @@ import hashlib
 import logging
 from abc import abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,7 @@ from ecgexp.datasets.base import Dataset, Normalization, Split, SplitName
 from ecgexp.datasets.cache import Layout, Signals, cached_signals
 from ecgexp.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 logger = logging.getLogger(__name__)
-
-METADATA = ("age", "sex", "site", "device")
-"""Columns by which an evaluation groups records, where a table has them."""
 
 
 @dataclass(frozen=True)
@@ -344,54 +338,3 @@ def _check_patients(records: Records) -> None:
         raise UserError(
             f"patient {patient} is in more than one split (records {where}): put all records of a patient into one"
         )
-
-
-def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    """Columns of a CSV as text, missing values as ''; UserError where file, column or rows are missing."""
-    import pandas as pd
-
-    if not path.parent.is_dir():
-        raise UserError(f"the folder {path.parent} does not exist: set dataset.root to one that does")
-    if not path.is_file():
-        raise UserError(f"{path} is missing: restore it, or set dataset.root to a folder that has it")
-    columns = list(dict.fromkeys(columns))
-    try:
-        header = pd.read_csv(path, nrows=0).columns
-        lacking = [column for column in columns if column not in header]
-        if lacking:
-            there = ", ".join(header)
-            raise UserError(f"{path} has no column {lacking[0]!r}, only {there}: add it or name another")
-        table = pd.read_csv(path, usecols=columns, dtype=object, keep_default_na=False)[columns]
-    except ValueError as error:  # pandas' parser errors and undecodable text alike
-        raise UserError(f"{path} cannot be read as a CSV table ({error}): restore it") from error
-    if table.empty:
-        raise UserError(f"{path} has no rows: restore it")
-    return table
-
-
-def read_metadata(path: Path, id_column: str, ids: NDArray[np.str_], name: Callable[[str], str]) -> pd.DataFrame | None:
-    """Columns of `METADATA` that a CSV has, as text, for records by their ids; None where it has none.
-
-    Parameters
-    ----------
-    path : Path
-        The table.
-    id_column : str
-        Column that names the records.
-    ids : str array, (records,)
-        The wanted ones, in order.
-    name : callable
-        Text in `id_column` to an id.
-    """
-    import pandas as pd
-
-    there = [column for column in METADATA if column in pd.read_csv(path, nrows=0).columns]
-    if not there:
-        return None
-    table = read_table(path, [id_column, *there])
-    return table.set_index(table[id_column].map(name))[there].loc[ids.tolist()]
-
-
-def plain_id(text: str) -> str:
-    """An identifier as it was before pandas wrote it as a float: '15709.0' is '15709'."""
-    return text.removesuffix(".0") if text.removesuffix(".0").isdecimal() else text.strip()

@@ -87,6 +87,15 @@ def file_stamp(path: str | Path) -> list[int]:
     return _stamp_of(os.stat(path))  # noqa: PTH116 - making a Path takes as long again
 
 
+def absent(path: Path) -> str:
+    """That a path is missing, with the link on the way to it that leads nowhere: the start of a sentence."""
+    for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            place = path if part == path else f"{path} is missing, because {part}"
+            return f"{place} is a link to {part.readlink()}, which leads nowhere"
+    return f"{path} is missing"
+
+
 def write_checked(path: Path, data: dict[str, Any]) -> None:
     """Write JSON that `read_checked` reads, whole or not at all; OSError where that cannot be."""
     text = json.dumps(data)
