@@ -299,3 +299,117 @@ def test_mitdb(mitdb, tmp_path):
     assert summary["train"]["patients"] == 3
     assert [bad["record"] for bad in summary["train"]["bad"]] == ["102"]
     assert summary["train"]["adapted"] == {"omitted": 4, "cropped": 4, "resampled": 4}
+
+
+# --- links
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """Records in a store, and a folder of links to them."""
+    store, root = tmp_path / "store", tmp_path / "data"
+    for k, record in enumerate(("one/r1", "two/r2")):
+        write_record(store / record, k + np.arange(100)[:, None] / 100, ["I"], 100)
+    root.mkdir()
+    return store, root
+
+
+def own_records(root, tmp_path, records, **options) -> WFDBFolder:
+    table = pd.DataFrame({"record": records, "AF": 1, "use": ["train", "val"][: len(records)]})
+    return Own(root, table, tmp_path, {}).dataset(
+        labels=["AF"], lead_names=["I"], samples=100, patient_column=None, **options
+    )
+
+
+def first_samples(dataset) -> list[float]:
+    splits = [dataset.load(name) for name in ("train", "val")]
+    return [float(split.signals[row, 0, 0]) for split in splits for row in split.rows]
+
+
+@pytest.mark.parametrize("names", [["a/r1", "b/r2"], ["r1", "r2"]])
+def test_records_in_linked_folders(linked, tmp_path, names):
+    store, root = linked
+    (root / "a").symlink_to(store / "one")
+    (root / "b").symlink_to("../store/two")
+    assert first_samples(own_records(root, tmp_path, names)) == [0, 1]
+
+
+def test_records_behind_a_linked_root_share_the_cache(linked, tmp_path):
+    store, _ = linked
+    (tmp_path / "link").symlink_to(store)
+    direct = own_records(store, tmp_path, ["one/r1", "two/r2"])
+    behind = own_records(tmp_path / "link", tmp_path, ["r1", "r2"])
+    assert first_samples(direct) == first_samples(behind) == [0, 1]
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+
+
+def test_records_that_are_links(linked, tmp_path):
+    store, root = linked
+    for record in ("one/r1", "two/r2"):
+        for suffix in (".hea", ".dat"):
+            (root / f"{record[4:]}{suffix}").symlink_to(store / f"{record}{suffix}")
+    assert first_samples(own_records(root, tmp_path, ["r1", "r2"])) == [0, 1]
+
+
+def test_a_record_behind_two_links_is_one(linked, tmp_path):
+    store, root = linked
+    (root / "a").symlink_to(store / "one")
+    (root / "b").symlink_to(store / "one")
+    (root / "c").symlink_to(store / "two")
+    assert first_samples(own_records(root, tmp_path, ["r1", "r2"])) == [0, 1]
+    with pytest.raises(UserError, match=r"has one record as a/r1 and as b/r1: keep one row of it"):
+        own_records(root, tmp_path, ["a/r1", "b/r1"]).prepare()
+
+
+def test_links_in_a_circle_are_not_followed(linked, tmp_path, caplog):
+    store, root = linked
+    (root / "a").symlink_to(store)
+    (store / "one/back").symlink_to(root)
+    (store / "up").symlink_to(store)
+    (store / "self").symlink_to(store / "self")
+    assert first_samples(own_records(root, tmp_path, ["r1", "r2"])) == [0, 1]
+    assert f"{root}/a/up is a link back to {store}, and not followed." in caplog.text
+    assert f"{root}/a/one/back is a link back to {root}, and not followed." in caplog.text
+
+
+LINKS = {
+    "root": (lambda root: root.rmdir() or root.symlink_to("gone"), r"The folder .*data is a link to gone, which leads"),
+    "root in a circle": (
+        lambda root: root.rmdir() or root.symlink_to(root),
+        r"The folder .*data is a link to .*data, which leads nowhere: set dataset\.root",
+    ),
+    "folder above the root": (
+        lambda root: root.rmdir() or root.parent.joinpath("x").symlink_to("gone"),
+        r"The folder .*x/data is missing, because .*x is a link to gone, which leads nowhere: set",
+    ),
+    "folder": (
+        lambda root: (root / "a").symlink_to("gone"),
+        r"record a/r1 .* header file r1\.hea is missing, because .*data/a is a link to gone, which leads nowhere; mend",
+    ),
+    "header": (
+        lambda root: (root / "a").mkdir() or (root / "a/r1.hea").symlink_to("gone"),
+        r"record a/r1 .* header file r1\.hea is a link to gone, which leads nowhere; mend",
+    ),
+    "header in a circle": (
+        lambda root: (root / "a").mkdir() or (root / "a/r1.hea").symlink_to("r1.hea"),
+        r"record a/r1 .* header file r1\.hea is a link to r1\.hea, which leads nowhere; mend",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LINKS)
+def test_a_link_that_leads_nowhere(linked, tmp_path, case):
+    damage, message = LINKS[case]
+    damage(linked[1])
+    root = tmp_path / "x/data" if case == "folder above the root" else linked[1]
+    with pytest.raises(UserError, match=message):
+        own_records(root, tmp_path, ["a/r1", "b/r2"]).prepare()
+
+
+@pytest.mark.parametrize("target", ["gone", "r1.dat"])
+def test_a_signal_file_that_is_a_link_to_nowhere(linked, tmp_path, target):
+    store, _ = linked
+    (store / "one/r1.dat").unlink()
+    (store / "one/r1.dat").symlink_to(target)
+    with pytest.raises(UserError, match=rf"signal file r1\.dat is a link to {target}, which leads nowhere; mend"):
+        own_records(store, tmp_path, ["one/r1", "two/r2"]).prepare()

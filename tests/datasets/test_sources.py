@@ -128,6 +128,7 @@ HEADERS = {
     "its own segment": b"r/1 1 100 9\nr 9\n",
     "no name for a file": b"r 1 100\na\0b.dat 16\n",
     "no text": b"\xff\xfe 1\n\xb5 16\n",
+    "blanks of other kinds": b"\x1c\n\xa0\n\xc2\xa0 1\n",
     "too long a name": b"r 1\n" + b"x" * 5000,
 }
 

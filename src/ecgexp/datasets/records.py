@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgexp.datasets.sources import absent
 from ecgexp.errors import UserError
 
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3}
@@ -146,8 +147,10 @@ def _read_wfdb(path: Path, seconds: float | None) -> _Record:
                 length = header.sig_len
                 end = None if length is None else min(length, math.ceil(seconds * header.fs))
             read = wfdb.rdrecord(str(path), sampto=end)
-    except FileNotFoundError as error:
-        raise _Problem(f"the signal file {Path(error.filename or '').name} is missing") from error
+    except OSError as error:
+        file = path.with_name(Path(error.filename or "").name)
+        what = _damage(error) if file.exists() else f"the signal file {absent(file, file.name)}"
+        raise _Problem(what) from error
     except Exception as error:  # wfdb meets a damaged file with whatever its parsing happens to raise
         raise _Problem(_damage(error)) from error
     if read.p_signal is None or not read.p_signal.size:
@@ -164,7 +167,7 @@ def _read_wfdb(path: Path, seconds: float | None) -> _Record:
 def _check_header(path: Path) -> None:
     header = path.with_name(f"{path.name}.hea")
     if not header.is_file():
-        raise _Problem(f"the header file {header.name} is missing")
+        raise _Problem(f"the header file {absent(header, header.name)}")
     if header.stat().st_size == 0:
         raise _Problem(f"its files are truncated or damaged ({header.name} is empty)")
 

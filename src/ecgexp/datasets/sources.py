@@ -87,13 +87,13 @@ def file_stamp(path: str | Path) -> list[int]:
     return _stamp_of(os.stat(path))  # noqa: PTH116 - making a Path takes as long again
 
 
-def absent(path: Path) -> str:
-    """That a path is missing, with the link on the way to it that leads nowhere: the start of a sentence."""
+def absent(path: Path, name: str = "") -> str:
+    """That a path, by default called as it is, is missing, or is or lies behind a link that leads nowhere."""
     for part in (path, *path.parents):
         if part.is_symlink() and not part.exists():
-            place = path if part == path else f"{path} is missing, because {part}"
-            return f"{place} is a link to {part.readlink()}, which leads nowhere"
-    return f"{path} is missing"
+            where = "" if part == path else f" missing, because {part} is"
+            return f"{name or path} is{where} a link to {part.readlink()}, which leads nowhere"
+    return f"{name or path} is missing"
 
 
 def write_checked(path: Path, data: dict[str, Any]) -> None:
@@ -197,10 +197,16 @@ def _read(path: Path) -> tuple[str, str, list[str]]:
 
 def _named_in(header: bytes) -> list[str]:
     """Files that a WFDB header names: signal files, or headers of segments."""
-    lines = [line.strip() for line in os.fsdecode(header).splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    if not lines:
+    lines = (line.strip() for line in header.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"\n").split(b"\n"))
+    words = [word for line in lines if not line.startswith(b"#") for word in _decoded(line).split()[:1]]
+    if not words:
         return []
-    names = dict.fromkeys(line.split()[0] for line in lines[1:])
-    segments = "/" in lines[0].split()[0]
-    return [f"{name}.hea" if segments else name for name in names if name not in ("~", "-")]
+    ending = ".hea" if "/" in words[0] else ""
+    return [name + ending for name in dict.fromkeys(words[1:]) if name not in ("~", "-")]
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")

@@ -27,6 +27,8 @@ WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 """First bytes of Excel's own files."""
 MISSING = {"", "nan", "na", "n/a", "#n/a", "#na", "<na>", "nat", "null", "none", "-", "?"}
 """What programs write where there is nothing, in lower case."""
+LONGEST_HEADER = 1 << 16
+"""Characters in which the names of the columns are looked for."""
 EXACT = 2**53
 """From here on not every whole number is a float."""
 
@@ -190,7 +192,7 @@ def _header(path: Path, text: str, columns: Sequence[str]) -> tuple[int, str, li
     hint = re.match(r'"?sep=(.)"?\r?\n?', text)  # which Excel writes and reads
     found = []
     for separator in hint[1] if hint else SEPARATORS:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        reader = csv.reader(io.StringIO(text[:LONGEST_HEADER], newline=""), delimiter=separator)
         try:
             row = next((row for row in reader if any(map(str.strip, row)) and not (hint and reader.line_num == 1)), [])
         except csv.Error:  # told when the rows are read
