@@ -422,6 +422,24 @@ class TestDataset:
         data.prepare()
         assert len(data.load("train")) > 10
 
+    @pytest.mark.parametrize("name", ["ptbxl_database.csv", "scp_statements.csv", "SHA256SUMS.txt"])
+    def test_a_flipped_bit_in_a_generated_table_is_found(self, tmp_path, name):
+        data = Synthetic(tmp_path / "data", cache_dir=tmp_path / "cache", records=20, workers=1)
+        data.prepare()
+        content = (data.root / name).read_bytes()
+        for place in np.random.default_rng(0).integers(len(content), size=20):
+            (data.root / name).write_bytes(content[:place] + bytes([content[place] ^ 2]) + content[place + 1 :])
+            with pytest.raises(
+                UserError, match=r"tables in .*v1-20-seed0-100hz are not as they were generated: remove"
+            ):
+                Synthetic(tmp_path / "data", cache_dir=tmp_path / "cache", records=20, workers=1).prepare()
+        (data.root / name).unlink()
+        if name == "SHA256SUMS.txt":  # a folder that an earlier version generated has none
+            Synthetic(tmp_path / "data", cache_dir=tmp_path / "cache", records=20, workers=1).prepare()
+        else:
+            with pytest.raises(UserError, match=r"remove (this folder|it)"):
+                Synthetic(tmp_path / "data", cache_dir=tmp_path / "cache", records=20, workers=1).prepare()
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

@@ -7,7 +7,6 @@ import math
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -100,7 +99,7 @@ class WFDBFolder(RecordDataset):
         separator: Annotated[str, Field(min_length=1)] = ";",
         patient_column: str | None = None,
         split_column: str | None = None,
-        fractions: Sequence[Share] = (0.8, 0.1, 0.1),
+        fractions: list[Share] = [0.8, 0.1, 0.1],  # noqa: B006 - only read
         split_seed: Annotated[int, Field(ge=0)] = 0,
         multiclass: bool = False,
         normalize: Normalization = "none",

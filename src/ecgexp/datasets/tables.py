@@ -68,28 +68,35 @@ def read_table(path: Path, columns: Iterable[str], optional: Iterable[str] = ())
     for name in wanted:
         if header.count(name) > 1:
             raise UserError(f"{path} has {header.count(name)} columns {name!r}: keep one.")
-    lines, rows = [], []
+    places = [header.index(name) for name in wanted]
+    lines: list[int] = []
+    cells: list[list[str]] = []
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         for row in reader:
-            if reader.line_num <= start or not any(map(str.strip, row)):
+            if reader.line_num <= start:
                 continue
-            if len(row) != len(header) and (len(row) < len(header) or any(row[len(header) :])):
-                raise UserError(
-                    f"{path} has {len(row)} cells in line {reader.line_num} where its header has {len(header)}: mend "
-                    f"the line, and put a text with {separator!r} in it in quotes."
-                )
+            if len(row) != len(header) or not row[0].strip():
+                if not any(map(str.strip, row)):
+                    continue
+                if len(row) < len(header) or any(row[len(header) :]):
+                    raise UserError(
+                        f"{path} has {len(row)} cells in line {reader.line_num} where its header has {len(header)}: "
+                        f"mend the line, and put a text with {separator!r} in it in quotes."
+                    )
             lines.append(reader.line_num)
-            rows.append(row)
+            cells.append([row[place] for place in places])
     except csv.Error as error:
         raise UserError(
             f"{path} cannot be read as a CSV table (line {reader.line_num}: {error}): mend or restore it."
         ) from error
-    if not rows:
+    if not cells:
         raise UserError(f"{path} has no rows: restore it.")
-    places = {name: header.index(name) for name in wanted}
-    cells = {name: [_clean(row[place]) for row in rows] for name, place in places.items()}
-    return pd.DataFrame(cells, index=lines, dtype=object)
+    clean = _clean if '="' in text else str.strip
+    columns_of_text = {
+        name: list(map(clean, column)) for name, column in zip(wanted, zip(*cells, strict=True), strict=True)
+    }
+    return pd.DataFrame(columns_of_text, index=lines, dtype=object)
 
 
 def read_metadata(path: Path, id_column: str, ids: NDArray[np.str_], name: Callable[[str], str]) -> pd.DataFrame | None:
@@ -125,10 +132,13 @@ def check_exact(path: Path, column: str, cells: pd.Series) -> None:
     UserError
         Where there is one.
     """
-    for line, text in cells.items():
-        digits, point, rest = text.partition(".")
-        rounded = point and rest == "0" and digits.isdecimal() and int(digits) >= EXACT
-        if rounded or ("+" in text and re.fullmatch(r"\d+([.,]\d+)?[eE]\+\d+", text)):
+    for line, text in zip(cells.index.tolist(), cells.tolist(), strict=True):
+        if "+" not in text and len(text) < len(f"{EXACT}.0"):
+            continue
+        whole = text.removesuffix(".0")
+        if re.fullmatch(r"\d+([.,]\d+)?[eE]\+\d+", text) or (
+            whole != text and whole.isdecimal() and int(whole) >= EXACT
+        ):
             raise UserError(
                 f"{path} has {text!r} in line {line}, column {column!r}, which a program has rounded: several "
                 "identifiers may have become this one, so write the column as text."
@@ -147,7 +157,7 @@ def read_patients(path: Path, column: str, cells: pd.Series) -> list[str]:
     patients = [plain_id(text) for text in cells]
     known: set[str] = set()
     spellings: dict[str, str] = {}
-    for line, patient in zip(cells.index, patients, strict=True):
+    for line, patient in zip(cells.index.tolist(), patients, strict=True):
         if patient in known:
             continue
         known.add(patient)
@@ -164,6 +174,8 @@ def read_patients(path: Path, column: str, cells: pd.Series) -> list[str]:
 
 def _spelling(text: str) -> str:
     """The same for all ways to write an identifier."""
+    if text.isascii() and text.isdecimal():
+        return text.lstrip("0")
     folded = "".join(unicodedata.normalize("NFKC", text).casefold().split())
     return folded.lstrip("0") if folded.isdecimal() else folded
 
