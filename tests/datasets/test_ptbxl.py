@@ -171,6 +171,12 @@ def clean(path):
             file.unlink()
 
 
+def replace_statement(folder, old, new):
+    path = folder.root / "scp_statements.csv"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
 FOLDERS = {
     "no folder": (lambda f: f.root.rename(f.root.with_name("x")), r"The folder .*ptbxl is missing: .*make data"),
     "no table": (lambda f: (f.root / "ptbxl_database.csv").unlink(), r"ptbxl_database\.csv is missing: restore"),
@@ -183,6 +189,24 @@ FOLDERS = {
     "empty table": (lambda f: (f.root / "ptbxl_database.csv").write_text(""), r"ptbxl_database\.csv is empty: restore"),
     "empty cell": (lambda f: f.set(3, "patient_id", None), r"ptbxl_database\.csv has no patient_id in line 4"),
     "fold": (lambda f: f.set(3, "strat_fold", "x"), r"record 3 into strat_fold 'x': write a whole number"),
+    "file in two spellings": (
+        lambda f: f.set(2, "filename_lr", "./records100//00000/00001_lr"),
+        r"record file records100/00000/00001_lr occurs 2",
+    ),
+    "no patient": (lambda f: f.set(3, "patient_id", "NA"), r"names no patient in line 4, column 'patient_id' \('NA'\)"),
+    "patient in two spellings": (
+        lambda f: f.set(9, "patient_id", "01002"),
+        r"has '1002' and '01002' \(line 10\) in column 'patient_id', which may be one patient",
+    ),
+    "id rounded": (lambda f: f.set(3, "ecg_id", "1.23457E+12"), r"has '1\.23457E\+12' in line 4, column 'ecg_id'"),
+    "statement flag": (
+        lambda f: replace_statement(f, "NORM,1", "NORM,nan"),
+        r"scp_statements\.csv has 'nan' in column 'diagnostic' of the statement 'NORM', not 1 or nothing",
+    ),
+    "statement twice": (
+        lambda f: replace_statement(f, "NDT,", "NORM,"),
+        r"scp_statements\.csv has the statement 'NORM' twice",
+    ),
     "id twice": (rows_twice, r"record id 1 occurs 2 times in the table: keep one"),
     "file twice": (lambda f: f.set(2, "filename_lr", "records100/00000/00001_lr"), r"record file .*1_lr occurs 2"),
     "patient in two splits": (
@@ -204,6 +228,13 @@ FOLDERS = {
         r"scp_statements\.csv gives 2 labels for dataset\.task=superclass where PTB-XL has 5",
     ),
 }
+
+
+def test_folds_with_leading_zeros(folder):
+    expected = folder.dataset().load("val").ids.tolist()
+    for record in (9, 19):
+        folder.set(record, "strat_fold", "09")
+    assert folder.dataset().load("val").ids.tolist() == expected
 
 
 @pytest.mark.parametrize("case", FOLDERS)
@@ -258,6 +289,15 @@ RECORDS = {
     "codes that are no dict": (lambda f: f.set(2, "scp_codes", "['NORM']"), r"its scp_codes .* cannot be read"),
     "no codes": (lambda f: f.set(2, "scp_codes", None), r"its scp_codes '' cannot be read"),
     "likelihood": (lambda f: f.set(2, "scp_codes", "{'NORM': 'x'}"), r"its scp_codes .* cannot be read"),
+    "a code twice": (
+        lambda f: f.set(2, "scp_codes", "{'NORM': 100.0, 'NORM': 0.0}"),
+        r"its scp_codes .* name a statement twice",
+    ),
+    "likelihood above 100": (
+        lambda f: f.set(2, "scp_codes", "{'NORM': 1000.0}"),
+        r"its scp_codes .* have a likelihood that is not from 0 to 100",
+    ),
+    "no number": (lambda f: f.set(2, "scp_codes", "{'NORM': 1e999 - 1e999}"), r"its scp_codes .* cannot be read"),
     "unknown code": (
         lambda f: f.set(2, "scp_codes", "{'NORM': 100, 'NROM': 0}"),
         r"its scp_codes name the statement 'NROM', which scp_statements\.csv does not have",

@@ -135,7 +135,13 @@ class PTBXL(RecordDataset):
             code = row[""]
             if code in statements:
                 raise UserError(f"{self.root / STATEMENTS} has the statement {code!r} twice: restore the file.")
-            diagnostic, form, rhythm = (row[kind] not in ("", "0", "0.0") for kind in kinds)
+            wrong = [kind for kind in kinds if row[kind] not in ("", "0", "0.0", "1", "1.0")]
+            if wrong:
+                raise UserError(
+                    f"{self.root / STATEMENTS} has {row[wrong[0]]!r} in column {wrong[0]!r} of the statement {code!r}, "
+                    "not 1 or nothing: restore the file."
+                )
+            diagnostic, form, rhythm = (row[kind] in ("1", "1.0") for kind in kinds)
             label = {
                 "superclass": row["diagnostic_class"] if diagnostic else "",
                 "subclass": row["diagnostic_subclass"] if diagnostic else "",
@@ -164,7 +170,7 @@ class PTBXL(RecordDataset):
         for text, record in zip(folds, table["ecg_id"], strict=True):
             if not text.isdecimal():
                 raise UserError(
-                    f"{self.root / DATABASE} puts record {record} into strat_fold {text!r}: write a whole number"
+                    f"{self.root / DATABASE} puts record {record} into strat_fold {text!r}: write a whole number."
                 )
         folders = sorted({file.partition("/")[0] for file in table[filename]})
         if not any((self.root / folder).is_dir() for folder in folders):
@@ -172,14 +178,14 @@ class PTBXL(RecordDataset):
                 f"{self.root} has no folder {folders[0]} with the {self.sampling_rate} Hz records: download "
                 f"them, or set dataset.sampling_rate={600 - self.sampling_rate}"
             )
-        use = {str(fold): name for name, folds in self.folds.items() for fold in folds}
+        use = {fold: name for name, folds in self.folds.items() for fold in folds}
         rest = "" if "train" in self.folds else "train"
         check_exact(self.root / DATABASE, "ecg_id", table["ecg_id"])
         return Records(
             ids=np.array([plain_id(text) for text in table["ecg_id"]]),
             patients=np.array(read_patients(self.root / DATABASE, "patient_id", table["patient_id"])),
             files=np.array([normpath(file) for file in table[filename]]),
-            splits=np.array([use.get(fold, rest) for fold in folds]),
+            splits=np.array([use.get(int(fold), rest) for fold in folds]),
         )
 
     def _read_labels(self, records: Records) -> Labels:
@@ -199,9 +205,14 @@ class PTBXL(RecordDataset):
     def _labels_of(self, codes: str) -> set[str]:
         """Labels of a record by its ``scp_codes``, a Python dict of statement to likelihood."""
         try:
-            likelihoods = {str(code): float(value) for code, value in ast.literal_eval(codes).items()}
+            written = ast.parse(codes, mode="eval").body
+            likelihoods = {str(code): float(value) for code, value in ast.literal_eval(written).items()}
+            if len(likelihoods) != len(written.keys):  # type: ignore[attr-defined]
+                raise _CodesError(f"its scp_codes {codes!r} name a statement twice")
         except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError):
             raise _CodesError(f"its scp_codes {codes!r} cannot be read as {{statement: likelihood}}") from None
+        if not all(0 <= value <= 100 for value in likelihoods.values()):
+            raise _CodesError(f"its scp_codes {codes!r} have a likelihood that is not from 0 to 100")
         unknown = [code for code in likelihoods if code not in self._statements]
         if unknown:
             raise _CodesError(f"its scp_codes name the statement {unknown[0]!r}, which {STATEMENTS} does not have")
