@@ -203,6 +203,10 @@ FOLDERS = {
         lambda f: replace_statement(f, "NORM,1", "NORM,nan"),
         r"scp_statements\.csv has 'nan' in column 'diagnostic' of the statement 'NORM', not 1 or nothing",
     ),
+    "class": (
+        lambda f: replace_statement(f, "HYP", "HPY"),
+        r"scp_statements\.csv has the class 'HPY': restore the file",
+    ),
     "statement twice": (
         lambda f: replace_statement(f, "NDT,", "NORM,"),
         r"scp_statements\.csv has the statement 'NORM' twice",

@@ -154,6 +154,8 @@ class WFDBFolder(RecordDataset):
                 raise UserError(
                     f"{self.table} names no record in line {line}, column {self.record_column!r}: fill it in."
                 )
+            if not name.isprintable():
+                raise UserError(f"{self.table} has {text!r} for a record in line {line}: write its path there.")
             if name in lines:
                 raise UserError(
                     f"{self.table} has record {name} in line {lines[name]} ({cells[lines[name]]!r}) and in line {line} "

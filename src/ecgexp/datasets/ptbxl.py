@@ -109,9 +109,14 @@ class PTBXL(RecordDataset):
         if len(labels) != PTBXL_CLASSES[self.task]:
             raise UserError(
                 f"{self.root / STATEMENTS} gives {len(labels)} labels for dataset.task={self.task} where "
-                f"PTB-XL has {PTBXL_CLASSES[self.task]}: restore the file of the release"
+                f"PTB-XL has {PTBXL_CLASSES[self.task]}: restore the file of the release."
             )
-        return SUPERCLASSES if self.task == "superclass" else tuple(sorted(labels))
+        if self.task != "superclass":
+            return tuple(sorted(labels))
+        others = sorted(labels - set(SUPERCLASSES))
+        if others:
+            raise UserError(f"{self.root / STATEMENTS} has the class {others[0]!r}: restore the file of the release.")
+        return SUPERCLASSES
 
     def metadata(self, split: SplitName) -> pd.DataFrame | None:
         """Age, sex, site and device of the records of a split, from ``ptbxl_database.csv``.
@@ -178,14 +183,14 @@ class PTBXL(RecordDataset):
                 f"{self.root} has no folder {folders[0]} with the {self.sampling_rate} Hz records: download "
                 f"them, or set dataset.sampling_rate={600 - self.sampling_rate}"
             )
-        use = {fold: name for name, folds in self.folds.items() for fold in folds}
+        use = {str(fold): name for name, folds in self.folds.items() for fold in folds}
         rest = "" if "train" in self.folds else "train"
         check_exact(self.root / DATABASE, "ecg_id", table["ecg_id"])
         return Records(
             ids=np.array([plain_id(text) for text in table["ecg_id"]]),
             patients=np.array(read_patients(self.root / DATABASE, "patient_id", table["patient_id"])),
             files=np.array([normpath(file) for file in table[filename]]),
-            splits=np.array([use.get(int(fold), rest) for fold in folds]),
+            splits=np.array([use.get(fold.lstrip("0") or "0", rest) for fold in folds]),
         )
 
     def _read_labels(self, records: Records) -> Labels:

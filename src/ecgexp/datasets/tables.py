@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -136,9 +137,8 @@ def check_exact(path: Path, column: str, cells: pd.Series) -> None:
         if "+" not in text and len(text) < len(f"{EXACT}.0"):
             continue
         whole = text.removesuffix(".0")
-        if re.fullmatch(r"\d+([.,]\d+)?[eE]\+\d+", text) or (
-            whole != text and whole.isdecimal() and int(whole) >= EXACT
-        ):
+        beyond = whole != text and whole.isdecimal() and int(whole[-20:]) >= EXACT
+        if beyond or re.fullmatch(r"\d+([.,]\d+)?[eE]\+\d+", text):
             raise UserError(
                 f"{path} has {text!r} in line {line}, column {column!r}, which a program has rounded: several "
                 "identifiers may have become this one, so write the column as text."
@@ -217,7 +217,8 @@ def _header(path: Path, text: str, columns: Sequence[str]) -> tuple[int, str, li
     if not names:
         raise UserError(f"{path} is empty: restore it.")
     lacking = next(column for column in columns if column not in names)
-    raise UserError(f"{path} has no column {lacking!r}, only {', '.join(names)}: add it or name another.")
+    there = textwrap.shorten(", ".join(names), 500, placeholder=" ...")
+    raise UserError(f"{path} has no column {lacking!r}, only {there}: add it or name another.")
 
 
 def _clean(cell: str) -> str:
