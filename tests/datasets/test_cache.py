@@ -228,6 +228,17 @@ def test_an_array_is_compared_once_after_its_file_was_touched(folder, tmp_path, 
     assert compared == [array]
 
 
+def test_new_times_while_files_are_read_do_no_harm(folder, tmp_path, monkeypatch):
+    read_record = cache.read_record
+
+    def meanwhile(path, **layout):
+        path.with_suffix(".dat").touch()
+        return read_record(path, **layout)
+
+    monkeypatch.setattr(cache, "read_record", meanwhile)
+    assert len(read(folder, tmp_path).array) == 20
+
+
 def test_a_file_that_changes_while_it_is_read(folder, tmp_path, monkeypatch):
     read_record = cache.read_record
 

@@ -361,6 +361,15 @@ def test_a_record_behind_two_links_is_one(linked, tmp_path):
         own_records(root, tmp_path, ["a/r1", "b/r1"]).prepare()
 
 
+def test_a_record_by_a_path_from_elsewhere_is_one(linked, tmp_path):
+    store, root = linked
+    (root / "a").symlink_to(store / "one")
+    for other in (str(store / "one/r1"), "../store/one/r1"):
+        assert first_samples(own_records(root, tmp_path, [other, str(store / "two/r2")])) == [0, 1]
+        with pytest.raises(UserError, match=r"has one record as a/r1 and as .*store/one/r1: keep one row of it"):
+            own_records(root, tmp_path, ["a/r1", other]).prepare()
+
+
 def test_links_in_a_circle_are_not_followed(linked, tmp_path, caplog):
     store, root = linked
     (root / "a").symlink_to(store)

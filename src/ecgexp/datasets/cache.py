@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ecgexp.datasets.records import RecordError, read_record
-from ecgexp.datasets.sources import Sources, file_stamp, read_checked, say_damaged, write_checked
+from ecgexp.datasets.sources import Sources, file_stamp, lasting_stamp, read_checked, say_damaged, write_checked
 from ecgexp.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -185,8 +185,8 @@ def _open(cache_dir: Path, key: str) -> tuple[NDArray[np.float32], dict[str, Any
     known = read_checked(meta)
     if known is None or not path.is_file():
         return None
-    stamp = file_stamp(path)
-    if stamp != known["stamp"]:
+    if file_stamp(path) != known["stamp"]:
+        stamp = lasting_stamp(path)
         if _checksum(path) != known["checksum"]:
             say_damaged(path)
             return None
@@ -206,7 +206,7 @@ def _write(cache_dir: Path, key: str, sources: Sources, make: Callable[[Path], d
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    write_checked(cache_dir / f"{key}.json", {"checksum": checksum, "stamp": file_stamp(path), "known": known})
+    write_checked(cache_dir / f"{key}.json", {"checksum": checksum, "stamp": lasting_stamp(path), "known": known})
 
 
 def _checksum(path: Path) -> int:

@@ -267,7 +267,7 @@ def _locate(root: Path, names: list[str], table: Path) -> list[str]:
                 f"{table} has record {name} where {root} has {without_zeros[file.lstrip('0')]}: spreadsheets drop "
                 "leading zeros, so write the column as text."
             )
-        other = names_of.setdefault(targets.get(file, file), name)
+        other = names_of.setdefault(targets.get(file) or os.path.realpath(root / f"{file}.hea"), name)
         if other != name:
             raise UserError(f"{table} has one record as {other} and as {name}: keep one row of it.")
         files.append(file)

@@ -54,7 +54,7 @@ class Sources:
     def __init__(
         self, root: Path, records: Sequence[str], cache_dir: Path, suffixes: Sequence[str] = (".hea",)
     ) -> None:
-        self.root = root
+        self.root, self._records, self._suffixes = root, records, suffixes
         place = json.dumps([os.path.realpath(root), list(suffixes), list(records)])
         memory = cache_dir / f"{_digest(place.encode())}.files.json"
         known = None
@@ -66,17 +66,20 @@ class Sources:
                 write_checked(memory, known)
         self.content: str = known["content"]
         self._files: list[str] = known["files"]
-        self._seen: str = known["stamps"]
+        self._stamps: str = known["stamps"]
 
     def check_unchanged(self) -> None:
-        """See that the files are still those that were hashed.
+        """See that the files still hold what was hashed.
 
         Raises
         ------
         UserError
             Where one has changed.
         """
-        if _stamps(self.root, self._files) != self._seen:
+        if _stamps(self.root, self._files) == self._stamps:
+            return
+        # Some network file systems give a file a new inode at any time.
+        if _hash(self.root, self._records, self._suffixes)["content"] != self.content:
             raise UserError(
                 f"Files in {self.root} changed while they were read: start again when nothing writes there any more."
             )
@@ -85,6 +88,11 @@ class Sources:
 def file_stamp(path: str | Path) -> list[int]:
     """Inode, size, and times of modification and change, in ns: other contents have another stamp; OSError."""
     return _stamp_of(os.stat(path))  # noqa: PTH116 - making a Path takes as long again
+
+
+def lasting_stamp(path: Path) -> list[int]:
+    """The same, of a file whose times are old enough that a change from now on gives it others."""
+    return _stamp_of(_settled(path))
 
 
 def absent(path: Path, name: str = "") -> str:
@@ -128,6 +136,14 @@ def say_damaged(path: Path) -> None:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _settled(path: Path) -> os.stat_result:
+    found = path.stat()
+    if abs(time.time() - found.st_ctime) >= TICK:
+        return found
+    time.sleep(TICK)
+    return path.stat()
 
 
 def _stamp_of(found: os.stat_result) -> list[int]:
@@ -179,10 +195,7 @@ def _read(path: Path) -> tuple[str, str, list[str]]:
     """Stamp of a file before it was read, hash of its contents, and what it names where it is a header."""
     stamp = ""
     try:
-        found = path.stat()
-        if abs(time.time() - found.st_ctime) < TICK:
-            time.sleep(TICK)
-            found = path.stat()
+        found = _settled(path)
         stamp = str(_stamp_of(found))
         if not stat.S_ISREG(found.st_mode):
             return stamp, "no file", []
