@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import time
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -252,8 +251,7 @@ def test_what_died_is_tried_again_within_the_number_of_trials(tmp_path):
     trial = study.ask({name: axis.distribution for name, axis in work.search.axes.items()})
     trial.set_user_attr(PROCESS, {**process_tags(), "process_started": 0.0})
     work(None)
-    assert Counter(ends(tmp_path)) == {"COMPLETE": 4, "FAIL": 1}
-    assert len(counted(trials(tmp_path))) == 4
+    assert ends(tmp_path) == ["COMPLETE"] * 4
 
 
 @pytest.mark.parametrize("change", ["size=1,2", "size=interval(0,1)"])

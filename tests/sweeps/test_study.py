@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -20,21 +21,20 @@ from searches import SAMPLERS, value
 from ecgexp.errors import UserError
 from ecgexp.sweeps import study as module
 from ecgexp.sweeps.study import (
-    ATTEMPT,
     HEARTBEAT,
     PROCESS,
-    RETRY_OF,
     SURPLUS,
     SeededSampler,
     StudyTrial,
     counted,
     end_dead,
     first_number,
-    give_up,
     judge,
     open_storage,
     open_study,
+    put_back,
     revive,
+    stream,
     tell,
 )
 from ecgexp.tracking.heartbeat import SILENCE, process_tags
@@ -219,7 +219,7 @@ def test_of_a_process_elsewhere_the_last_heartbeat_tells(study, attribute):
             trial.set_user_attr(HEARTBEAT, last)
         trials.append(trial)
     end_dead(study)
-    assert states(study) == ["RUNNING", "FAIL", "WAITING"]
+    assert states(study) == ["RUNNING", "WAITING"]
 
 
 def test_a_trial_without_a_process_is_dead_only_after_a_while(study, monkeypatch):
@@ -230,48 +230,119 @@ def test_a_trial_without_a_process_is_dead_only_after_a_while(study, monkeypatch
     now = time.time()
     monkeypatch.setattr(module.time, "time", lambda: now + SILENCE + 1)
     end_dead(study)
-    assert states(study) == ["FAIL", "WAITING"]
+    assert states(study) == ["WAITING"]
 
 
-def test_what_a_dead_process_left_is_tried_again_with_its_settings_before_anything_new(journal, study):
+def test_what_a_dead_process_left_is_taken_up_again_as_it_was_before_anything_new(journal, study):
     lost = dead(study)
+    lost.report(0.5, 1)
     end_dead(opened(journal))
     again = opened(journal).ask(SPACE)
-    assert again.params == lost.params
-    assert again.user_attrs[RETRY_OF] == lost.number
-    assert again.user_attrs[ATTEMPT] == 2
-    assert first_number(study.get_trials(), study.get_trials()[again.number]) == 0
-    assert [trial.number for trial in counted(study.get_trials())] == [again.number]
+    assert (again.number, again.params) == (lost.number, lost.params)
+    (trial,) = study.get_trials()
+    assert trial.intermediate_values == {1: 0.5}
+    assert trial.user_attrs[PROCESS]["pid"] == os.getpid()
+    end_dead(opened(journal))
+    assert states(study) == ["RUNNING"], "it is not taken for the dead one"
     assert study.ask(SPACE).params != lost.params
 
 
-def _race(path: Path, gate: multiprocessing.Barrier) -> None:
+@pytest.mark.parametrize("sampler", sorted(BUILD))
+@pytest.mark.parametrize("moment", ["asked", "half asked", "training"])
+def test_a_study_whose_processes_die_proposes_what_one_that_nobody_killed_does(tmp_path, monkeypatch, sampler, moment):
+    run(opened(tmp_path / "whole", sampler), 14)
+    setting = optuna.storages.JournalStorage.set_trial_param
+    for count in (1, 4, 3, 6):
+        run(opened(tmp_path / "killed", sampler), count - 1)
+        study = opened(tmp_path / "killed", sampler)
+        with monkeypatch.context() as patched:
+            if moment == "half asked":
+
+                def die(storage, trial_id, name, *rest):
+                    setting(storage, trial_id, name, *rest)
+                    if name == "size":
+                        raise KeyboardInterrupt
+
+                patched.setattr(optuna.storages.JournalStorage, "set_trial_param", die)
+            with suppress(KeyboardInterrupt):
+                study.ask(SPACE)
+        lost = study.get_trials()[-1]
+        if moment == "training":
+            study._storage.set_trial_intermediate_value(lost._trial_id, 1, 0.5)
+        study._storage.set_trial_user_attr(lost._trial_id, PROCESS, {**process_tags(), "process_started": 0.0})
+        later = opened(tmp_path / "killed", sampler)
+        end_dead(later)
+        run(later, 1)
+    whole, killed = (opened(tmp_path / name).get_trials() for name in ("whole", "killed"))
+    assert [trial.params for trial in killed] == [trial.params for trial in whole]
+    assert [trial.values for trial in killed] == [trial.values for trial in whole]
+
+
+# The two others learn nothing from what is tried again.
+@pytest.mark.parametrize("sampler", sorted(set(BUILD) - {"cmaes", "nsgaii"}))
+def test_settings_that_are_tried_again_or_surplus_shift_none_of_the_later_ones(tmp_path, sampler):
+    run(opened(tmp_path / "whole", sampler), 8)
+    study = opened(tmp_path / "other", sampler)
+    run(study, 3)
+    surplus = study.ask(SPACE)
+    surplus.set_user_attr(SURPLUS, True)
+    tell(study, surplus, state=TrialState.FAIL)
+    failed = study.ask(SPACE)
+    tell(study, failed, error="it failed")
+    revive(study, 1)
+    run(opened(tmp_path / "other", sampler), 5)
+    folders = (tmp_path / name for name in ("whole", "other"))
+    whole, other = ([trial.params for trial in counted(opened(folder).get_trials())] for folder in folders)
+    assert other == whole
+
+
+@pytest.mark.parametrize("sampler", sorted(set(BUILD) - {"grid"}))
+def test_searches_with_other_seeds_have_no_setting_in_common(tmp_path, sampler):
+    found = set()
+    for seed in range(3):
+        study = opened(tmp_path / f"{seed}", sampler)
+        study.sampler = SeededSampler(BUILD[sampler], seed)
+        run(study, 4)  # before any of them learns, and may come to the same end of the space
+        found |= {(trial.params["lr"], trial.params["rate"]) for trial in study.get_trials()}
+    assert len(found) == 3 * 4
+
+
+def test_no_two_trials_of_searches_with_other_seeds_are_seeded_alike():
+    pairs = [(seed, number) for seed in (*range(20), 2**31, 2**40) for number in range(100)]
+    assert len({stream(*pair) for pair in pairs}) == len(pairs)
+    assert len({stream(1, 1, key) for key in ("", "lr", "size", "a", "b")}) == 5
+
+
+def _race(path: Path, gate: multiprocessing.Barrier, taken: multiprocessing.Queue) -> None:
     study = opened(path)
     for _ in range(20):
         gate.wait()
         end_dead(study)
+        taken.put(study.ask(SPACE).number)
+        gate.wait()
 
 
-def test_of_several_that_find_a_dead_one_one_has_it_tried_again(journal, study):
+def test_of_several_that_find_a_dead_one_one_takes_it_up(journal, study):
     context = multiprocessing.get_context("spawn")
-    gate = context.Barrier(4)
-    racers = [context.Process(target=_race, args=(journal, gate), daemon=True) for _ in range(3)]
+    gate, taken = context.Barrier(4), context.Queue()
+    racers = [context.Process(target=_race, args=(journal, gate, taken), daemon=True) for _ in range(3)]
     for racer in racers:
         racer.start()
     for _ in range(20):
         dead(study)
         gate.wait()
-        end_dead(study)
+        gate.wait()
+    numbers = [taken.get(timeout=60) for _ in range(60)]
     for racer in racers:
         racer.join()
         assert racer.exitcode == 0
-    tried = [trial.user_attrs[RETRY_OF] for trial in study.get_trials() if RETRY_OF in trial.user_attrs]
-    assert len(tried) == len(set(tried)) >= 19
+    assert len(set(numbers)) == 60
+    assert len(study.get_trials()) == 60, "20 that died, each taken up by one of three, and two new ones beside each"
 
 
 def test_giving_up_what_ended_does_nothing(study):
     run(study, 1)
-    give_up(study, study.get_trials()[0], "it died.")
+    put_back(study, study.get_trials()[0], "it died.")
     assert states(study) == ["COMPLETE"]
 
 
@@ -298,10 +369,9 @@ def test_what_counts(study):
 
 def test_one_who_was_taken_for_dead_may_tell_what_he_wants(journal, study, caplog):
     trial = study.ask(SPACE)
-    give_up(opened(journal), study.get_trials()[0], "its process died.")
+    put_back(opened(journal), study.get_trials()[0], "its process died.")
     tell(study, trial, [1.0])
-    tell(study, trial, error="it failed")
-    assert states(study) == ["FAIL", "WAITING"]
+    assert states(study) == ["WAITING"]
     assert "taken for dead" in caplog.text
 
 
@@ -334,7 +404,7 @@ def test_a_training_that_goes_on_tells_of_the_epochs_before(journal, study):
 def test_a_study_that_has_the_trial_as_dead_or_is_away_stops_no_training(journal, study, monkeypatch):
     study.ask(SPACE)
     decide = judged(journal, MEDIAN, 0)
-    give_up(study, study.get_trials()[0], "its process died.")
+    put_back(study, study.get_trials()[0], "its process died.")
     assert decide([{"val/f1": 0.1}]) is False
 
     def away(*_):
@@ -368,7 +438,9 @@ def test_a_storage_url_keeps_a_study(tmp_path):
     dead(study)
     other = open_study(open_storage(place), "study", ["maximize"])
     end_dead(other)
-    assert states(other) == ["COMPLETE", "COMPLETE", "FAIL", "WAITING"]
+    assert states(other) == ["COMPLETE", "COMPLETE", "WAITING"]
+    run(other, 1)
+    assert states(study) == ["COMPLETE"] * 3
 
 
 def test_a_category_is_what_it_was(journal, study):

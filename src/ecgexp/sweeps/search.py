@@ -36,6 +36,7 @@ from ecgexp.sweeps.space import Axis, axes
 from ecgexp.sweeps.study import (
     FIXED,
     HEARTBEAT,
+    STREAMS,
     SURPLUS,
     Grid,
     SeededSampler,
@@ -43,9 +44,9 @@ from ecgexp.sweeps.study import (
     counted,
     end_dead,
     first_number,
-    give_up,
     open_storage,
     open_study,
+    put_back,
     revive,
     tell,
 )
@@ -295,11 +296,26 @@ class Worker:
     def prepare(self) -> Study:
         """Begin or continue the study, once, before any worker."""
         study = self.search.open(open_storage(self.storage), self.study)
+        self._describe(study)
         end_dead(study)
         revive(study, self.search.config.max_retries)
         for known in self.search.config.enqueue:
             study.enqueue_trial(known, skip_if_exists=True)
         return study
+
+    def _describe(self, study: Study) -> None:
+        """Note in the study what its values are, and how its trials are seeded."""
+        objective = None if self.config is None else OmegaConf.select(self.config, "objective")
+        names = [objective] if isinstance(objective, str) else list(objective or ())
+        if len(names) == len(study.directions):
+            study.set_metric_names(names)
+        if STREAMS not in study.user_attrs:
+            if study.get_trials(deepcopy=False):
+                logger.warning(
+                    "The study %s was begun by an earlier version, which drew from other random numbers: its trials "
+                    "stay, and further ones are not those that that version would have proposed.", study.study_name,
+                )  # fmt: skip
+            study.set_user_attr(STREAMS, "SeedSequence(seed, spawn_key=(number, *key))")
 
     def _ask(self, study: Study) -> Trial | None:
         end_dead(study)
@@ -329,7 +345,7 @@ class Worker:
             source = f" (hydra.sweeper.space={self.search.config.space})" if self.search.config.space else ""
             raise UserError(f"A trial of the search cannot be composed{source}: {first_line(error)}") from error
         except BaseException:  # Ctrl-C, SIGTERM, or what a launcher's own handler of signals raises
-            give_up(study, study.get_trials(deepcopy=False)[trial.number], "it was interrupted.")
+            put_back(study, study.get_trials(deepcopy=False)[trial.number], "it was interrupted.")
             raise
         value = result._return_value  # the property of that name would print an error
         if isinstance(value, optuna.TrialPruned):

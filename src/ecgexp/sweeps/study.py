@@ -8,10 +8,12 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import numpy as np
 import optuna
 from filelock import FileLock
 from hydra.utils import instantiate
@@ -32,10 +34,10 @@ logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
-# What we note of an Optuna study, and of a trial, as their user attributes.
-FIXED = "fixed"
-PROCESS, HEARTBEAT, RETRY_OF, ATTEMPT, SURPLUS, ERROR = (
-    "process", "heartbeat", "retry_of", "attempt", "surplus", "error",
+# What we note of an Optuna study, and of a trial, as their user attributes: docs/search says what each means.
+FIXED, STREAMS = "fixed", "streams"
+PROCESS, HEARTBEAT, RETRY_OF, ATTEMPT, SURPLUS, ERROR, RUN, REPORTED, PRUNED_AFTER = (
+    "process", "heartbeat", "retry_of", "attempt", "surplus", "error", "run_id", "reported", "pruned_after",
 )  # fmt: skip
 
 
@@ -107,10 +109,10 @@ def open_study(storage: BaseStorage, name: str, directions: Sequence[Literal["ma
 
 
 class SeededSampler(BaseSampler):
-    """Gives each trial a sampler of its own, seeded by the trial's number.
+    """Gives each trial a sampler of its own, seeded by the study's seed and the trial's place in the study.
 
     So a study that goes on proposes neither what it proposed before, as a sampler with its first seed would,
-    nor anything that cannot be reproduced; and two processes never draw alike.
+    nor anything that cannot be reproduced; two processes never draw alike, and two studies have no trial in common.
 
     Parameters
     ----------
@@ -123,16 +125,20 @@ class SeededSampler(BaseSampler):
     def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
         self._build, self._seed = build, seed
         self._sampler = build(seed)
-        # Points of one sequence, of which the storage says how far it is: another seed would be another sequence.
+        # Points of one sequence: another seed would be another sequence.
         self._one_sequence = isinstance(self._sampler, (GridSampler, QMCSampler))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Note which process asks, before it samples, which may take seconds; take the sampler of this trial."""
         study._storage.set_trial_user_attr(trial._trial_id, PROCESS, process_tags())
-        if not self._one_sequence:
-            self._sampler = self._build(self._seed + trial.number)
-        elif isinstance(self._sampler, QMCSampler):  # of what is no part of the sequence
-            self._sampler._independent_sampler = RandomSampler(self._seed + trial.number)
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        self._place = place(trials, trial)
+        if isinstance(self._sampler, QMCSampler):
+            # The first trial is no point of the sequence. Optuna counts its draws, also those of a trial tried again.
+            point = max(self._place - 1, 0)
+            self._sampler._find_sample_id = lambda study, search_space: point  # type: ignore[method-assign]
+        elif not self._one_sequence:
+            self._sampler = self._build(stream(self._seed, self._place))
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -142,18 +148,35 @@ class SeededSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As the sampler does."""
-        return self._sampler.sample_relative(study, trial, search_space)
+        """As the sampler does, which is not shown this trial: one that was killed has left its settings there."""
+        return self._sampler.sample_relative(cast(Study, _Others(study, trial.number)), trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """As the sampler does."""
-        return self._sampler.sample_independent(study, trial, name, distribution)
+        """As the sampler does, for each key from a stream of its own: what was drawn before a kill changes nothing."""
+        seed = stream(self._seed, self._place, name)
+        if isinstance(self._sampler, QMCSampler):  # this key is no part of the sequence
+            self._sampler._independent_sampler = RandomSampler(seed)
+        sampler = self._sampler if self._one_sequence else self._build(seed)
+        return sampler.sample_independent(study, trial, name, distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """As the sampler does."""
         if isinstance(self._sampler, GridSampler):
             return  # it would stop a `study.optimize`, which nobody runs
         self._sampler.after_trial(study, trial, state, values)
+
+
+class _Others:
+    """A study without one of its trials."""
+
+    def __init__(self, study: Study, number: int) -> None:
+        self._study, self._number = study, number
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(self, *args: Any, **how: Any) -> list[FrozenTrial]:
+        return [trial for trial in self._study._get_trials(*args, **how) if trial.number != self._number]
 
 
 class Grid(GridSampler):
@@ -163,9 +186,8 @@ class Grid(GridSampler):
         """Note the trial's cell, as Optuna does, unless its settings are given."""
         if "fixed_params" in trial.system_attrs:
             return
-        before = study._storage.get_all_trials(study._study_id, deepcopy=False)[: trial.number]
-        new = [t for t in before if "fixed_params" not in t.system_attrs and SURPLUS not in t.user_attrs]
-        for key, value in (("search_space", self._search_space), ("grid_id", len(new) % len(self._all_grids))):
+        cell = place(study._storage.get_all_trials(study._study_id, deepcopy=False), trial) % len(self._all_grids)
+        for key, value in (("search_space", self._search_space), ("grid_id", cell)):
             study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
 
@@ -191,6 +213,17 @@ def first_number(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
     return trial.number
 
 
+def place(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
+    """Number that a trial would have, had none been tried again and none been surplus."""
+    before = trials[: first_number(trials, trial)]
+    return sum(RETRY_OF not in other.user_attrs and SURPLUS not in other.user_attrs for other in before)
+
+
+def stream(seed: int, number: int, key: str = "") -> int:
+    """Seed of a trial of a study, or of one of its keys, that shares nothing with that of any other one."""
+    return int(np.random.SeedSequence(seed, spawn_key=(number, *key.encode())).generate_state(1)[0])
+
+
 def tell(
     study: Study,
     trial: Trial,
@@ -206,22 +239,31 @@ def tell(
         if error is not None:
             trial.set_user_attr(ERROR, error)
             state = TrialState.FAIL
-        study.tell(trial, values, state)
+        if state == TrialState.PRUNED:
+            # Optuna's own way makes the last report, which may be of another metric, the trial's value.
+            study.sampler.after_trial(study, study.get_trials(deepcopy=False)[trial.number], state, None)
+            study._storage.set_trial_state_values(trial._trial_id, state)
+        else:
+            study.tell(trial, values, state)
     except (UpdateFinishedTrialError, ValueError):
         logger.warning("Trial %d was taken for dead, and is tried again.", trial.number)
 
 
-def give_up(study: Study, trial: FrozenTrial, error: str) -> None:
-    """Fail a trial whose process stopped, and have its settings tried again.
+def put_back(study: Study, trial: FrozenTrial, reason: str) -> None:
+    """Have a trial whose process stopped taken up again, before any new one.
 
-    Of several processes that do so at once one succeeds.
+    It keeps its number, its settings and what it reported: the study goes on as if nothing had stopped.
+    Of several processes that put it back at once, one does (of a study in a database, unless they meet within
+    milliseconds: then the trial may be taken up twice, and counts once).
     """
-    try:
-        study.tell(trial.number, state=TrialState.FAIL)
-    except (UpdateFinishedTrialError, ValueError):  # another process was faster
-        return
-    logger.info("Trial %d of the study: %s Its settings are tried again.", trial.number, error)
-    try_again(study, trial)
+    storage = study._storage
+    with _alone(storage):
+        now = storage.get_trial(trial._trial_id)
+        if now.state != TrialState.RUNNING or _run_of(now) != _run_of(trial):  # another process was faster
+            return
+        storage.set_trial_user_attr(trial._trial_id, PROCESS, None)  # whoever takes it up is not the dead one
+        storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    logger.info("Trial %d of the study: %s It is taken up again.", trial.number, reason)
 
 
 def try_again(study: Study, trial: FrozenTrial) -> None:
@@ -231,10 +273,10 @@ def try_again(study: Study, trial: FrozenTrial) -> None:
 
 
 def end_dead(study: Study) -> None:
-    """Give up the trials that dead processes left behind as running."""
+    """Put back the trials that dead processes left behind as running."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if not _lives(trial):
-            give_up(study, trial, "its process died.")
+            put_back(study, trial, "its process died.")
 
 
 def revive(study: Study, max_retries: int) -> None:
@@ -268,16 +310,23 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
         sampler=RandomSampler(),  # nothing is sampled here, but Optuna would go about it
         pruner=build_pruner(trial.pruner),
     )
-    handle = Trial(study, study.get_trials(deepcopy=False)[trial.number]._trial_id)
-    reported = 0
+    frozen = study.get_trials(deepcopy=False)[trial.number]
+    handle = Trial(study, frozen._trial_id)
+    handle.set_user_attr(REPORTED, monitor if sign > 0 else f"-{monitor}")
+    reported, was_to_stop = frozen.last_step or 0, PRUNED_AFTER in frozen.user_attrs
 
     def decide(epochs: Sequence[Mapping[str, float]]) -> bool:
         nonlocal reported
+        if was_to_stop:  # and was killed before it did: asked again, a pruner may say otherwise
+            return True
         try:
             for number in range(reported, len(epochs)):
                 handle.report(sign * epochs[number][monitor], number + 1)
                 reported = number + 1
-            return bool(handle.should_prune())
+            stop = handle.should_prune()
+            if stop:
+                handle.set_user_attr(PRUNED_AFTER, reported)
+            return stop
         except (OSError, StorageInternalError, UpdateFinishedTrialError) as error:
             logger.warning("The study cannot be told of this epoch: %s", error)
             return False
@@ -285,12 +334,35 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
     return decide
 
 
+def note_run(trial: StudyTrial, run_id: str) -> None:
+    """Note in a study which run of MLflow's a trial is."""
+    try:
+        storage = open_storage(trial.storage)
+        known = storage.get_all_trials(storage.get_study_id_from_name(trial.study), deepcopy=False)
+        storage.set_trial_user_attr(known[trial.number]._trial_id, RUN, run_id)
+    except (OSError, StorageInternalError, UpdateFinishedTrialError, UserError) as error:
+        logger.warning("The study cannot be told of this run: %s", error)
+
+
 def _lives(trial: FrozenTrial) -> bool:
     process = trial.user_attrs.get(PROCESS)
     if process is None:  # asked for, and killed before it could be noted, unless that happens now
         begun = trial.datetime_start
         return begun is not None and time.time() - begun.timestamp() < SILENCE
-    return is_alive({**process, "heartbeat": trial.user_attrs.get(HEARTBEAT, process["heartbeat"])})
+    # a trial that was put back has the last heartbeat of the process that died
+    return is_alive({**process, "heartbeat": max(trial.user_attrs.get(HEARTBEAT, 0.0), process["heartbeat"])})
+
+
+def _run_of(trial: FrozenTrial) -> tuple[Any, Any]:
+    """What changes whenever a process takes a trial up."""
+    return trial.user_attrs.get(PROCESS), trial.datetime_start
+
+
+def _alone(storage: BaseStorage) -> AbstractContextManager[Any]:
+    """Keep other processes that put trials back from a study in a file."""
+    if not isinstance(storage, JournalStorage):
+        return nullcontext()
+    return FileLock(f"{storage._backend._file_path}.dead.lock")  # type: ignore[attr-defined]
 
 
 class _Lock(JournalFileOpenLock):

@@ -115,7 +115,10 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
             kind, content = worker.connection.recv()
             if kind == "run":
                 run_id = content
+                _note(job, run_id)
             elif kind == "done":
+                if content.run_id != run_id:  # of a trial that was trained before
+                    _note(job, content.run_id)
                 return content
             elif kind in ("failed", "exhausted"):
                 worker.process.wait()  # it leaves by itself, and the next trial gets a new one
@@ -138,6 +141,14 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _note(job: Job, run_id: str) -> None:
+    """Tell the study of a search which run its trial is."""
+    if job.study is not None:
+        from ecgexp.sweeps.study import note_run
+
+        note_run(job.study, run_id)
 
 
 def _follow(parent: int) -> None:
