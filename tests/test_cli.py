@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -12,10 +13,11 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from ecgexp import CONF
-from ecgexp.cli import register_resolvers
+from ecgexp.cli import main, register_resolvers
 from ecgexp.composition import plan
 from ecgexp.config import check
 from ecgexp.errors import UserError
+from trained import is_one_sentence
 
 HEAVY = ("torch", "mlflow", "pytorch_lightning", "pandas", "matplotlib")
 
@@ -110,6 +112,92 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(override, words):
     assert words in sentence
     assert "\n" not in sentence
     assert len(sentence) < 250
+
+
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+
+
+@pytest.mark.parametrize("group", [*GROUPS, "hydra/launcher", "hydra/sweeper"])
+@pytest.mark.parametrize("more", ["", ",other"])
+def test_a_group_set_to_null_is_refused_with_what_there_is_to_choose_from(group, more):
+    word = f"{group}=null{more}"
+    sentence = first_refusal("-m", word, "seed=1,2")
+    assert sentence.startswith(f"{word}: null is no option of the group {group}: leave it out, or choose from ")
+    assert is_one_sentence(sentence.replace(": ", ", "))
+
+
+def test_a_group_set_to_null_is_refused_wherever_it_stands(tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "one.yaml").write_text("a: 1\n")
+    assert "choose from one" in first_refusal("--config-dir", str(tmp_path), "+mine=null")
+    (tmp_path / "experiment").mkdir()
+    grid = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      experiment: null,leandro2023_quick\n"
+    (tmp_path / "experiment" / "grid.yaml").write_text(grid)
+    assert "null is no option" in first_refusal("--config-dir", str(tmp_path), "-m", "experiment=grid")
+    monkeypatch.setattr(sys, "argv", ["ecgexp", "experiment=null", "--cfg", "job"])
+    with pytest.raises(SystemExit, match="null is no option of the group experiment"):
+        main()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("lr=0.1", "lr=0.01,0.02"), ("lr=0.1,0.2", "++lr=0.3"), ("lr=0.1,0.2", "lr=range(1,3)")]
+)
+def test_a_key_with_several_values_that_is_given_twice_is_refused(first, second):
+    for words in ((first, second), (second, first)):
+        sentence = first_refusal("-m", *words)
+        assert "The key 'lr' is given twice" in sentence
+        assert all(word in sentence for word in words)
+    register_resolvers()
+    plan(CONF, get_args_parser().parse_args(["lr=0.1", "lr=0.2"]))  # of which Hydra takes the last
+
+
+def test_a_range_without_a_step_is_refused():
+    assert "step of a range cannot be 0" in first_refusal("-m", "batch_size=range(8,16,0)")
+
+
+def test_a_search_over_very_many_whole_numbers_is_read_at_once():
+    register_resolvers()
+    words = ["-m", "hydra/sweeper=optuna", "seed=range(0,1000000000)"]
+    found = plan(CONF, get_args_parser().parse_args(words))
+    assert [cfg.seed for cfg in found.configurations] == [0, 999999999]
+
+
+def test_another_sweeper_of_the_same_name_is_named(tmp_path):
+    package = tmp_path / "hydra_plugins" / "hydra_optuna_sweeper"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "sweeper.py").write_text(  # what that package does
+        "from dataclasses import dataclass\n"
+        "from hydra.core.config_store import ConfigStore\n"
+        "from hydra.plugins.sweeper import Sweeper\n"
+        "class OptunaSweeper(Sweeper):\n"
+        "    def setup(self, **_): pass\n"
+        "    def sweep(self, arguments): pass\n"
+        "@dataclass\n"
+        "class TPESamplerConfig:\n"
+        "    _target_: str = 'optuna.samplers.TPESampler'\n"
+        "    seed: int = 1\n"
+        "ConfigStore.instance().store(group='hydra/sweeper/sampler', name='tpe', node=TPESamplerConfig, provider='x')\n"
+    )
+    command = [sys.executable, "-m", "ecgexp", "-m", "hydra/sweeper=optuna", "lr=interval(0.1,1)"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip uninstall hydra-optuna-sweeper" in done.stderr.splitlines()[-1]
+
+
+def test_a_torch_that_cannot_be_loaded_is_named_as_the_cause(tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(
+        "raise OSError('libtorch_cpu.so: cannot open shared object file')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "ecgexp"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert "libtorch_cpu.so: cannot open it" in sentence
+    assert is_one_sentence(sentence)
 
 
 def test_a_full_disk_is_said_in_one_sentence(tmp_path):

@@ -108,6 +108,12 @@ def _show(args: argparse.Namespace) -> None:
     """Have Hydra show help or a configuration."""
     if args.cfg and args.multirun:
         sys.exit("--cfg shows one configuration: leave -m, and all but one value of each key, out.")
+    from ecgexp.composition import check_options
+
+    try:
+        check_options(CONF, args)
+    except UserError as error:
+        sys.exit(str(error))
     run_job()
 
 

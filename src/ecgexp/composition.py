@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, OverrideType, RangeSweep
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -27,6 +27,9 @@ from ecgexp.errors import UserError, said
 
 if TYPE_CHECKING:
     from ecgexp.sweeps.search import Search
+
+# What Hydra says where the other package's schema of the same name does not know our keys.
+_FOREIGN_SCHEMA = re.compile(r"hydra/sweeper/.* (with|against ConfigStore) schema", re.S)
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,13 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
         raise UserError(
             f"--config-dir {args.config_dir} is not a folder: it is the one that holds model/ and the like."
         )
-    searchpath = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
+    searchpath = _searchpath(args)
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what glob(*) finds
             given = parser.parse_overrides(args.overrides)
+            _check_options(given, parser, searchpath)
+            _check_once(given)
             several = [o for o in given if o.is_sweep_override()]
             if several and not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
                 line = several[0].input_line
@@ -88,6 +93,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             sweeper = base.hydra.sweeper
             is_search = _is_search(sweeper)
             listed = parameters(sweeper, parser)
+            _check_options(listed, parser, searchpath)
             for override in (*listed, *given):
                 if isinstance(override.value(), IntervalSweep) and not is_search:
                     raise UserError(f"{override.input_line} can only be searched: add hydra/sweeper=optuna.")
@@ -102,6 +108,11 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
                         changed = _without_hydra(compose(name, [*searchpath, *chosen.values()]))
                     configurations.append(changed)
     except HydraException as error:
+        if _FOREIGN_SCHEMA.search(str(error)) and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
+            raise UserError(
+                "The package hydra-optuna-sweeper is installed here too, and takes the name hydra/sweeper=optuna for "
+                "itself, which means ecgexp's own sweeper: pip uninstall hydra-optuna-sweeper."
+            ) from error
         raise UserError(_sentence(error)) from error
     cells: list[list[str]] | None = None
     search: Search | None = None
@@ -116,6 +127,17 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
     return Plan(configurations, cells, search, local)
 
 
+def check_options(conf: Path, args: argparse.Namespace) -> None:
+    """Refuse null as the option of a group before Hydra shows a configuration."""
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        try:
+            given = parser.parse_overrides(args.overrides)
+        except HydraException:  # which Hydra says itself
+            return
+        _check_options(given, parser, _searchpath(args))
+
+
 def parameters(sweeper: DictConfig, parser: OverridesParser) -> list[Override]:
     """Overrides that ``hydra.sweeper.params`` lists."""
     params = sweeper.get("params")
@@ -125,8 +147,38 @@ def parameters(sweeper: DictConfig, parser: OverridesParser) -> list[Override]:
     return parser.parse_overrides([f"{key!s}={nothing if value is None else value}" for key, value in params.items()])
 
 
+def _searchpath(args: argparse.Namespace) -> list[str]:
+    return [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
+
+
 def _is_search(sweeper: DictConfig) -> bool:
     return str(sweeper._target_).endswith(".OptunaSweeper")
+
+
+def _check_options(overrides: list[Override], parser: OverridesParser, searchpath: list[str]) -> None:
+    """Refuse null as the option of a group, of which Hydra makes an error without a name."""
+    for override in overrides:
+        value = override.value()
+        nothing = value is None or (isinstance(value, ChoiceSweep) and None in value.list)
+        if not nothing or override.is_delete() or parser.config_loader is None:
+            continue
+        options = parser.config_loader.get_group_options(override.key_or_group, overrides=searchpath)
+        if options:
+            raise UserError(
+                f"{override.input_line}: null is no option of the group {override.key_or_group}: "
+                f"leave it out, or choose from {', '.join(options)}."
+            )
+
+
+def _check_once(overrides: list[Override]) -> None:
+    """Refuse a key that is given several values, and others beside them."""
+    lines: dict[str, list[Override]] = {}
+    for override in overrides:
+        lines.setdefault(override.get_key_element().lstrip("+~"), []).append(override)
+    for key, same in lines.items():
+        if len(same) > 1 and any(override.is_sweep_override() for override in same):
+            both = " and ".join(str(override.input_line) for override in same)
+            raise UserError(f"The key '{key}' is given twice, with several values: {both}: keep one of them.")
 
 
 def _check_launcher(launcher: DictConfig, name: str) -> None:
@@ -154,6 +206,10 @@ def _values(override: Override, ends: bool) -> list[str]:
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         return [str(sweep.start), str(sweep.end)]
+    if isinstance(sweep, RangeSweep) and not sweep.step:
+        raise UserError(f"{override.input_line}: the step of a range cannot be 0.")
+    if isinstance(sweep, RangeSweep) and isinstance(whole := sweep.range(), range) and ends and whole:
+        return [str(whole[0]), str(whole[-1])]  # without making a list of what may be millions
     values = list(override.sweep_string_iterator())
     return [values[0], values[-1]] if ends and isinstance(sweep, RangeSweep) and values else values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, first_line, said
 from ecgexp.metrics.names import COSTS, is_metric_name, macro_f1_name
 
 # What a net needs to know of a dataset: part of every dataset's config, passed to its constructor only
@@ -23,7 +24,7 @@ DATA_KEYS = (*DATA_SHAPE, "multiclass")
 Component = dict[str, Any]
 # Of the trainer group in conf/; more of Lightning's may be added.
 _TRAINER_KEYS = {"accelerator", "devices", "strategy", "threads"}
-_SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 class Checked(BaseModel):
@@ -151,12 +152,37 @@ def locate(group: str, component: Component) -> Callable[..., Any]:
     target = component.get("_target_")
     if not isinstance(target, str):
         raise UserError(f"Config key '{group}' needs a '_target_' that names a class, such as 'mypackage.MyNet'.")
+    return find(f"Config key '{group}._target_'", target)
+
+
+def find(key: str, name: str) -> Any:
+    """What a dotted name stands for.
+
+    Parameters
+    ----------
+    key : str
+        That gives the name, for the sentence.
+    name : str
+        Such as 'mypackage.nets.MyNet'.
+
+    Raises
+    ------
+    UserError
+        With the true cause: of a module that is there, and fails, ``pkgutil.resolve_name`` says that it is not.
+    """
+    parts = name.split(".")
     try:
-        return pkgutil.resolve_name(target)
+        for end in range(1, len(parts)):
+            module = ".".join(parts[:end])
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name != module or end == 1:
+                    raise
+                break  # a class, whose attribute is meant
+        return pkgutil.resolve_name(name)
     except Exception as error:  # whatever importing a user's module may raise
-        raise UserError(
-            f"Config key '{group}._target_' names '{target}', which cannot be imported: {error}."
-        ) from error
+        raise UserError(f"{key} names '{name}', which cannot be imported: {first_line(error).rstrip('.')}.") from error
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -176,7 +202,7 @@ def _check_component(group: str, component: Component) -> None:
     signature = inspect.signature(target)
     hints = _hints(target)
     for key, value in component.items():
-        if key in _SPECIAL or (group == "dataset" and key in DATA_KEYS):
+        if key in SPECIAL or (group == "dataset" and key in DATA_KEYS):
             continue
         if not accepts(target, key):
             known = ", ".join(signature.parameters)
@@ -184,7 +210,7 @@ def _check_component(group: str, component: Component) -> None:
         if key in hints and not isinstance(value, dict):
             _check_type(f"{group}.{key}", value, hints[key])
     if hasattr(target, "check_arguments"):  # what its arguments must be together
-        target.check_arguments(**{key: value for key, value in component.items() if key not in _SPECIAL})
+        target.check_arguments(**{key: value for key, value in component.items() if key not in SPECIAL})
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ecgexp.lit.data import ECGDataModule
 from ecgexp.lit.module import Diverged, LitClassifier
 from ecgexp.metrics import higher_is_better
 from ecgexp.metrics.names import macro_f1_name
-from ecgexp.network import Network, check_layers, predict
+from ecgexp.network import Network, check_layers, measure, predict
 from ecgexp.parts import Parts, device_kind, example, resolve_precision
 
 Judge = Callable[[list[dict[str, float]]], bool]
@@ -88,6 +88,7 @@ def load(cfg: DictConfig, parts: Parts) -> ECGDataModule:
     for part in fitting:
         if hasattr(part, "fit_labels"):
             part.fit_labels(torch.from_numpy(data.splits["train"].targets))
+    _check_metrics(cfg, parts, data)
     return data
 
 
@@ -205,6 +206,25 @@ def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
     if multiclass and (counts != 1).any():
         record = (counts != 1).argmax()
         raise UserError(f"Record {split.ids[record]} has {counts[record]} labels, not one: correct it or leave it out.")
+
+
+def _check_metrics(cfg: DictConfig, parts: Parts, data: ECGDataModule) -> None:
+    """Refuse a monitor or an objective that the labels of its split do not allow: AUROC, say, without a positive."""
+    wanted = {"monitor": [cfg.monitor], "objective": [name.removeprefix("best/") for name in objectives(cfg)]}
+    found: dict[str, set[str]] = {}
+    for key, names in wanted.items():
+        for split, _, metric in (name.partition("/") for name in names):
+            if split not in ("train", "val") or metric == "loss":
+                continue
+            if split not in found:
+                targets = torch.from_numpy(data.splits[split].targets.astype(np.float32))
+                outputs = (torch.zeros_like(targets), targets, parts.loss, parts.dataset.label_names, cfg.threshold)
+                found[split] = set(measure(*outputs, parts.dataset.multiclass).metrics)
+            if metric not in found[split]:
+                raise UserError(
+                    f"Config key '{key}' is '{'best/' * (key == 'objective')}{split}/{metric}', which cannot be "
+                    f"computed on these data: choose another metric, or data in which its labels occur."
+                )
 
 
 def _callbacks(cfg: DictConfig, quiet: bool) -> list[Callback]:

@@ -110,6 +110,41 @@ def test_a_space_with_hidden_sizes_that_the_heads_do_not_divide_is_refused(space
     read(*space).check_together(OmegaConf.create({"model": {"_target_": "ecgexp.models.Linear"}}))
 
 
+def test_a_space_of_any_size_is_checked_in_a_moment(caplog, monkeypatch):
+    net = OmegaConf.create({"model": {"_target_": "ecgexp.models.Recurrent", "hidden": 32, "heads": 4}})
+    asked = []
+    monkeypatch.setattr("ecgexp.models.Recurrent.check_arguments", lambda hidden, heads: asked.append((hidden, heads)))
+    read("model.hidden=range(8,1025,8)", "model.heads=1,2,4,8").check_together(net)
+    assert len(set(asked)) == 512
+    assert not caplog.text
+    asked.clear()
+    read("model.hidden=int(interval(1,1000000000))", "model.heads=1,2,4,8").check_together(net)
+    assert 512 < len(asked) <= 10_000
+    assert "more than 10000 combinations" in caplog.text
+    assert len({hidden for hidden, _ in asked}) > 9_000
+
+
+def test_of_a_large_space_most_that_does_not_fit_is_found():
+    net = OmegaConf.create({"model": {"_target_": "ecgexp.models.Recurrent", "hidden": 32, "heads": 4}})
+    with pytest.raises(UserError, match="cannot be shared equally"):
+        read("model.hidden=int(interval(1,1000000000))").check_together(net)
+
+
+def test_a_study_that_an_earlier_version_began_goes_on_and_says_what_changed(tmp_path, caplog):
+    place = str(tmp_path / "study.journal")
+    earlier = open_study(open_storage(place), "study", ["maximize"])
+    earlier.tell(earlier.ask(), 1.0)
+    for n_trials in (2, 3):
+        work = worker(read(*SPACE, n_trials=n_trials), tmp_path)
+        work.prepare()
+        work(None)
+    assert ends(tmp_path) == ["COMPLETE"] * 3
+    assert caplog.text.count("was begun by an earlier version") == 1
+    fresh = worker(read(*SPACE, n_trials=1), tmp_path / "other")
+    fresh.prepare()
+    assert caplog.text.count("was begun by an earlier version") == 1
+
+
 def test_a_search_without_anything_to_search_is_refused():
     assert "nothing to search" in refused("lr=0.1")
 

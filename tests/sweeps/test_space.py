@@ -29,6 +29,10 @@ def axis(word: str) -> Axis:
         ("k=range(9,1,-2)", IntDistribution(3, 9, step=2)),
         ("k=shuffle(range(1,4))", IntDistribution(1, 3)),
         ("k=range(0.1,0.5,0.1)", FloatDistribution(0.1, 0.4, step=0.1)),
+        ("k=range(0,1,0.3)", FloatDistribution(0.0, 0.9, step=0.3)),
+        ("k=range(1,0,-0.3)", FloatDistribution(0.1, 1.0, step=0.3)),
+        ("k=range(1e-13,5e-13,1e-13)", FloatDistribution(1e-13, 4e-13, step=1e-13)),
+        ("k=range(0,10000000000)", IntDistribution(0, 9999999999)),
         ("k=tag(log, range(1,100))", IntDistribution(1, 99, log=True)),
         ("k=interval(0, 0.5)", FloatDistribution(0.0, 0.5)),
         ("k=int(interval(1, 64))", IntDistribution(1, 64)),
@@ -45,6 +49,7 @@ def test_distribution(word, expected):
     [
         ("lr=tag(log, interval(1e-4, 1e-1))", 0.00012, "lr=0.00012"),
         ("k=range(1,9,2)", 3, "k=3"),
+        ("k=range(0.1,0.5,0.1)", 0.1 + 2 * 0.1, "k=0.3"),
         ("k=true,false,null", None, "k=null"),
         ("k='a b','c'", "a b", "k='a b'"),
         ("k=choice([1,2],[3])", "[1,2]", "k=[1,2]"),
@@ -58,7 +63,20 @@ def test_a_value_becomes_the_override_that_a_user_would_write(word, value, overr
     assert found.override(value) == override
     (parsed,) = OverridesParser.create().parse_overrides([override])
     expected = value if not isinstance(value, str) or not value.startswith("[") else [1, 2]
-    assert parsed.value() == expected
+    assert parsed.value() == (pytest.approx(expected) if isinstance(expected, float) else expected)
+
+
+@pytest.mark.parametrize("start", [0, 0.1, -0.5, 1, 0.05, 2.5])
+@pytest.mark.parametrize("step", [0.1, 0.3, 0.05, 0.25, 0.7, -0.1, -0.3, 0.01, 0.15, 0.2])
+def test_a_range_has_the_values_that_a_grid_has(start, step):
+    for stop in (1, 0.9, 0.5, 2, 1.0001, 3, 10.5, -1):
+        word = f"k=range({start},{stop},{step})"
+        grid = sorted(OverridesParser.create().parse_override(word).value().range())
+        if not grid:
+            continue
+        found = axis(word)
+        assert list(found.values()) == pytest.approx(grid, abs=1e-9)
+        assert [found.override(value) for value in grid] == [f"k={value}" for value in found.values()]
 
 
 def test_only_what_has_several_values_is_searched():
@@ -70,6 +88,9 @@ def test_only_what_has_several_values_is_searched():
     "word",
     [
         "k=range(3,3)",
+        "k=range(3.0,3)",
+        "k=range(0,1,0)",
+        "k=range(0,1.5,0)",
         "k=interval(1,0)",
         "k=tag(log, interval(0,1))",
         "k=tag(log, range(1,100,2))",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -23,6 +24,8 @@ from ecgexp.sweeps import study as module
 from ecgexp.sweeps.study import (
     HEARTBEAT,
     PROCESS,
+    REPORTED,
+    RUN,
     SURPLUS,
     SeededSampler,
     StudyTrial,
@@ -30,6 +33,7 @@ from ecgexp.sweeps.study import (
     end_dead,
     first_number,
     judge,
+    note_run,
     open_storage,
     open_study,
     put_back,
@@ -163,6 +167,53 @@ def test_a_journal_whose_last_line_is_torn_goes_on_without_it(journal, tail):
 def test_a_journal_that_was_torn_before_its_first_line_is_empty(journal):
     journal.write_bytes(b'{"op_')
     assert states(opened(journal)) == []
+
+
+def lines_of(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
+
+
+DAMAGE = {
+    "no JSON": lambda line: line[:5] + b"\xff" + line[6:],
+    "zeros": lambda line: b"\0" * (len(line) - 1) + b"\n",
+    "a list": lambda line: b"[1,2]\n",
+    "nothing": lambda line: b"\n",
+    "two in one": lambda line: line[:-1] + line,
+    "no such operation": lambda line: re.sub(rb'"op_code":\d+', b'"op_code":77', line),
+    "a key less": lambda line: re.sub(rb'"op_code":\d+,', b"", line),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+def test_a_line_that_is_damaged_is_named_in_one_sentence_and_nothing_is_lost(journal, study, damage, where):
+    run(study, 2)
+    lines = lines_of(journal)
+    number = {"first": 0, "middle": len(lines) // 2, "last": len(lines) - 1}[where]
+    lines[number] = DAMAGE[damage](lines[number])
+    journal.write_bytes(b"".join(lines))
+    with pytest.raises(UserError) as refused:
+        opened(journal)
+    assert is_one_sentence(str(refused.value))
+    assert f"{journal} is damaged in line {number + 1}" in str(refused.value)
+    assert lines_of(journal) == lines
+
+
+def test_a_line_that_is_damaged_while_the_study_is_open_is_named_too(journal, study):
+    run(study, 1)
+    count = len(lines_of(journal))
+    with journal.open("ab") as file:
+        file.write(b"nonsense\n" + lines_of(journal)[-1])
+    with pytest.raises(UserError, match=f"damaged in line {count + 1}"):
+        study.get_trials()
+
+
+def test_a_line_that_was_not_written_to_its_end_is_said(journal, study, caplog):
+    run(study, 1)
+    with journal.open("ab") as file:
+        file.write(b'{"op_')
+    opened(journal)
+    assert "not written to its end" in caplog.text
 
 
 def _hold(path: Path, held: multiprocessing.Event) -> None:
@@ -392,6 +443,41 @@ def test_the_study_is_told_of_each_epoch_once_and_says_when_to_stop(journal, stu
         assert study.get_trials()[number].intermediate_values == {1: values[0], 2: values[1], 3: values[2]}
         tell(study, trial, [values[-1]])
     assert said == [False, True, False]  # 0.4 comes before the second epoch, 0.5 is worse than 0.6, 0.8 is best
+
+
+def test_a_pruned_trial_has_what_it_reported_and_no_value(journal, study):
+    trial = study.ask(SPACE)
+    judged(journal, MEDIAN, 0, -1)([{"val/f1": 0.7}])
+    tell(study, trial, state=TrialState.PRUNED)
+    (found,) = opened(journal).get_trials()
+    assert (found.state, found.value, found.intermediate_values) == (TrialState.PRUNED, None, {1: -0.7})
+    assert found.user_attrs[REPORTED] == "-val/f1"
+    tell(study, trial, state=TrialState.PRUNED)  # too late, which is only said
+
+
+@pytest.mark.parametrize("pruner", ["median", "asha"])
+def test_a_trial_that_is_killed_as_it_is_pruned_is_not_judged_again(journal, study, pruner):
+    how = MEDIAN if pruner == "median" else {"_target_": "optuna.pruners.SuccessiveHalvingPruner", "min_resource": 2}
+    for f1 in (0.9, 0.1):
+        trial = study.ask(SPACE)
+        stop = judged(journal, how, trial.number)([{"val/f1": f1}] * 2)
+        if f1 == 0.9:
+            assert not stop
+            tell(study, trial, [f1])
+    assert stop
+    trial.set_user_attr(PROCESS, {**process_tags(), "process_started": 0.0})
+    end_dead(study)
+    again = study.ask(SPACE)
+    assert judged(journal, how, again.number)([{"val/f1": 0.1}] * 2)
+    assert study.get_trials()[-1].intermediate_values == {1: 0.1, 2: 0.1}
+
+
+def test_a_trial_bears_the_run_that_it_is(journal, study, caplog):
+    study.ask(SPACE)
+    note_run(StudyTrial(str(journal), "study", 0, {}), "0123")
+    assert opened(journal).get_trials()[0].user_attrs[RUN] == "0123"
+    note_run(StudyTrial("sqlite:////nowhere/at/all.db", "study", 0, {}), "0123")
+    assert "cannot be told" in caplog.text
 
 
 def test_a_training_that_goes_on_tells_of_the_epochs_before(journal, study):

@@ -15,7 +15,7 @@ import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ecgexp.sweeps.study import first_number
@@ -44,7 +44,8 @@ def write_study(path: Path, storage: BaseStorage, name: str) -> None:
             "number": trial.number,
             JOB: first_number(everyone, trial),
             "state": trial.state.name,
-            "values": trial.values,
+            # Optuna's own way made the last report, which may be of another metric, the value of a pruned trial.
+            "values": None if trial.state == TrialState.PRUNED else trial.values,
             "params": {key: trial.distributions[key].to_internal_repr(value) for key, value in trial.params.items()},
             "distributions": {key: distribution_to_json(kind) for key, kind in trial.distributions.items()},
             "reported": trial.intermediate_values,
@@ -67,7 +68,7 @@ def read_study(path: Path) -> Study:
         study.add_trial(
             create_trial(
                 state=TrialState[trial["state"]],
-                values=trial["values"],
+                values=None if trial["state"] == TrialState.PRUNED.name else trial["values"],
                 params={key: distributions[key].to_external_repr(value) for key, value in trial["params"].items()},
                 distributions=distributions,
                 intermediate_values={int(step): value for step, value in trial["reported"].items()},
@@ -104,6 +105,7 @@ def search_figures(study: Study, objectives: Sequence[str], monitor: str) -> Ite
     searched = list(dict.fromkeys(key for trial in whole for key in trial.params))
     if not searched:
         return
+    minimized = _minimized(study)
     drawn: list[tuple[str, Callable[[], Any], str]] = []
     if len(objectives) > 1:
         pareto = lambda: plots.plot_pareto_front(study, target_names=list(objectives))  # noqa: E731
@@ -120,7 +122,7 @@ def search_figures(study: Study, objectives: Sequence[str], monitor: str) -> Ite
             (
                 "reports",
                 lambda: plots.plot_intermediate_values(study),
-                "What each trial reported per epoch (cut off below)",
+                f"What each trial reported per epoch (cut off {'above' if minimized else 'below'})",
             )
         )
     if len(whole) >= _FEWEST and len({trial.values[0] for trial in whole}) > 1:
@@ -140,28 +142,38 @@ def search_figures(study: Study, objectives: Sequence[str], monitor: str) -> Ite
             axes = draw()
             figure = np.ravel(axes)[0].figure
             if name == "reports":
-                axes.get_legend().remove()  # a line for each trial
+                if (legend := axes.get_legend()) is not None:  # a line for each trial; none of a single one
+                    legend.remove()
                 axes.set_title("")
                 axes.set_xlabel("epoch")
                 axes.set_ylabel(monitor)
-                axes.set_ylim(*_most([value for t in study.trials for value in t.intermediate_values.values()]))
+                reports = [value for t in study.trials for value in t.intermediate_values.values()]
+                axes.set_ylim(*_most(reports, minimized))
             elif name in ("slices", "parallel"):
                 figure.set_size_inches(max(6.4, 2.4 * len(searched)), 4.2)
             yield name, figure, caption
             pyplot.close(figure)
 
 
-def _most(values: Sequence[float]) -> tuple[float, float]:
-    """Limits that hold all values but the lowest fifth, which one that diverges may fill a picture with."""
+def _minimized(study: Study) -> bool:
+    return study.directions[0] == StudyDirection.MINIMIZE
+
+
+def _most(values: Sequence[float], minimized: bool) -> tuple[float, float]:
+    """Limits that hold all values but the worst fifth, which one that diverges may fill a picture with."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
-    low, high = float(np.quantile(finite, 0.2)), max(finite)
+    low, high = min(finite), max(finite)
+    if minimized:
+        high = float(np.quantile(finite, 0.8))
+    else:
+        low = float(np.quantile(finite, 0.2))
     margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin
 
 
 def pareto_front(study: Study) -> list[FrozenTrial]:
-    """Trials that no other one beats in all objectives, by the first objective."""
-    return sorted(study.best_trials, key=lambda trial: trial.values[0], reverse=True)
+    """Trials that no other one beats in all objectives, the best in the first objective first."""
+    return sorted(study.best_trials, key=lambda trial: trial.values[0], reverse=not _minimized(study))
 
 
 def epochs_saved(study: Study, max_epochs: int) -> tuple[int, int]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
 import optuna
@@ -30,7 +30,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState
 from pydantic import ConfigDict, Field
 
-from ecgexp.config import Checked, locate, plain, validated
+from ecgexp.config import SPECIAL, Checked, find, locate, plain, validated
 from ecgexp.errors import UserError, first_line
 from ecgexp.sweeps.space import Axis, axes
 from ecgexp.sweeps.study import (
@@ -56,6 +56,9 @@ logger = logging.getLogger(__name__)
 
 # What may differ where a study goes on, perhaps on another machine.
 _MAY_DIFFER = ("tracking", "sweep.", "resume=", "trainer", "dataset.root=", "cache_dir=", "memory_budget=", "compile=")
+
+# Of values of a net's arguments that are checked before a search begins: a second or less.
+_COMBINATIONS = 10_000
 
 
 class SweeperConfig(Checked):
@@ -178,11 +181,11 @@ class Search:
         if not hasattr(net, "check_arguments"):
             return
         names = [f"model.{name}" for name in inspect.signature(net.check_arguments).parameters]
-        searched = {name: self.axes[name].values() for name in names if name in self.axes}
-        for values in product(*searched.values()):
-            chosen = dict(zip((name.removeprefix("model.") for name in searched), values, strict=True))
+        searched = {name.removeprefix("model."): self.axes[name].values() for name in names if name in self.axes}
+        arguments = {key: value for key, value in plain(cfg)["model"].items() if key not in SPECIAL}
+        for values in _combinations(list(searched.values())):
             try:
-                net.check_arguments(**{**plain(cfg)["model"], **chosen})
+                net.check_arguments(**{**arguments, **dict(zip(searched, values, strict=True))})
             except UserError as error:
                 raise UserError(f"The search would come to settings that cannot be trained. {error}") from error
 
@@ -190,13 +193,8 @@ class Search:
         """The function that ``space`` names."""
         if self.config.space is None:
             return None
-        try:
-            function: Callable[[Trial], Mapping[str, Any] | None] = resolve_name(self.config.space)
-            return function
-        except Exception as error:  # whatever importing a user's module may raise
-            raise UserError(
-                f"hydra.sweeper.space names '{self.config.space}', which cannot be imported: {first_line(error)}"
-            ) from error
+        function: Callable[[Trial], Mapping[str, Any] | None] = find("hydra.sweeper.space", self.config.space)
+        return function
 
     def _check(self) -> None:
         function = self.function()
@@ -415,6 +413,17 @@ def _measured(value: float, direction: StudyDirection) -> float:
 
 def _word(value: Any) -> str:
     return "null" if value is None else str(value)
+
+
+def _combinations(axes: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    """All combinations of values; where they are too many to be looked at, as many of them by chance."""
+    if math.prod(map(len, axes)) <= _COMBINATIONS:
+        yield from product(*axes)
+        return
+    logger.warning("The space has more than %d combinations: so many of them were checked, by chance.", _COMBINATIONS)
+    chance = random.Random(0)
+    for _ in range(_COMBINATIONS):
+        yield tuple(values[chance.randrange(len(values))] for values in axes)
 
 
 def _grid(name: str, axis: Axis) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.types import (
@@ -38,6 +39,9 @@ class Axis:
 
     def override(self, value: Any) -> str:
         """The override that sets a value."""
+        found = self.distribution
+        if isinstance(found, FloatDistribution) and found.step is not None:
+            value = _steps(found.low, found.step, [round((value - found.low) / found.step)])[0]
         return f"{self.key}={self.words.get(value, value)}"
 
     def values(self) -> Sequence[Any]:
@@ -50,9 +54,7 @@ class Axis:
         assert isinstance(found, FloatDistribution)
         if found.step is None:
             return [found.low, found.high]
-        # rounded as a user would write it: 0.3, not 0.1 + 2 * 0.1
-        count = int((found.high - found.low) / found.step + 1.5)
-        return [round(found.low + i * found.step, 12) for i in range(count)]
+        return _steps(found.low, found.step, range(round((found.high - found.low) / found.step) + 1))
 
 
 def axes(overrides: Iterable[Override]) -> dict[str, Axis]:
@@ -100,13 +102,25 @@ def _interval(sweep: IntervalSweep) -> BaseDistribution:
 
 
 def _range(sweep: RangeSweep) -> BaseDistribution:
-    values = sorted(sweep.range())
-    if not values:
+    log, found = "log" in sweep.tags, sweep.range()
+    if isinstance(found, range):
+        if not found:
+            raise ValueError("the range holds no value.")
+        low, high = sorted((found[0], found[-1]))
+        return IntDistribution(low, high, log=log, step=abs(found.step))
+    if not sweep.step:
+        raise ValueError("its step is 0.")
+    count = len(list(found))  # as many as a grid has
+    if not count:
         raise ValueError("the range holds no value.")
-    log, step = "log" in sweep.tags, abs(sweep.step)
-    if all(isinstance(value, int) for value in values):
-        return IntDistribution(int(values[0]), int(values[-1]), log=log, step=int(step))
-    return FloatDistribution(values[0], values[-1], log=log, step=float(step))
+    ends = _steps(sweep.start, sweep.step, [0, count - 1])
+    return FloatDistribution(min(ends), max(ends), log=log, step=float(abs(sweep.step)))
+
+
+def _steps(start: Any, step: Any, counts: Iterable[int]) -> list[float]:
+    """Numbers so many steps from the first, as a user would write them: 0.3, not 0.1 + 2 * 0.1."""
+    first, width = Decimal(str(start)), Decimal(str(step))
+    return [float(first + count * width) for count in counts]
 
 
 def _category(value: Any, word: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,6 +25,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -81,9 +84,8 @@ def open_storage(place: str) -> BaseStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         lock = _Lock(path)
-        lock.acquire()  # which mends it
-        lock.release()
-        return JournalStorage(JournalFileBackend(str(path), lock))
+        with get_lock_file(lock):  # which mends it
+            return _Journal(path, lock)
     except (OSError, ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         first = said(error)
         shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", place)
@@ -327,7 +329,7 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
             if stop:
                 handle.set_user_attr(PRUNED_AFTER, reported)
             return stop
-        except (OSError, StorageInternalError, UpdateFinishedTrialError) as error:
+        except (OSError, StorageInternalError, UpdateFinishedTrialError, UserError) as error:
             logger.warning("The study cannot be told of this epoch: %s", error)
             return False
 
@@ -365,6 +367,45 @@ def _alone(storage: BaseStorage) -> AbstractContextManager[Any]:
     return FileLock(f"{storage._backend._file_path}.dead.lock")  # type: ignore[attr-defined]
 
 
+class _Journal(JournalStorage):
+    """A journal in a file whose damage is said.
+
+    A line cannot be left out: trials are counted by the lines that begin them, and what is left would count others.
+    """
+
+    def __init__(self, path: Path, lock: _Lock) -> None:
+        self._path = path
+        try:
+            super().__init__(JournalFileBackend(str(path), lock))
+        except UserError:
+            raise
+        except Exception as error:  # whatever replaying a damaged line comes to
+            raise self._damage() from error
+        # Optuna passes over a last line that it cannot read.
+        if self._replay_result.log_number_read < path.read_bytes().count(b"\n"):
+            raise self._damage()
+
+    def _sync_with_backend(self) -> None:
+        try:
+            super()._sync_with_backend()
+        except (JSONDecodeError, UnicodeDecodeError) as error:
+            raise self._damage() from error
+
+    def _damage(self) -> UserError:
+        *lines, _ = self._path.read_bytes().split(b"\n")
+        number = self._replay_result.log_number_read
+        try:
+            json.loads(lines[number])
+        except IndexError:  # the last one was read, and means nothing
+            pass
+        except ValueError:
+            number += 1
+        return UserError(
+            f"The study's file {self._path} is damaged in line {number}: put a copy in its place, or move it away and "
+            "start another search with sweep.name=NAME, which reuses what is trained."
+        )
+
+
 class _Lock(JournalFileOpenLock):
     """A lock that the system releases when its holder dies: Optuna's own would be waited for 30 seconds.
 
@@ -394,3 +435,4 @@ def _mend(path: Path) -> None:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             os.fsync(file.fileno())
+            logger.warning("The last line of the study's file %s was not written to its end, and is left out.", path)
