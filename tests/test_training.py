@@ -29,9 +29,10 @@ class Beats(Dataset):
         return Split(np.zeros((4, 10, 2), np.float32), np.arange(4), self.targets, ids, ids)
 
 
-def loaded(dataset, **keys):
+def loaded(dataset, monitor="val/loss", objective="best/val/loss", **keys):
     shape = {"leads": 2, "samples": 10, "classes": 3, **keys}
-    cfg = OmegaConf.create({"dataset": shape, "batch_size": 2, "seed": 0, "memory_budget": 1.0})
+    judged = {"monitor": monitor, "objective": objective, "threshold": 0.5}
+    cfg = OmegaConf.create({"dataset": shape, "batch_size": 2, "seed": 0, "memory_budget": 1.0, **judged})
     return load(cfg, Parts(dataset, nn.Identity(), nn.Identity(), torch.optim.SGD, None))
 
 
@@ -53,6 +54,20 @@ def test_data_that_are_as_the_configuration_says_are_loaded(multiclass, keys):
 def test_data_that_are_not_are_refused(multiclass, keys, named):
     with pytest.raises(UserError, match=named):
         loaded(Beats(multiclass), **keys)
+
+
+@pytest.mark.parametrize("multiclass", [False, True])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_metric_that_the_labels_do_not_allow_is_refused_before_training(multiclass, split):
+    metric = "auroc_macro"  # which needs records with and without a label
+    one = Beats(multiclass, classes=(0, 0, 0, 0))
+    with pytest.raises(UserError, match=f"'monitor' is '{split}/{metric}', which cannot be computed on these data"):
+        loaded(one, monitor=f"{split}/{metric}", multiclass=multiclass)
+    objectives = ["parameters", "best/val/loss", f"best/{split}/{metric}"]
+    with pytest.raises(UserError, match=f"'objective' is 'best/{split}/{metric}', which cannot be computed"):
+        loaded(one, objective=objectives, multiclass=multiclass)
+    loaded(one, monitor="train/loss", objective=["best/val/loss", "latency"], multiclass=multiclass)
+    loaded(Beats(multiclass), monitor=f"{split}/{metric}", objective=objectives, multiclass=multiclass)
 
 
 @pytest.mark.parametrize(("row", "count"), [((0, 0, 0), 0), ((1, 0, 1), 2)])

@@ -218,8 +218,9 @@ def _check_metrics(cfg: DictConfig, parts: Parts, data: ECGDataModule) -> None:
                 continue
             if split not in found:
                 targets = torch.from_numpy(data.splits[split].targets.astype(np.float32))
-                outputs = (torch.zeros_like(targets), targets, parts.loss, parts.dataset.label_names, cfg.threshold)
-                found[split] = set(measure(*outputs, parts.dataset.multiclass).metrics)
+                outputs = (torch.zeros_like(targets), targets, nn.MSELoss())  # whichever: no loss is asked for
+                how = (parts.dataset.label_names, cfg.threshold, parts.dataset.multiclass)
+                found[split] = set(measure(*outputs, *how).metrics)
             if metric not in found[split]:
                 raise UserError(
                     f"Config key '{key}' is '{'best/' * (key == 'objective')}{split}/{metric}', which cannot be "

@@ -96,6 +96,9 @@ def test_every_sampler_and_pruner(tmp_path, sampler, pruner):
     found = study_of(tmp_path)
     assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert [trial.number for trial in found] == jobs(tmp_path) == list(range(5))
+    assert {trial.user_attrs["run_id"]: trial.number for trial in found} == {
+        run.info.run_id: int(run.data.tags["job"]) for run in trials(tmp_path)
+    }
     values = {int(run.data.tags["job"]): run.data.metrics.get("best/val/mlcm_f1_macro") for run in trials(tmp_path)}
     assert {trial.number: trial.value for trial in found if trial.state == TrialState.COMPLETE} == {
         job: value for job, value in values.items() if value is not None
@@ -194,6 +197,46 @@ def test_killed_at_random_moments_it_goes_on_with_every_finished_trial(tmp_path)
     assert len(jobs(tmp_path)) == len(set(jobs(tmp_path))) == 16
 
 
+def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path):
+    words = (*SEARCH, *NET, "max_epochs=3", LR, "batch_size=16,32", "monitor=val/auroc_macro")
+    words = (*words, "hydra/sweeper/pruner=asha", "hydra.sweeper.sampler.n_startup_trials=2", *sweeper(n_trials=6))
+    ecgexp(tmp_path / "whole", *words).expect()
+    folder = tmp_path / "killed"
+    for begun in (1, 3, 5):
+        process = start(folder, *words)
+        until(lambda begun=begun: len(study_of(folder)) >= begun and bool(ended(folder, TrialState.RUNNING)), process)
+        kill_all(psutil.Process(process.pid))
+        process.communicate()
+    ecgexp(folder, *words).expect()
+    assert ended(folder) == ended(tmp_path / "whole")
+    assert jobs(folder) == list(range(6))
+
+
+def test_a_damaged_line_of_the_study_is_said_at_every_start_and_another_search_reuses_what_is_trained(tmp_path):
+    words = (*SEARCH, *FAST, LR, *sweeper(n_trials=2))
+    ecgexp(tmp_path, *words).expect()
+    found = ended(tmp_path)
+    journal = only(list(tmp_path.glob("mlruns/sweeps/*/study.journal")))
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[4] = b"x" + lines[4]
+    journal.write_bytes(b"".join(lines))
+    for _ in range(2):
+        refused = ecgexp(tmp_path, *words).expect(1)
+        assert "study.journal is damaged in line 5" in only(refused.stderr.strip().splitlines())
+    journal.unlink()
+    done = ecgexp(tmp_path, *words, "sweep.name=other").expect()
+    assert "2 reused" in done.stderr
+    assert {number: told[:3] for number, told in ended(tmp_path).items()} == {
+        number: told[:3] for number, told in found.items()
+    }
+
+
+def test_the_report_of_one_trial(tmp_path, monkeypatch):
+    ecgexp(tmp_path, *SEARCH, *FAST, LR, *sweeper(n_trials=1)).expect()
+    assert call(monkeypatch, "report", tmp_path, "out=report") == 0
+    assert (tmp_path / "report" / "search_reports.png").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_told_to_stop_it_leaves_its_trial_to_be_tried_again(tmp_path, number):
     words = (*SEARCH, *NET, "max_epochs=60", "early_stopping.patience=null", LR, *sweeper(n_trials=2))
@@ -202,13 +245,14 @@ def test_told_to_stop_it_leaves_its_trial_to_be_tried_again(tmp_path, number):
     process.send_signal(number)
     done = finish(process, tmp_path, timeout=60).expect(128 + number)
     assert "Traceback" not in done.stderr
-    first, again = study_of(tmp_path)
-    assert (first.state, again.state) == (TrialState.FAIL, TrialState.WAITING)
+    (first,) = study_of(tmp_path)
+    assert first.state == TrialState.WAITING
+    assert first.user_attrs["run_id"] == only(trials(tmp_path)).info.run_id
     assert only(trials(tmp_path)).info.status == "KILLED"
     ecgexp(tmp_path, *words).expect()
-    assert [trial.state.name for trial in study_of(tmp_path)] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert study_of(tmp_path)[1].params == first.params
-    assert jobs(tmp_path) == [0, 2]
+    assert [trial.state.name for trial in study_of(tmp_path)] == ["COMPLETE", "COMPLETE"]
+    assert study_of(tmp_path)[0].params == first.params
+    assert jobs(tmp_path) == [0, 1]
     gone_on = next(run for run in trials(tmp_path) if run.data.tags["job"] == "0")
     assert len(history(tmp_path, gone_on, "val/loss")) == 60
     assert gone_on.data.tags["attempts"] == "2"
@@ -217,6 +261,8 @@ def test_told_to_stop_it_leaves_its_trial_to_be_tried_again(tmp_path, number):
 def test_a_pruned_trial_has_its_metrics_so_far_and_counts_nowhere_else(tmp_path, monkeypatch):
     ecgexp(tmp_path, *SEARCH, *FAST, "lr=0.01,0.02", *PRUNE, *sweeper(n_trials=3)).expect()
     assert [trial.state for trial in study_of(tmp_path)] == [TrialState.PRUNED] * 3
+    assert [trial.value for trial in study_of(tmp_path)] == [None] * 3
+    assert {trial.user_attrs["reported"] for trial in study_of(tmp_path)} == {"-val/loss"}
     for run in trials(tmp_path):
         assert run.info.status == "FINISHED"
         assert run.data.tags["pruned"] == "true"
