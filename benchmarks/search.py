@@ -2,15 +2,18 @@
 
 All train the same net on the same generated ECGs, one trial at a time on one thread, for at most so many epochs, and
 search the same space. What counts is the best value, AUROC at the best validation loss, against the epochs trained.
+The budget is 40 whole trials: TPE draws the first 10 at random, and models the space for the other 30.
 Needs the extra 'bench'.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +56,13 @@ class Searched:
 def main() -> None:
     """Measure, print, write."""
     found = parser(__doc__, runs=3)
-    found.add_argument("--epochs", type=positive, default=144, help="that each search may train in all")
+    found.add_argument("--epochs", type=positive, default=360, help="that each search may train in all")
     found.add_argument("--max-epochs", type=positive, default=9, help="of a trial")
     found.add_argument("--records", type=positive, default=400)
     found.add_argument("--width", type=positive, default=8, help="of the net")
     arguments = parse(found)
+    if missing := [name for name in ("ray", "hyperopt") if find_spec(name) is None]:
+        sys.exit(f"{' and '.join(missing)} cannot be compared with: pip install 'ecgexp[bench]'.")
     common = [
         f"dataset.records={arguments.records}", "model=ribeiro", f"model.width={arguments.width}", "trainer=cpu",
         "trainer.threads=1", f"max_epochs={arguments.max_epochs}", "early_stopping.patience=null",
@@ -201,7 +206,7 @@ def compare(results: Mapping[str, Sequence[Searched]], epochs: int) -> list[Figu
     peer = f"Ray Tune, {package('ray')}, {package('hyperopt')}"
     figures = []
     for name in [name for name in results if name != "Ray Tune"]:
-        for part in (epochs // 4, epochs // 2, epochs):
+        for part in (epochs // 10, epochs // 5, 2 * epochs // 5, epochs):
             mine, theirs = (median([_at(s.curve, part) for s in results[who]]) for who in (name, "Ray Tune"))
             label = f"best AUROC of {name} after {part} epochs"
             figures.append(figure("search", label, mine, theirs, peer, higher_is_better=True))
