@@ -153,7 +153,7 @@ def family(command: psutil.Process) -> tuple[list[psutil.Process], list[psutil.P
 
 
 def kill_all(command: psutil.Process) -> None:
-    everyone = [*command.children(recursive=True), command]
+    everyone = [command, *command.children(recursive=True)]  # a trial that dies before its command has failed
     for one in everyone:
         with suppress(psutil.NoSuchProcess):
             one.kill()
