@@ -297,3 +297,27 @@ def test_plain_resolves_to_dictionaries_and_lists():
     assert values == {"a": 1, "b": {"c": 1, "d": [1, 1]}}
     assert type(values["b"]) is dict
     assert type(values["b"]["d"]) is list
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("from torch import nothing_of_this_name", "ImportError: cannot import name 'nothing_of_this_name'"),
+        ("raise OSError('libgomp.so.1: cannot open it')", "OSError: libgomp.so.1: cannot open it"),
+        ("class Other: pass", "AttributeError: module 'broken_{number}.nets' has no attribute 'Net'"),
+    ],
+)
+def test_a_module_that_fails_while_it_is_imported_is_reported_with_its_own_error(tmp_path, monkeypatch, body, cause):
+    number = abs(hash(body))  # of a package that no other case has imported
+    (tmp_path / f"broken_{number}").mkdir()
+    (tmp_path / f"broken_{number}" / "__init__.py").write_text("")
+    (tmp_path / f"broken_{number}" / "nets.py").write_text(f"{body}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError) as refused:
+        locate("model", {"_target_": f"broken_{number}.nets.Net"})
+    assert cause.replace("{number}", str(number)) in str(refused.value)
+
+
+def test_what_is_within_a_class_is_found():
+    assert locate("model", {"_target_": "collections.abc.Mapping.get"})
