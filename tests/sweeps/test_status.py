@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,21 @@ def test_what_a_trial_comes_to_is_seen_however_soon_it_ends(board):
         board.write(job, running.ended("reused", value=0.5))
         assert reader.read()[job].state == "reused"
     assert sorted(reader.read()) == list(range(50))
+
+
+def test_a_board_that_another_command_clears_can_be_read(board, monkeypatch):
+    for job in range(3):
+        board.write(job, TrialStatus("done", [], started=0.0))
+    stat = Path.stat
+
+    def cleared(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "1.json":  # it was found, and is cleared before it is read
+            board.clear()
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", cleared)
+    assert list(board.read()) == [0]
+    assert board.read() == {}
 
 
 @pytest.mark.parametrize("times", [1, 400])

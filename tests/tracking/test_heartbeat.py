@@ -8,6 +8,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from ecgexp.tracking import heartbeat
@@ -64,6 +65,15 @@ def test_of_a_process_of_this_machine_its_number_and_start_tell_and_not_its_hear
     ended.wait()
     assert not is_alive(tags | {"pid": str(ended.pid)})
     assert not is_alive({}), "nothing of ours"
+
+
+def test_a_clock_that_is_set_makes_no_process_look_dead(monkeypatch):
+    tags = {key: str(value) for key, value in process_tags().items()}
+    booted = psutil.boot_time()
+    # Linux counts it back from the clock, and the time of a process's start forth from it.
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: booted + 3600)
+    assert is_alive(tags)
+    assert not is_alive(tags | {"boot": "before the machine was started again"})
 
 
 @pytest.mark.timeout(60)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -76,7 +77,7 @@ class Board:
         """Forget an earlier start of the sweep."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("*.json"):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def write(self, job: int, status: TrialStatus) -> None:
         """Say where a job's trial stands."""
@@ -89,12 +90,16 @@ class Board:
         """Status of each job that has begun."""
         found = {}
         for path in sorted(self.folder.glob("[0-9]*.json")):
-            stat = path.stat()
-            version = stat.st_mtime_ns, stat.st_ino
-            if path.stem not in self._known or self._known[path.stem][0] != version:  # it is read every second
-                self._known[path.stem] = version, TrialStatus(**json.loads(path.read_text()))
-            found[int(path.stem)] = self._known[path.stem][1]
+            with suppress(FileNotFoundError):  # another command begins, and has cleared the board
+                found[int(path.stem)] = self._status(path)
         return found
+
+    def _status(self, path: Path) -> TrialStatus:
+        stat = path.stat()
+        version = stat.st_mtime_ns, stat.st_ino
+        if path.stem not in self._known or self._known[path.stem][0] != version:  # it is read every second
+            self._known[path.stem] = version, TrialStatus(**json.loads(path.read_text()))
+        return self._known[path.stem][1]
 
 
 class StatusLine:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -27,7 +28,8 @@ def process_tags() -> dict[str, Any]:
     return {
         "host": provenance.host(),
         "pid": os.getpid(),
-        "process_started": psutil.Process().create_time(),
+        "boot": _boot(),
+        "process_started": _started(os.getpid()),
         "heartbeat": time.time(),
     }
 
@@ -42,9 +44,22 @@ def is_alive(tags: Mapping[str, str]) -> bool:
     if tags["host"] != provenance.host():
         return time.time() - float(tags.get("heartbeat", 0)) < SILENCE
     try:
-        return abs(psutil.Process(int(tags["pid"])).create_time() - float(tags["process_started"])) < 1
+        same_start = abs(_started(int(tags["pid"])) - float(tags["process_started"])) < 1
     except psutil.NoSuchProcess:
         return False
+    return same_start and tags.get("boot") == _boot()
+
+
+def _started(pid: int) -> float:
+    """Start of a process in seconds since the machine's: a clock that is set changes the times of both."""
+    boot = psutil.boot_time()
+    return psutil.Process(pid).create_time() - boot
+
+
+def _boot() -> str:
+    """What tells this start of the machine from others; empty where the system has nothing of the kind."""
+    identity = Path("/proc/sys/kernel/random/boot_id")
+    return identity.read_text().strip() if identity.exists() else ""
 
 
 class Heartbeat:
