@@ -76,6 +76,9 @@ def test_one_trial_in_trouble_stops_no_other(tmp_path, launcher, monkeypatch):
     small = [word for word in SMALL if not word.startswith("trainer.threads")]
     expected = {"raises": "FAILED", "diverges": "FINISHED", "killed": "FAILED", "healthy": "FINISHED"}
     words = ("--config-dir", "conf", "-m", *small, f"experiment={','.join(expected)}")
+    if launcher in ("basic", "joblib"):  # whose jobs are processes that run one trial after the other
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # pretended: each job takes one, and keeps it
+        words = (*words, "trainer.accelerator=auto")
     done = ecgexp(folder, *words, f"hydra/launcher={launcher}", *LAUNCHERS[launcher]).expect(1)
     found = {run.data.tags["experiment"]: run for run in trials(folder)}
     assert {name: run.info.status for name, run in found.items()} == expected

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -33,6 +35,7 @@ class _Worker:
     """A worker process, reused for the next trial while it is healthy."""
 
     def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "ecgexp.sweeps.worker", str(theirs.fileno())]
         self.process = subprocess.Popen(
@@ -55,7 +58,7 @@ class _Worker:
 
 
 _worker: _Worker | None = None
-_gpu: FileLock | None = None
+_gpus: dict[str, FileLock] = {}  # that this process holds
 
 
 def supervise(cfg: DictConfig, job: Job) -> list[float]:
@@ -101,13 +104,9 @@ def _state(outcome: Outcome) -> str:
 
 
 def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
-    global _worker
-    if _worker is None or _worker.process.poll() is not None:
-        if _worker is None and job.parallel:
-            threading.Thread(target=_follow, args=(os.getppid(),), name="Follow", daemon=True).start()
-        _worker = _Worker(_gpu_environment(root, cfg.sweep.jobs_per_gpu))
-        atexit.register(_worker.connection.close)
-    worker, run_id = _worker, None
+    if _worker is None and job.parallel:
+        threading.Thread(target=_follow, args=(os.getppid(),), name="Follow", daemon=True).start()
+    worker, run_id = _healthy_worker(_gpu_environment(cfg, root)), None
     previous = _on_terminate()
     try:
         worker.connection.send((OmegaConf.to_container(cfg, resolve=True), job))
@@ -149,6 +148,18 @@ def _note(job: Job, run_id: str) -> None:
         from ecgexp.sweeps.study import note_run
 
         note_run(job.study, run_id)
+
+
+def _healthy_worker(environment: dict[str, str]) -> _Worker:
+    """The worker of the last trial, or a new one where that is gone or has another environment."""
+    global _worker
+    if _worker is not None and _worker.process.poll() is None:
+        if _worker.environment == environment:
+            return _worker
+        _worker.stop()
+    _worker = _Worker(environment)
+    atexit.register(_worker.connection.close)
+    return _worker
 
 
 def _follow(parent: int) -> None:
@@ -204,31 +215,35 @@ def _record_death(cfg: DictConfig, job: Job, run_id: str | None, sentence: str) 
         print(error, file=sys.stderr)
 
 
-def _gpu_environment(root: Path, jobs_per_gpu: int) -> dict[str, str]:
-    """Show a worker one of several GPUs: the first that has a place free, held while this job's process lives."""
-    global _gpu
-    gpus = _visible_gpus()
-    if len(gpus) < 2:
-        return {}
+def _gpu_environment(cfg: DictConfig, root: Path) -> dict[str, str]:
+    """Show a worker as many of several GPUs as its trial trains on: the first that have a place free.
+
+    This job's process holds them while it lives, for its later trials as well.
+    """
+    wanted = 0 if cfg.trainer.accelerator == "cpu" else cfg.trainer.devices
+    gpus = _visible_gpus() if wanted else []
+    if len(gpus) < max(2, wanted):
+        return {}  # there is nothing to choose from
     folder = root / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    for place in range(jobs_per_gpu):
-        for gpu in gpus:
-            lock = FileLock(folder / f"{socket.gethostname()}-gpu{gpu}-{place}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            _gpu = lock
-            return {"CUDA_VISIBLE_DEVICES": gpu}
-    raise TrialFailed(
-        f"All {len(gpus)} GPUs have {jobs_per_gpu} trials already: start fewer jobs, or raise sweep.jobs_per_gpu."
-    )
+    for place, gpu in product(range(cfg.sweep.jobs_per_gpu), gpus):
+        if gpu in _gpus or len(_gpus) >= wanted:
+            continue
+        lock = FileLock(folder / f"{socket.gethostname()}-gpu{gpu}-{place}.lock")
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+            _gpus[gpu] = lock
+    if len(_gpus) < wanted:
+        raise TrialFailed(
+            f"The trial trains on {wanted} of the {len(gpus)} GPUs, and fewer have room for it: "
+            f"start fewer jobs, or raise sweep.jobs_per_gpu={cfg.sweep.jobs_per_gpu}."
+        )
+    return {"CUDA_VISIBLE_DEVICES": ",".join([gpu for gpu in gpus if gpu in _gpus][:wanted])}
 
 
 def _visible_gpus() -> list[str]:
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+        return [gpu.strip() for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu.strip()]
     import pynvml
 
     try:
