@@ -132,8 +132,10 @@ def _run(args: argparse.Namespace) -> None:
         for cfg in asked.configurations:
             check_device(cfg)
     if args.multirun or "hydra.mode=MULTIRUN" in args.overrides:
+        from ecgexp.processes import leave_nothing
         from ecgexp.sweeps.session import sweep_session
 
+        leave_nothing()
         with sweep_session(asked.configurations[0], args.overrides, asked.cells, asked.search) as overrides:
             sys.argv.extend(overrides)
             run_job()

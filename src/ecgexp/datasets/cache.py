@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ecgexp.datasets.records import RecordError, read_record
 from ecgexp.datasets.sources import Sources, file_stamp, lasting_stamp, read_checked, say_damaged, write_checked
 from ecgexp.errors import UserError
+from ecgexp.processes import leave_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ def _in_turn(arguments: dict[int, Any]) -> _Outcomes:
 
 def _in_processes(arguments: dict[int, Any], processes: int) -> _Outcomes:
     # Spawned, because a fork of a process with running threads (torch's) may hang.
-    executor = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_ignore_interrupts)
+    executor = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_follow_parent)
     try:
         futures = {executor.submit(_read_chunk, *args): start for start, args in arguments.items()}
         for future in as_completed(futures):
@@ -276,9 +277,10 @@ def _in_processes(arguments: dict[int, Any], processes: int) -> _Outcomes:
         executor.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which reaches all processes of a terminal, to the parent."""
+def _follow_parent() -> None:
+    """Leave Ctrl-C, which reaches all processes of a terminal, to the parent, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_with_parent()
 
 
 def _read_chunk(array: Path, start: int, root: Path, files: list[str], layout: Layout) -> list[_Outcome]:

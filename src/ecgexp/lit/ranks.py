@@ -12,6 +12,8 @@ import torch
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import distributed
 
+from ecgexp.processes import leave_with_parent
+
 # Lightning starts the other processes by running the whole command line again, which would enter a
 # sweep once more. Where LOCAL_RANK is set it takes them as started.
 _VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "LOCAL_RANK")
@@ -80,5 +82,6 @@ def _wait(signal: Connection, rank: int) -> None:
 def _run_rank(
     environment: dict[str, str], signal: Connection, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
+    leave_with_parent()
     os.environ.update(environment)
     function(*args, lambda: signal.send(None))

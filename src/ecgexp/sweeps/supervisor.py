@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.errors import UserError
+from ecgexp.processes import training_environment
 from ecgexp.sweeps.job import Job, Outcome
 from ecgexp.sweeps.status import Board, TrialStatus
 
@@ -41,7 +42,7 @@ class _Worker:
         self.process = subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],
-            env={**os.environ, **environment},
+            env=training_environment(environment),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a terminal's Ctrl-C is for the supervisor
         )
@@ -104,8 +105,6 @@ def _state(outcome: Outcome) -> str:
 
 
 def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
-    if _worker is None and job.parallel:
-        threading.Thread(target=_follow, args=(os.getppid(),), name="Follow", daemon=True).start()
     worker, run_id = _healthy_worker(_gpu_environment(cfg, root)), None
     previous = _on_terminate()
     try:
@@ -160,15 +159,6 @@ def _healthy_worker(environment: dict[str, str]) -> _Worker:
     _worker = _Worker(environment)
     atexit.register(_worker.connection.close)
     return _worker
-
-
-def _follow(parent: int) -> None:
-    """Leave with the launcher: what it started would otherwise train on, and joblib's processes wait for ever."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    if _worker is not None:
-        _worker.stop()
-    os._exit(1)
 
 
 def _on_terminate() -> Any:
