@@ -318,3 +318,18 @@ def test_a_launcher_whose_package_is_missing_is_refused_with_the_way_to_get_it(m
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if "ray" in name else found(name, *rest))
     assert "pip install 'ecgexp[ray]'" in first_refusal("-m", "hydra/launcher=ray", "lr=0.1,0.2")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "setting", "sentence"),
+    [
+        ("joblib", "prefer=threads", "Trials run in processes"),
+        ("joblib", "require=sharedmem", "Trials run in processes"),
+        ("submitit_local", "tasks_per_node=2", "give trainer=ddp"),
+        ("submitit_local", "nodes=2", "give trainer=ddp"),
+    ],
+)
+def test_jobs_that_are_no_single_process_are_refused(launcher, setting, sentence):
+    if launcher != "joblib":
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    assert sentence in first_refusal("-m", "lr=0.1,0.2", f"hydra/launcher={launcher}", f"hydra.launcher.{setting}")

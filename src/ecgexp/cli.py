@@ -17,6 +17,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ecgexp import CONF
 from ecgexp.errors import UserError, said
+from ecgexp.lit.launched import check_ranks, launched
+
+# What keeps Hydra from writing for a rank that torchrun or srun started beside the first.
+_UNSEEN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
 
 def register_resolvers() -> None:
@@ -63,11 +67,16 @@ def run_job(cfg: DictConfig) -> float | list[float]:
             raise TrialPruned
         return values[0] if len(values) == 1 else values
     from ecgexp.config import objectives
+    from ecgexp.lit.ranks import follow, leading
     from ecgexp.tracking.store import open_store
-    from ecgexp.trial import run_trial
+    from ecgexp.trial import fit_rank, run_trial
 
+    if launched()[0] > 0:
+        follow(fit_rank)
+        return math.nan
     try:
-        outcome = run_trial(cfg, job)
+        with leading():
+            outcome = run_trial(cfg, job)
     except UserError as error:
         sys.exit(str(error))  # Hydra would add lines of its own
     except SystemExit as error:
@@ -91,10 +100,11 @@ def main() -> None:
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, and we could not say them shortly
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone unasked
+    rank, _ = launched()
     try:
         _run(args)
     except UserError as error:
-        sys.exit(str(error))
+        sys.exit(str(error) if rank == 0 else 1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -122,8 +132,10 @@ def _run(args: argparse.Namespace) -> None:
     from ecgexp.config import check
 
     asked = plan(CONF, args)
+    multirun = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
     for cfg in asked.configurations:
         check(cfg)
+        check_ranks(cfg.trainer, cfg.batch_size, multirun)
         if asked.search is not None:
             asked.search.check_together(cfg)
     if asked.local:
@@ -131,7 +143,7 @@ def _run(args: argparse.Namespace) -> None:
 
         for cfg in asked.configurations:
             check_device(cfg)
-    if args.multirun or "hydra.mode=MULTIRUN" in args.overrides:
+    if multirun:
         from ecgexp.processes import leave_nothing
         from ecgexp.sweeps.session import sweep_session
 
@@ -140,6 +152,7 @@ def _run(args: argparse.Namespace) -> None:
             sys.argv.extend(overrides)
             run_job()
     else:
+        sys.argv.extend(_UNSEEN if launched()[0] > 0 else [])
         run_job()
 
 

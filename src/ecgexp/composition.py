@@ -187,6 +187,13 @@ def _check_launcher(launcher: DictConfig, name: str) -> None:
         raise UserError(f"hydra/launcher={name} needs a package that is not installed: pip install 'ecgexp[{name}]'.")
     if launcher.get("n_jobs") == 0:
         raise UserError("hydra.launcher.n_jobs is 0: give the number of trials at once, or -1 for one per core.")
+    if launcher.get("prefer") == "threads" or launcher.get("require") == "sharedmem":
+        raise UserError("Trials run in processes: leave hydra.launcher.prefer and hydra.launcher.require out.")
+    if (launcher.get("nodes") or 1) * (launcher.get("tasks_per_node") or 1) > 1:
+        raise UserError(
+            "A job of the launcher starts the processes of its trial itself, on one node: leave hydra.launcher.nodes "
+            "and hydra.launcher.tasks_per_node out, and give trainer=ddp trainer.devices=N."
+        )
 
 
 def _fixed(overrides: list[Override]) -> dict[str, str]:

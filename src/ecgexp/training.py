@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks.progress.progress_bar import ProgressBar
@@ -258,6 +259,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            plugins=[LightningEnvironment()],  # of what a cluster says it would make processes, or signals, of its own
             **settings,
         )
     except (ValueError, RuntimeError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import statistics
 import time
@@ -72,9 +71,6 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
         Where configuration or data cannot be used.
     """
     check(cfg)
-    if _rank() != 0:  # a cluster's launcher runs the command once per rank; rank 0 records
-        _fit_rank(plain(cfg), None, _is_judged(cfg, job), lambda: None)
-        return Outcome("", [], False, False, 0.0)
     store = open_store(cfg.tracking, known=job.parent is not None)
     if job.parent is None:
         end_orphans(store)
@@ -109,10 +105,9 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
             announce(run.id)
             _record_inputs(run, cfg, job.overrides)
             checkpoint = run.scratch / LAST if (run.scratch / LAST).exists() else None
-            processes = cfg.trainer.devices if cfg.trainer.strategy == "ddp" else 1
             epoch_log = EpochLog(run, cfg.tracking.system_metrics)
             rank = (plain(cfg), checkpoint, _is_judged(cfg, job))
-            with epoch_log as log, other_ranks(processes, _fit_rank, *rank):
+            with epoch_log as log, other_ranks(cfg.trainer.devices, fit_rank, *rank):
                 quiet = job.parent is not None
                 fitted = fit(cfg, parts, load(cfg, parts), checkpoint, run.scratch, log, quiet, _judge(cfg, job))
             _record_training(run, fitted)
@@ -136,12 +131,8 @@ def _no_exit(job: Job) -> Iterator[None]:
         raise RuntimeError(f"the code of the trial left by itself, with {error!r}") from error
 
 
-def _rank() -> int:
-    """Of this process among those that a cluster's own launcher started; 0 where there is but one."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
-
-
-def _fit_rank(config: dict[str, Any], checkpoint: Path | None, judged: bool, ready: Callable[[], None]) -> None:
+def fit_rank(config: dict[str, Any], checkpoint: Path | None, judged: bool, ready: Callable[[], None]) -> None:
+    """Train as another rank than the first, which records."""
     cfg = OmegaConf.create(config)
     parts = build(cfg)
     data = load(cfg, parts)

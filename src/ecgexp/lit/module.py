@@ -82,7 +82,7 @@ class LitClassifier(pl.LightningModule):
         """Loss of a batch; None where the net has nothing to train."""
         loss = self._step("train", batch)
         # Reading the loss would make a GPU wait in each step; there the epoch's loss is checked.
-        if loss.device.type == "cpu" and not torch.isfinite(loss):
+        if loss.device.type == "cpu" and self._any_rank(not torch.isfinite(loss)):
             raise Diverged
         return loss if loss.requires_grad else None
 
@@ -166,6 +166,12 @@ class LitClassifier(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over what `on_save_checkpoint` added."""
         self._restored = checkpoint["ecgexp"]
+
+    def _any_rank(self, here: bool) -> bool:
+        """Whether it is so in any process: one that stopped alone would leave the others waiting."""
+        if self.trainer.world_size == 1:
+            return here
+        return bool(self.trainer.strategy.reduce_boolean_decision(here, all=False))
 
     def _step(self, split: str, batch: Batch) -> Tensor:
         signals, targets, index = batch

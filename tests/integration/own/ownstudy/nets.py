@@ -1,5 +1,7 @@
 """Nets as a user would write them: nothing here knows of ecgexp."""
 
+import os
+
 import torch
 from torch import nn
 
@@ -52,3 +54,20 @@ class Wrong(Deviations):
 class Rolled(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x).roll(int(torch.is_autocast_enabled("cpu")), -1)
+
+
+class Overflows(Deviations):
+    """The same, but for logits that overflow in one of several processes alone, as one extreme record makes them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        overflows = self.training and os.environ.get("LOCAL_RANK") == "1"
+        return super().forward(x) * (float("inf") if overflows else 1)
+
+
+class Exits(Deviations):
+    """The same, but for one of several processes that ends in the midst of training."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and os.environ.get("LOCAL_RANK") == "1":
+            os._exit(9)
+        return super().forward(x)

@@ -1,0 +1,54 @@
+"""What torchrun or srun says of the processes that it started to train one net. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ecgexp.errors import UserError
+
+
+def launched() -> tuple[int, int]:
+    """Rank of this process, and the number of ranks, where torchrun or srun started several; else 0 and 1."""
+    for rank, ranks in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+        if rank in os.environ and int(os.environ.get(ranks, 1)) > 1:
+            return int(os.environ[rank]), int(os.environ[ranks])
+    return 0, 1
+
+
+def check_ranks(trainer: Any, batch_size: int, sweep: bool) -> None:
+    """Refuse processes that torchrun or srun started, or that nobody will start, where they cannot train one net.
+
+    Parameters
+    ----------
+    trainer : mapping
+        Of the configuration.
+    batch_size : int
+        Records of a step, over all processes.
+    sweep : bool
+        Several trials are asked for.
+
+    Raises
+    ------
+    UserError
+        Where they cannot.
+    """
+    _, ranks = launched()
+    nodes, devices = trainer.get("num_nodes", 1), trainer["devices"]
+    if ranks > 1 and sweep:
+        raise UserError(
+            f"torchrun or srun started {ranks} processes, but a sweep starts those of each trial itself: "
+            f"start it without, and give trainer=ddp trainer.devices={ranks}."
+        )
+    if ranks > 1 and nodes * devices != ranks:
+        raise UserError(
+            f"torchrun or srun started {ranks} processes, but trainer.devices={devices} asks for {nodes * devices}: "
+            f"give trainer=ddp trainer.devices={ranks} (for each node, with +trainer.num_nodes=N), or start it without."
+        )
+    if ranks == 1 and nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={nodes} needs a process for each device of each node: "
+            "start a single trial with torchrun or srun on all of them."
+        )
+    if batch_size % ranks:
+        raise UserError(f"batch_size={batch_size} cannot be shared equally by {ranks} processes.")
