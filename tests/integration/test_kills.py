@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -15,7 +16,19 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from commands import SMALL, all_runs, ecgexp, finish, only, parents, start, training_among, trials
+from commands import (
+    LINEAR,
+    SMALL,
+    all_runs,
+    ecgexp,
+    finish,
+    only,
+    parents,
+    start,
+    training_among,
+    trials,
+    until,
+)
 
 from trained import call
 
@@ -145,3 +158,28 @@ def test_killed_at_ten_random_moments_it_ends_as_if_it_had_not_been(tmp_path, mo
     assert sweep.finished
     assert set(sweep.torn) == set(WRITING), "checkpoints and the database were hit while they were written"
     assert not list(checkpoints.iterdir()), "nothing half written stays"
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of the processes that work in a folder, whoever their parent is by now."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            found += [" ".join(process.cmdline())] if process.cwd() == str(folder) else []
+    return found
+
+
+def test_killed_alone_before_its_first_trial_it_leaves_no_process(tmp_path):
+    words = ("-m", *LINEAR, "max_epochs=1", "lr=0.01,0.02,0.03", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    for begun in ("LokyProcess", "ecgexp.sweeps.worker"):  # which runs jobs, and which trains their trials
+        process = start(tmp_path, *words)
+        until(lambda begun=begun: any(begun in command for command in processes_in(tmp_path)), process)
+        process.kill()
+        end = time.monotonic() + 10
+        while processes_in(tmp_path) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not processes_in(tmp_path)
+        finish(process, tmp_path).expect(-signal.SIGKILL)
+    assert "FINISHED" not in {run.info.status for run in all_runs(tmp_path)}
+    ecgexp(tmp_path, *words).expect()
+    assert [run.info.status for run in (*parents(tmp_path), *trials(tmp_path))] == ["FINISHED"] * 4
