@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -251,6 +252,34 @@ def test_beats_are_cut_once(copied, monkeypatch):
         build().prepare()  # would read
 
 
+@pytest.mark.parametrize("name", ["101.atr", "101.dat"])
+def test_other_contents_of_equal_size_and_time_are_cut_again(copied, name):
+    root, build = copied
+    first = build().fingerprint()
+    before = (root / name).stat()
+    content = bytearray((root / name).read_bytes())
+    if name.endswith(".dat"):
+        content[1000:1100] = content[3000:3100]
+    else:
+        content[0] ^= 1  # a beat comes one sample earlier or later
+    (root / name).write_bytes(content)
+    os.utime(root / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert build().fingerprint() != first
+
+
+def test_a_flipped_bit_in_cached_beats_changes_nothing(copied, caplog, tmp_path):
+    _, build = copied
+    first = build().fingerprint()
+    rng = np.random.default_rng(0)
+    for path in sorted((tmp_path / "cache").iterdir()):
+        content = bytearray(path.read_bytes())
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        caplog.clear()
+        assert build().fingerprint() == first
+        assert f"{path} is damaged" in caplog.text
+
+
 def test_the_fingerprint_is_what_training_sees(copied, dataset, tmp_path):
     root, build = copied
     first = build().fingerprint()
@@ -370,6 +399,17 @@ def test_the_table_as_csv_and_as_parquet(table):
             assert labels(split) == [CLASSES[int(label)] for label in rows[part][places, 187]]
             assert len(set(labels(split))) == 5
     assert dataset.multiclass and "flatters" in dataset.summary()["warning"]
+
+
+def test_a_table_of_equal_size_and_time_is_read_again(table):
+    root, _ = table
+    first = from_table(root).fingerprint()
+    path = root / "mitbih_train.csv"
+    before, content = path.stat(), path.read_text()
+    path.write_text(content.replace("e-01,", "e-02,", 1))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size and path.read_text() != content
+    assert from_table(root).fingerprint() != first
 
 
 def test_the_test_table_is_not_read_in_training(table):

@@ -114,6 +114,14 @@ def test_contents_are_hashed_once(tmp_path, monkeypatch):
     assert Sources(tmp_path / "link", ["r"], tmp_path / "cache").content == first.content
 
 
+def test_contents_of_files_elsewhere_are_hashed_once(tmp_path, monkeypatch):
+    write_record(tmp_path / "elsewhere/r", ramp(1), ["I"], 100)
+    records = [str(tmp_path / "elsewhere/r"), "../elsewhere/r"]
+    first = Sources(tmp_path / "data", records, tmp_path / "cache")
+    monkeypatch.setattr(sources, "_hash", None)
+    assert Sources(tmp_path / "data", records, tmp_path / "cache").content == first.content
+
+
 def test_contents_are_hashed_where_nothing_can_be_remembered(tmp_path):
     write_record(tmp_path / "data/r", ramp(1), ["I"], 100)
     (tmp_path / "file").touch()

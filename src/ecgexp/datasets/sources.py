@@ -152,7 +152,8 @@ def _stamp_of(found: os.stat_result) -> list[int]:
 
 def _stamps(root: Path, files: Sequence[str]) -> str:
     """Hash of the stamps of files."""
-    return _digest("\n".join(_stamp(f"{root}/{file}") for file in files).encode())
+    paths = (file if file.startswith("/") else f"{root}/{file}" for file in files)
+    return _digest("\n".join(map(_stamp, paths)).encode())
 
 
 def _stamp(path: str) -> str:
