@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from ecgexp.reports import paper
 from ecgexp.reports.cells import arrange, cell_keys, cells_frame, collect_cells, to_csv, to_markdown
 from ecgexp.reports.experiment import experiment_file
-from ecgexp.reports.figures import confusion_figure, heat_map, learning_curves
+from ecgexp.reports.figures import confusion_figure, heat_map, learning_curves, save_figure
 from ecgexp.reports.search import search_figures
 from ecgexp.reports.study import Study
 from ecgexp.reports.sweep import described
@@ -104,7 +104,7 @@ def write_report(folder: Path, study: Study) -> list[str]:
 
 def _save(folder: Path, name: str, figure: Figure, caption: str, **how: Any) -> Picture:
     path = folder / name
-    figure.savefig(path, dpi=DPI, **how)
+    save_figure(figure, path, DPI, **how)
     return Picture(name, caption, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
 
 
@@ -117,7 +117,7 @@ def _heat_maps(folder: Path, study: Study) -> Iterator[Picture]:
         if grid.notna().to_numpy().any():
             name = metric.removeprefix("best/")
             averaged = ", repetitions averaged" if study.repetitions else ""
-            yield _save(folder, f"heat_map_{_file(name)}.png", heat_map(grid, name), f"{name}{averaged}")
+            yield _save(folder, f"heat_map_{_file(name)}.png", heat_map((grid, name)), f"{name}{averaged}")
 
 
 def _searched(folder: Path, study: Study) -> Iterator[Picture]:

@@ -11,7 +11,7 @@ from mlflow.entities import Run as MlflowRun
 
 from ecgexp.metrics import higher_is_better
 from ecgexp.metrics.names import PARAMETERS
-from ecgexp.reports.figures import heat_map
+from ecgexp.reports.figures import heat_map, save_figure
 from ecgexp.tracking import sources
 from ecgexp.tracking.provenance import WARNING
 from ecgexp.tracking.runs import children, left_out, standing
@@ -258,4 +258,5 @@ def write_sweep_report(
     objective = objectives[0]
     if grid and keys and best_trial(results, objective) is not None:
         finished = results[results["status"] == "FINISHED"]
-        heat_map(objective_grid(finished, keys, objective), objective).savefig(folder / "heat_map.png", dpi=DPI)
+        figure = heat_map((objective_grid(finished, keys, objective), objective))
+        save_figure(figure, folder / "heat_map.png", DPI)

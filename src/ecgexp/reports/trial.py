@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecgexp.metrics import confusion_matrix, mlcm
-from ecgexp.reports.figures import confusion_figure, learning_curves
+from ecgexp.reports.figures import confusion_figure, learning_curves, save_figure
 
 DPI = 110
 
@@ -50,7 +50,7 @@ def write_confusion(
     stem, what = ("confusion", "Confusion matrix") if multiclass else ("mlcm", "MLCM")
     table.to_csv(folder / f"{stem}_{split}.csv", index_label="true")
     title = f"{what}, {split} split, {len(targets)} records"
-    confusion_figure(table, title).savefig(folder / f"{stem}_{split}.png", dpi=DPI)
+    save_figure(confusion_figure(table, title), folder / f"{stem}_{split}.png", DPI)
 
 
 def confusion_table(
@@ -71,4 +71,4 @@ def confusion_table(
 
 def write_curves(path: Path, history: Sequence[dict[str, float]], metric: str, best_epoch: int | None) -> None:
     """Draw loss and `metric` over the epochs."""
-    learning_curves(history, metric, best_epoch).savefig(path, dpi=DPI)
+    save_figure(learning_curves(history, metric, best_epoch), path, DPI)
