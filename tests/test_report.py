@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ecgexp.reports import page as page_module
+from ecgexp.reports.figures import heat_map
 from ecgexp.reports.significance import Group, Predictions
 from ecgexp.reports.study import Study
 from trained import call, is_one_sentence, shell
@@ -266,7 +268,7 @@ def test_trials_are_compared_only_on_equal_validation_records(store, folder, mon
     sweep = Sweep(store, "folds")
     for fold, shift in (("1", 0.0), ("2", 0.3)):
         for lr in ("0.1", "0.2"):
-            skill = 0.6 + shift + float(lr)
+            skill = 0.2 + shift + float(lr)
             sweep.trial(f"lr={lr}", f"dataset.val_fold={fold}", skill=skill, data_seed=int(fold))
     sweep.end()
     report(monkeypatch, folder, "sweep=folds", "out=folds")
@@ -276,8 +278,62 @@ def test_trials_are_compared_only_on_equal_validation_records(store, folder, mon
         assert alike[f"{F1}_behind"].min() == 0
         assert alike[f"{F1}_behind"].to_numpy() == pytest.approx((alike[F1].max() - alike[F1]).to_numpy(), abs=1e-6)
     text = Page(folder / "folds" / "report.html").text
-    assert "validated on 2 different sets of records" in text
+    assert "validated on 2 different sets of records" in text and "none is the best of all" in text
+    for number, trial in (("1", 1), ("2", 3)):
+        name = f"validation set {number} (dataset.val_fold={number})"
+        assert f"The best trial on {name} is trial {trial} " in text
+        assert f"by these 60 records of 30 patients in {name}" in text
+        assert (folder / "folds" / "experiment" / f"best_{number}.yaml").is_file()
+        assert (folder / "folds" / f"mlcm_best_{number}.png").is_file()
+    assert not (folder / "folds" / "experiment" / "best.yaml").exists()
     assert "What makes a fold easy for all cells counts as repetition" in text
+
+
+def test_cells_of_other_records_are_not_ranked_nor_drawn_in_the_same_colours(store, folder, monkeypatch):
+    sweep = Sweep(store, "tasks")
+    for task, easy in (("a", 0.0), ("b", 0.1)):
+        for lr in ("0.1", "0.2"):
+            data = {"data_seed": "ab".index(task), "params": {"dataset.task": task}}
+            sweep.trial(f"dataset.task={task}", f"lr={lr}", skill=0.3 + easy + float(lr), **data)
+    sweep.trial("dataset.task=c", "lr=0.1", skill=3.0, data_seed=7)
+    sweep.end()
+    panels = []
+    monkeypatch.setattr(page_module, "heat_map", lambda *given: panels.append(given) or heat_map(*given))
+    report(monkeypatch, folder, "sweep=tasks", "out=tasks")
+    results, cells = (pd.read_csv(folder / "tasks" / f"{name}.csv", dtype=str) for name in ("results", "cells"))
+    assert results["validation_set"].tolist() == ["1", "1", "2", "2", "3"]
+    marked = [cell for row in Page(folder / "tasks" / "report.html").rows for cell in row if cell.endswith("*")]
+    best = cells.astype({"mean": float}).groupby("dataset.task")["mean"].max().loc[["a", "b"]]
+    assert marked == [f"{value:.3f}*" for value in best]  # that of c is the highest, and alone on its records
+    assert [title for _, title in panels[0]] == [
+        f"val/mlcm_f1_macro, validation set {number} (dataset.task={task})" for number, task in ((1, "a"), (2, "b"))
+    ]
+
+
+def test_trials_of_other_thresholds_are_compared_on_the_same_records(store, folder, monkeypatch, capsys):
+    sweep = Sweep(store, "thresholds")
+    for threshold in ("0.3", "0.5"):
+        sweep.trial(f"threshold={threshold}", skill=0.6)
+    sweep.end()
+    report(monkeypatch, folder, "sweep=thresholds", "out=thresholds")
+    results = pd.read_csv(folder / "thresholds" / "results.csv")
+    assert results["validation_set"].tolist() == [1, 1]
+    assert results[f"{F1}_low"].nunique() == 2  # each by its own threshold
+    assert "different sets" not in capsys.readouterr().out
+
+
+def test_the_choice_of_the_epoch_is_said_where_there_was_one(store, folder, monkeypatch, capsys):
+    sweep = Sweep(store, "epochs")
+    sweep.trial("lr=0.1", skill=0.6)
+    sweep.end()
+    report(monkeypatch, folder, "sweep=epochs", "out=epochs")
+    said = "Each value is that of the epoch with the best val/loss, which was chosen by the same validation records"
+    assert said in capsys.readouterr().out and said in Page(folder / "epochs" / "report.html").text
+    other = Sweep(store, "by training loss")
+    other.trial("lr=0.1", skill=0.6, params={"monitor": "train/loss"})
+    other.end()
+    report(monkeypatch, folder, "sweep=by training loss", "out=other")
+    assert "that of the epoch" not in capsys.readouterr().out
 
 
 def test_without_patients_it_says_that_records_stand_for_them(store, folder, monkeypatch, capsys):

@@ -126,7 +126,8 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
     """
     from ecgexp.reports.significance import compare_trials
     from ecgexp.reports.study import Study, merge
-    from ecgexp.reports.sweep import setting
+    from ecgexp.reports.sweep import setting, validation_sets
+    from ecgexp.reports.trial import validation_fingerprint
     from ecgexp.tracking.runs import children, left_out, standing
     from ecgexp.tracking.store import Store
 
@@ -158,7 +159,15 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
             fingerprint = run.data.tags.get("dataset_fingerprint", "")
             if fingerprint not in data:
                 data[fingerprint] = _read_data(files, source)
-        groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids))
+        hashes = {
+            source: validation_fingerprint(found.ids, found.targets, found.label_names)
+            for source, found in predictions.items()
+        }
+        sources = dict(zip(results["run_id"], results["source_run_id"], strict=True))
+        validated = {run: hashes[source] for run, source in sources.items() if source in hashes}
+        results["validation_set"] = validation_sets(runs, validated)
+        sets = dict(zip(results["source_run_id"], results["validation_set"], strict=True))
+        groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids), sets)
         search = _read_search(files, parents[0])
     entries = _all_looks(store, parents)
     looked_at = {entry["run"]: store.client.get_run(entry["run"]) for entry in entries}
@@ -174,7 +183,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         histories={},
         search=search,
     )
-    for extreme in study.extremes():
+    for _, extreme in study.extremes():
         study.histories[extreme["run_id"]] = _history(store, str(extreme["source_run_id"]), study.metric)
     return study
 

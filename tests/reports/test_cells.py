@@ -39,6 +39,7 @@ def table_of(*trials):
             "status": "FINISHED",
             "diverged": False,
             "model": "ribeiro",
+            "validation_set": 1,
             **{F1 if k == "f1" else k: v for k, v in t.items()},
         }
         for t in trials
@@ -48,7 +49,7 @@ def table_of(*trials):
     return results
 
 
-NOT_KEYS = ("f1", "status", "diverged")
+NOT_KEYS = ("f1", "status", "diverged", "validation_set")
 
 
 def grid(values):

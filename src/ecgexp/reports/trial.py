@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def write_predictions(
     table |= {f"true/{name}": targets[:, i].numpy().astype(np.uint8) for i, name in enumerate(label_names)}
     table |= {f"probability/{name}": probabilities[:, i].numpy() for i, name in enumerate(label_names)}
     pd.DataFrame(table).to_parquet(path, index=False)
+
+
+def validation_fingerprint(ids: NDArray[np.str_], targets: NDArray[np.uint8], label_names: Sequence[str]) -> str:
+    """Hash of validation records and of their labels, which is what makes scores of trials comparable."""
+    digest = hashlib.sha256(repr(tuple(label_names)).encode())
+    digest.update("\n".join(ids.tolist()).encode())
+    digest.update(np.ascontiguousarray(targets, dtype=np.uint8).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def write_confusion(
