@@ -30,6 +30,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags, self.links, self.words, self._cell = [], [], [], None
         self.rows: list[list[str]] = []
+        self.named, self.unnamed, self._in_list = set(), 0, False
         self.feed(path.read_text(encoding="utf-8"))
         self.text = " ".join("".join(self.words).split())
 
@@ -39,6 +40,12 @@ class Page(HTMLParser):
         if tag == "tr":
             self.rows.append([])
         self._cell = [] if tag in ("td", "th") else self._cell
+        if tag == "table":
+            self._in_list = ("class", "list") in attrs
+        if tag == "td" and self._in_list:
+            name = dict(attrs).get("data-name")
+            self.named.add(name)
+            self.unnamed += name is None
 
     def handle_endtag(self, tag):
         if tag in ("td", "th"):
@@ -165,6 +172,43 @@ def test_the_page_says_what_can_be_concluded(page):
     assert "The sweep is not complete" in page.text
 
 
+KEYS = ("lr", "batch_size", "optimizer", "model.some_rate", "early_stopping.patience", "scheduler")
+
+
+@pytest.fixture(scope="module")
+def many_keys(store, folder):
+    """Page of a sweep over six keys."""
+    sweep = Sweep(store, "keys")
+    for number, skill in enumerate((0.2, 0.3, 0.4, 0.5)):
+        values = [f"{key}={['adam', 'sgd'][number >> place % 2 & 1]}" for place, key in enumerate(KEYS)]
+        sweep.trial(*values, skill=skill)
+    sweep.end()
+    with pytest.MonkeyPatch.context() as patch:
+        report(patch, folder, "sweep=keys", "out=keys")
+    return Page(folder / "keys" / "report.html")
+
+
+def test_each_row_of_headings_says_which_key_it_is_of(many_keys):
+    first = many_keys.rows.index(next(row for row in many_keys.rows if row[0] == "optimizer"))
+    headings = many_keys.rows[first : first + 4]
+    assert [row[0] for row in headings[:3]] == ["optimizer", "early_stopping.patience", "scheduler"]
+    assert all(set(row[1:]) == {"adam", "sgd"} for row in headings[:3])
+    assert headings[3] == ["model.some_rate", "lr", "batch_size", "mlcm_f1_macro"]
+
+
+def test_of_many_keys_a_trial_has_its_settings_in_one_column(many_keys):
+    trials = [row for row in many_keys.rows if row[:2] == ["trial", "settings"]]
+    assert len(trials) == 1 and len(trials[0]) < 12
+    (best,) = [row for row in many_keys.rows if row[0] == "3" and len(row) == len(trials[0])]
+    assert best[1] == " ".join(f"{key}=sgd" for key in KEYS)
+
+
+def test_each_cell_says_on_a_narrow_screen_what_it_is(page, many_keys):
+    for one in (page, many_keys):
+        assert one.unnamed == 0
+    assert {"trial", "model", "seed", "mlcm_f1_macro", "behind the winner", "epochs", "median of a trial"} <= page.named
+
+
 def test_failed_and_diverged_trials_are_listed(page):
     (line,) = [row for row in page.rows if row and row[0] == "trial 4 model=ribeiro seed=0"]
     assert line[1:] == ["failed", "Boom: <script>alert(1)</script> & so on"]
@@ -176,6 +220,46 @@ def test_cost_is_told_per_net_and_in_all(page):
     assert costs["linear on cpu"][1:6] == ["2", "10.0 s", "10.0 s", "3.3 s", "20.0 s"]
     (total,) = [row for row in page.rows if row and row[0] == "all"]
     assert total[5] == "50.0 s"
+
+
+def test_of_an_earlier_report_nothing_stays_but_what_is_not_of_it(store, folder, tmp_path, monkeypatch):
+    sweep = Sweep(store, "grows")
+    for lr in ("0.1", "0.2"):
+        sweep.trial(f"lr={lr}", skill=0.6)
+    sweep.end()
+    out, beside = tmp_path / "out", tmp_path / "beside.png"
+    report(monkeypatch, folder, "sweep=grows", f"out={out}")
+    kept = store.root / "artifacts" / sweep.parent / "artifacts" / "reports" / "grows"
+    assert (out / "experiment" / "best.yaml").is_file() and (kept / "mlcm_best.png").is_file()
+    (out / "mlcm_best_mine.png").write_text("of the reader")
+    beside.write_text("of the reader")
+    with (out / "files.txt").open("a") as file:  # as a stranger's folder may have it
+        file.write("../beside.png\n/etc/hostname\n")
+    sweep.trial("lr=0.1", "dataset.val_fold=2", skill=0.5, data_seed=1)
+    report(monkeypatch, folder, "sweep=grows", f"out={out}")
+    for place in (out, kept):
+        names = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
+        assert names - {"mlcm_best_mine.png"} == set((place / "files.txt").read_text().split())
+        assert "mlcm_best_1.png" in names and not {"mlcm_best.png", "experiment/best.yaml"} & names
+    assert beside.is_file() and (out / "mlcm_best_mine.png").is_file()
+
+
+def test_looks_of_a_sweep_whose_name_only_resembles_it_are_not_its_own(store, folder, monkeypatch, capsys):
+    from ecgexp.tracking.looks import note_look
+
+    when = "before 2026-01-01 00:00:00"
+    for name in (f"aXb {when}", f"a_b {when}", "a_b before dinner", f"it's {when}", "it's"):
+        sweep = Sweep(store, name)
+        run = sweep.trial("lr=0.1", skill=0.6)
+        sweep.end()
+        if name != "it's":
+            note_look(store, store.client.get_run(run), {})
+    sweep = Sweep(store, "a_b")
+    sweep.trial("lr=0.1", skill=0.6)
+    sweep.end()
+    for name in ("a_b", "it's"):
+        report(monkeypatch, folder, f"sweep={name}", "out=names")
+        assert "The test fold was looked at once" in capsys.readouterr().out
 
 
 # --- which sweep

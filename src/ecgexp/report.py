@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def _run(values: dict[str, list[str]]) -> None:
         folder = Path(temporary) / study.name
         folder.mkdir()
         findings = write_report(folder, study)
-        shutil.copytree(folder, out, dirs_exist_ok=True)
+        _put(folder, out)
         for parent in parents:
             _keep(store, parent, folder)
     print("\n".join([*study.warnings, *findings]))
@@ -195,8 +196,10 @@ def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any
     noted: Counter[str] = Counter()
     for parent in parents:
         # What was started afresh gave its name up, but whoever goes on from it has seen what it saw.
-        before = f"tags.kind = 'sweep' and tags.sweep LIKE '{parent.data.tags['sweep']} before %'"
-        for sweep in (parent, *store.client.search_runs([parent.info.experiment_id], before)):
+        before = re.compile(re.escape(parent.data.tags["sweep"]) + r" before \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+        sweeps = replace(store, experiment_id=parent.info.experiment_id).search("tags.kind = 'sweep'")
+        earlier = [sweep for sweep in sweeps if before.fullmatch(sweep.data.tags.get("sweep", ""))]
+        for sweep in (parent, *earlier):
             noted |= Counter(json.dumps(entry) for entry in looks(store, sweep.info.run_id))
     return sorted((json.loads(text) for text in noted.elements()), key=lambda entry: str(entry["when"]))
 
@@ -287,6 +290,19 @@ def _history(store: Store, run_id: str, metric: str) -> list[dict[str, float]]:
     return [epochs[step] for step in sorted(epochs)]
 
 
+def _put(report: Path, folder: Path) -> None:
+    """Copy a report to where an earlier one may be, and remove what that one had and this one has not."""
+    from ecgexp.reports.page import FILES
+
+    new = (report / FILES).read_text().splitlines()
+    old = (folder / FILES).read_text().splitlines() if (folder / FILES).is_file() else []
+    for name in set(old) - set(new):
+        path = folder / name
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            path.unlink()
+    shutil.copytree(report, folder, dirs_exist_ok=True)
+
+
 def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
     """Put the files into the run of the sweep."""
     from mlflow.exceptions import MlflowException
@@ -300,7 +316,7 @@ def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
         local = None
     try:
         if local is not None:  # MLflow would write to where the folder was before it was copied here
-            shutil.copytree(folder, local / place, dirs_exist_ok=True)
+            _put(folder, local / place)
         else:
             store.client.log_artifacts(run_id, str(folder), place)
     except (MlflowException, OSError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ from ecgexp.reports.trial import confusion_table
 from ecgexp.words import shortened
 
 DPI = 130
+# The files of a report, a name each line, so that a later one in the same folder can remove them.
+FILES = "files.txt"
 AUROC = "best/val/auroc_macro"
 # A metric that MLflow could not store as infinite.
 _INFINITE = 1e300
@@ -80,7 +83,8 @@ def write_report(folder: Path, study: Study) -> list[str]:
         loader=PackageLoader("ecgexp", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": _number, "short": shortened, "clock": _clock, "day": _day}
+    environment.filters |= {"number": _number, "clock": _clock, "day": _day}
+    environment.filters |= {"setting": _setting, "parts": _parts}
     findings = study.findings()
     page = environment.get_template("report.html.j2").render(
         study=study,
@@ -102,6 +106,8 @@ def write_report(folder: Path, study: Study) -> list[str]:
         most_sets=MOST_SETS,
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
+    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    (folder / FILES).write_text("\n".join([*names, FILES]) + "\n")
     return findings
 
 
@@ -226,7 +232,6 @@ def _trials(study: Study) -> list[dict[str, Any]]:
         lines.append(
             {
                 "row": row,
-                "values": [None if pd.isna(row[key]) else shortened(row[key]) for key in study.keys],
                 "marks": marks,
                 "best": row["run_id"] in best,
                 "score": row.get(column),
@@ -306,6 +311,16 @@ def _number(value: Any, digits: int = 3, sign: bool = False) -> str:
         return "–"
     text = f"{float(value):{'+' if sign else ''}.{digits}f}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _setting(value: Any) -> str:
+    """The value of a key."""
+    return "–" if pd.isna(value) else shortened(value)
+
+
+def _parts(name: str) -> list[str]:
+    """Parts of a key's name after which it may go on in another line."""
+    return re.split(r"(?<=[._])", name)
 
 
 def _clock(seconds: Any) -> str:
