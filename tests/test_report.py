@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ecgexp.reports import page as page_module
+from ecgexp.reports.figures import heat_map
 from ecgexp.reports.significance import Group, Predictions
 from ecgexp.reports.study import Study
 from trained import call, is_one_sentence, shell
@@ -28,6 +30,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags, self.links, self.words, self._cell = [], [], [], None
         self.rows: list[list[str]] = []
+        self.named, self.unnamed, self._in_list = set(), 0, False
         self.feed(path.read_text(encoding="utf-8"))
         self.text = " ".join("".join(self.words).split())
 
@@ -37,6 +40,12 @@ class Page(HTMLParser):
         if tag == "tr":
             self.rows.append([])
         self._cell = [] if tag in ("td", "th") else self._cell
+        if tag == "table":
+            self._in_list = ("class", "list") in attrs
+        if tag == "td" and self._in_list:
+            name = dict(attrs).get("data-name")
+            self.named.add(name)
+            self.unnamed += name is None
 
     def handle_endtag(self, tag):
         if tag in ("td", "th"):
@@ -163,6 +172,43 @@ def test_the_page_says_what_can_be_concluded(page):
     assert "The sweep is not complete" in page.text
 
 
+KEYS = ("lr", "batch_size", "optimizer", "model.some_rate", "early_stopping.patience", "scheduler")
+
+
+@pytest.fixture(scope="module")
+def many_keys(store, folder):
+    """Page of a sweep over six keys."""
+    sweep = Sweep(store, "keys")
+    for number, skill in enumerate((0.2, 0.3, 0.4, 0.5)):
+        values = [f"{key}={['adam', 'sgd'][number >> place % 2 & 1]}" for place, key in enumerate(KEYS)]
+        sweep.trial(*values, skill=skill)
+    sweep.end()
+    with pytest.MonkeyPatch.context() as patch:
+        report(patch, folder, "sweep=keys", "out=keys")
+    return Page(folder / "keys" / "report.html")
+
+
+def test_each_row_of_headings_says_which_key_it_is_of(many_keys):
+    first = many_keys.rows.index(next(row for row in many_keys.rows if row[0] == "optimizer"))
+    headings = many_keys.rows[first : first + 4]
+    assert [row[0] for row in headings[:3]] == ["optimizer", "early_stopping.patience", "scheduler"]
+    assert all(set(row[1:]) == {"adam", "sgd"} for row in headings[:3])
+    assert headings[3] == ["model.some_rate", "lr", "batch_size", "mlcm_f1_macro"]
+
+
+def test_of_many_keys_a_trial_has_its_settings_in_one_column(many_keys):
+    trials = [row for row in many_keys.rows if row[:2] == ["trial", "settings"]]
+    assert len(trials) == 1 and len(trials[0]) < 12
+    (best,) = [row for row in many_keys.rows if row[0] == "3" and len(row) == len(trials[0])]
+    assert best[1] == " ".join(f"{key}=sgd" for key in KEYS)
+
+
+def test_each_cell_says_on_a_narrow_screen_what_it_is(page, many_keys):
+    for one in (page, many_keys):
+        assert one.unnamed == 0
+    assert {"trial", "model", "seed", "mlcm_f1_macro", "behind the winner", "epochs", "median of a trial"} <= page.named
+
+
 def test_failed_and_diverged_trials_are_listed(page):
     (line,) = [row for row in page.rows if row and row[0] == "trial 4 model=ribeiro seed=0"]
     assert line[1:] == ["failed", "Boom: <script>alert(1)</script> & so on"]
@@ -174,6 +220,46 @@ def test_cost_is_told_per_net_and_in_all(page):
     assert costs["linear on cpu"][1:6] == ["2", "10.0 s", "10.0 s", "3.3 s", "20.0 s"]
     (total,) = [row for row in page.rows if row and row[0] == "all"]
     assert total[5] == "50.0 s"
+
+
+def test_of_an_earlier_report_nothing_stays_but_what_is_not_of_it(store, folder, tmp_path, monkeypatch):
+    sweep = Sweep(store, "grows")
+    for lr in ("0.1", "0.2"):
+        sweep.trial(f"lr={lr}", skill=0.6)
+    sweep.end()
+    out, beside = tmp_path / "out", tmp_path / "beside.png"
+    report(monkeypatch, folder, "sweep=grows", f"out={out}")
+    kept = store.root / "artifacts" / sweep.parent / "artifacts" / "reports" / "grows"
+    assert (out / "experiment" / "best.yaml").is_file() and (kept / "mlcm_best.png").is_file()
+    (out / "mlcm_best_mine.png").write_text("of the reader")
+    beside.write_text("of the reader")
+    with (out / "files.txt").open("a") as file:  # as a stranger's folder may have it
+        file.write("../beside.png\n/etc/hostname\n")
+    sweep.trial("lr=0.1", "dataset.val_fold=2", skill=0.5, data_seed=1)
+    report(monkeypatch, folder, "sweep=grows", f"out={out}")
+    for place in (out, kept):
+        names = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
+        assert names - {"mlcm_best_mine.png"} == set((place / "files.txt").read_text().split())
+        assert "mlcm_best_1.png" in names and not {"mlcm_best.png", "experiment/best.yaml"} & names
+    assert beside.is_file() and (out / "mlcm_best_mine.png").is_file()
+
+
+def test_looks_of_a_sweep_whose_name_only_resembles_it_are_not_its_own(store, folder, monkeypatch, capsys):
+    from ecgexp.tracking.looks import note_look
+
+    when = "before 2026-01-01 00:00:00"
+    for name in (f"aXb {when}", f"a_b {when}", "a_b before dinner", f"it's {when}", "it's"):
+        sweep = Sweep(store, name)
+        run = sweep.trial("lr=0.1", skill=0.6)
+        sweep.end()
+        if name != "it's":
+            note_look(store, store.client.get_run(run), {})
+    sweep = Sweep(store, "a_b")
+    sweep.trial("lr=0.1", skill=0.6)
+    sweep.end()
+    for name in ("a_b", "it's"):
+        report(monkeypatch, folder, f"sweep={name}", "out=names")
+        assert "The test fold was looked at once" in capsys.readouterr().out
 
 
 # --- which sweep
@@ -266,7 +352,7 @@ def test_trials_are_compared_only_on_equal_validation_records(store, folder, mon
     sweep = Sweep(store, "folds")
     for fold, shift in (("1", 0.0), ("2", 0.3)):
         for lr in ("0.1", "0.2"):
-            skill = 0.6 + shift + float(lr)
+            skill = 0.2 + shift + float(lr)
             sweep.trial(f"lr={lr}", f"dataset.val_fold={fold}", skill=skill, data_seed=int(fold))
     sweep.end()
     report(monkeypatch, folder, "sweep=folds", "out=folds")
@@ -276,8 +362,62 @@ def test_trials_are_compared_only_on_equal_validation_records(store, folder, mon
         assert alike[f"{F1}_behind"].min() == 0
         assert alike[f"{F1}_behind"].to_numpy() == pytest.approx((alike[F1].max() - alike[F1]).to_numpy(), abs=1e-6)
     text = Page(folder / "folds" / "report.html").text
-    assert "validated on 2 different sets of records" in text
+    assert "validated on 2 different sets of records" in text and "none is the best of all" in text
+    for number, trial in (("1", 1), ("2", 3)):
+        name = f"validation set {number} (dataset.val_fold={number})"
+        assert f"The best trial on {name} is trial {trial} " in text
+        assert f"by these 60 records of 30 patients in {name}" in text
+        assert (folder / "folds" / "experiment" / f"best_{number}.yaml").is_file()
+        assert (folder / "folds" / f"mlcm_best_{number}.png").is_file()
+    assert not (folder / "folds" / "experiment" / "best.yaml").exists()
     assert "What makes a fold easy for all cells counts as repetition" in text
+
+
+def test_cells_of_other_records_are_not_ranked_nor_drawn_in_the_same_colours(store, folder, monkeypatch):
+    sweep = Sweep(store, "tasks")
+    for task, easy in (("a", 0.0), ("b", 0.1)):
+        for lr in ("0.1", "0.2"):
+            data = {"data_seed": "ab".index(task), "params": {"dataset.task": task}}
+            sweep.trial(f"dataset.task={task}", f"lr={lr}", skill=0.3 + easy + float(lr), **data)
+    sweep.trial("dataset.task=c", "lr=0.1", skill=3.0, data_seed=7)
+    sweep.end()
+    panels = []
+    monkeypatch.setattr(page_module, "heat_map", lambda *given: panels.append(given) or heat_map(*given))
+    report(monkeypatch, folder, "sweep=tasks", "out=tasks")
+    results, cells = (pd.read_csv(folder / "tasks" / f"{name}.csv", dtype=str) for name in ("results", "cells"))
+    assert results["validation_set"].tolist() == ["1", "1", "2", "2", "3"]
+    marked = [cell for row in Page(folder / "tasks" / "report.html").rows for cell in row if cell.endswith("*")]
+    best = cells.astype({"mean": float}).groupby("dataset.task")["mean"].max().loc[["a", "b"]]
+    assert marked == [f"{value:.3f}*" for value in best]  # that of c is the highest, and alone on its records
+    assert [title for _, title in panels[0]] == [
+        f"val/mlcm_f1_macro, validation set {number} (dataset.task={task})" for number, task in ((1, "a"), (2, "b"))
+    ]
+
+
+def test_trials_of_other_thresholds_are_compared_on_the_same_records(store, folder, monkeypatch, capsys):
+    sweep = Sweep(store, "thresholds")
+    for threshold in ("0.3", "0.5"):
+        sweep.trial(f"threshold={threshold}", skill=0.6)
+    sweep.end()
+    report(monkeypatch, folder, "sweep=thresholds", "out=thresholds")
+    results = pd.read_csv(folder / "thresholds" / "results.csv")
+    assert results["validation_set"].tolist() == [1, 1]
+    assert results[f"{F1}_low"].nunique() == 2  # each by its own threshold
+    assert "different sets" not in capsys.readouterr().out
+
+
+def test_the_choice_of_the_epoch_is_said_where_there_was_one(store, folder, monkeypatch, capsys):
+    sweep = Sweep(store, "epochs")
+    sweep.trial("lr=0.1", skill=0.6)
+    sweep.end()
+    report(monkeypatch, folder, "sweep=epochs", "out=epochs")
+    said = "Each value is that of the epoch with the best val/loss, which was chosen by the same validation records"
+    assert said in capsys.readouterr().out and said in Page(folder / "epochs" / "report.html").text
+    other = Sweep(store, "by training loss")
+    other.trial("lr=0.1", skill=0.6, params={"monitor": "train/loss"})
+    other.end()
+    report(monkeypatch, folder, "sweep=by training loss", "out=other")
+    assert "that of the epoch" not in capsys.readouterr().out
 
 
 def test_without_patients_it_says_that_records_stand_for_them(store, folder, monkeypatch, capsys):

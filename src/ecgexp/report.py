@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def _run(values: dict[str, list[str]]) -> None:
         folder = Path(temporary) / study.name
         folder.mkdir()
         findings = write_report(folder, study)
-        shutil.copytree(folder, out, dirs_exist_ok=True)
+        _put(folder, out)
         for parent in parents:
             _keep(store, parent, folder)
     print("\n".join([*study.warnings, *findings]))
@@ -126,7 +127,8 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
     """
     from ecgexp.reports.significance import compare_trials
     from ecgexp.reports.study import Study, merge
-    from ecgexp.reports.sweep import setting
+    from ecgexp.reports.sweep import setting, validation_sets
+    from ecgexp.reports.trial import validation_fingerprint
     from ecgexp.tracking.runs import children, left_out, standing
     from ecgexp.tracking.store import Store
 
@@ -158,7 +160,15 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
             fingerprint = run.data.tags.get("dataset_fingerprint", "")
             if fingerprint not in data:
                 data[fingerprint] = _read_data(files, source)
-        groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids))
+        hashes = {
+            source: validation_fingerprint(found.ids, found.targets, found.label_names)
+            for source, found in predictions.items()
+        }
+        sources = dict(zip(results["run_id"], results["source_run_id"], strict=True))
+        validated = {run: hashes[source] for run, source in sources.items() if source in hashes}
+        results["validation_set"] = validation_sets(runs, validated)
+        sets = dict(zip(results["source_run_id"], results["validation_set"], strict=True))
+        groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids), sets)
         search = _read_search(files, parents[0])
     entries = _all_looks(store, parents)
     looked_at = {entry["run"]: store.client.get_run(entry["run"]) for entry in entries}
@@ -174,7 +184,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         histories={},
         search=search,
     )
-    for extreme in study.extremes():
+    for _, extreme in study.extremes():
         study.histories[extreme["run_id"]] = _history(store, str(extreme["source_run_id"]), study.metric)
     return study
 
@@ -186,8 +196,10 @@ def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any
     noted: Counter[str] = Counter()
     for parent in parents:
         # What was started afresh gave its name up, but whoever goes on from it has seen what it saw.
-        before = f"tags.kind = 'sweep' and tags.sweep LIKE '{parent.data.tags['sweep']} before %'"
-        for sweep in (parent, *store.client.search_runs([parent.info.experiment_id], before)):
+        before = re.compile(re.escape(parent.data.tags["sweep"]) + r" before \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+        sweeps = replace(store, experiment_id=parent.info.experiment_id).search("tags.kind = 'sweep'")
+        earlier = [sweep for sweep in sweeps if before.fullmatch(sweep.data.tags.get("sweep", ""))]
+        for sweep in (parent, *earlier):
             noted |= Counter(json.dumps(entry) for entry in looks(store, sweep.info.run_id))
     return sorted((json.loads(text) for text in noted.elements()), key=lambda entry: str(entry["when"]))
 
@@ -278,6 +290,19 @@ def _history(store: Store, run_id: str, metric: str) -> list[dict[str, float]]:
     return [epochs[step] for step in sorted(epochs)]
 
 
+def _put(report: Path, folder: Path) -> None:
+    """Copy a report to where an earlier one may be, and remove what that one had and this one has not."""
+    from ecgexp.reports.page import FILES
+
+    new = (report / FILES).read_text().splitlines()
+    old = (folder / FILES).read_text().splitlines() if (folder / FILES).is_file() else []
+    for name in set(old) - set(new):
+        path = folder / name
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            path.unlink()
+    shutil.copytree(report, folder, dirs_exist_ok=True)
+
+
 def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
     """Put the files into the run of the sweep."""
     from mlflow.exceptions import MlflowException
@@ -291,7 +316,7 @@ def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
         local = None
     try:
         if local is not None:  # MLflow would write to where the folder was before it was copied here
-            shutil.copytree(folder, local / place, dirs_exist_ok=True)
+            _put(folder, local / place)
         else:
             store.client.log_artifacts(run_id, str(folder), place)
     except (MlflowException, OSError) as error:

@@ -26,8 +26,8 @@ from ecgexp.lit.ranks import other_ranks
 from ecgexp.metrics.names import COSTS, LATENCY, PER_LABEL_METRIC_NAMES, escape_labels
 from ecgexp.network import Network, measure, output_layer
 from ecgexp.parts import Parts, build, describe, device_kind, example, resolve_precision
-from ecgexp.reports.sweep import PRUNED, is_pruned, maximizes
-from ecgexp.reports.trial import write_confusion, write_curves, write_predictions
+from ecgexp.reports.sweep import PRUNED, VALIDATION, is_pruned, maximizes
+from ecgexp.reports.trial import validation_fingerprint, write_confusion, write_curves, write_predictions
 from ecgexp.sweeps.identity import cell, identity
 from ecgexp.sweeps.job import Interrupted, Job, Outcome
 from ecgexp.sweeps.ledger import claim, claim_unread, exclusive, slot_of, take
@@ -239,8 +239,9 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
     logits, targets = outputs["val"]
     names, probabilities = dataset.label_names, output_layer(dataset.multiclass)(logits)
     description = {**describe(cfg, dataset), "counts": dataset.summary()}
+    records = fitted.data.splits["val"]
+    run.set_tags({VALIDATION: validation_fingerprint(records.ids, targets.numpy(), names)})
     with run.artifacts() as folder:
-        records = fitted.data.splits["val"]
         path = folder / "predictions_val.parquet"
         write_predictions(path, records.ids, probabilities, targets, names, patients=records.patients)
         write_confusion(folder, "val", probabilities, targets, names, cfg.threshold, dataset.multiclass)

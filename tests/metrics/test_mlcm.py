@@ -4,8 +4,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ecgexp.errors import UserError
 from ecgexp.metrics import MLCM, mlcm
@@ -182,24 +180,6 @@ def test_metric_uses_its_threshold():
     metric = MLCM(num_labels=2, threshold=0.2)
     metric.update(torch.tensor([[0.3, 0.1]]), torch.tensor([[1, 0]]))
     assert metric.compute()[0, 0] == 1
-
-
-def update_on_rank(rank, world_size, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
-    true, predicted = random_pairs(501, 5)
-    metric = MLCM(num_labels=5)
-    for i in range(rank * 20, 501, world_size * 20):
-        metric.update(torch.as_tensor(predicted[i : i + 20]), torch.as_tensor(true[i : i + 20]))
-    torch.save(metric.compute(), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_processes_sum_to_the_result_of_one(tmp_path):
-    mp.spawn(update_on_rank, args=(2, tmp_path), nprocs=2)
-    expected = torch.as_tensor(loop_mlcm(*random_pairs(501, 5)))
-    for rank in (0, 1):
-        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -39,6 +39,7 @@ def table_of(*trials):
             "status": "FINISHED",
             "diverged": False,
             "model": "ribeiro",
+            "validation_set": 1,
             **{F1 if k == "f1" else k: v for k, v in t.items()},
         }
         for t in trials
@@ -48,7 +49,7 @@ def table_of(*trials):
     return results
 
 
-NOT_KEYS = ("f1", "status", "diverged")
+NOT_KEYS = ("f1", "status", "diverged", "validation_set")
 
 
 def grid(values):
@@ -56,6 +57,41 @@ def grid(values):
 
 
 # --- cells
+
+
+def test_keys_of_too_many_columns_stand_below_each_other():
+    values = {(f"o{o}", f"l{lr}"): 0.1 * o + 0.01 * lr for o in range(3) for lr in range(20)}
+    results = table_of(*[{**trial, "dropout": b} for trial in grid(values) for b in ("1", "2")])
+    cells = collect_cells(results, ["optimizer", "lr", "dropout"], F1)
+    assert len(arrange(cells).columns) == 40
+    few = arrange(cells, 12)
+    assert (few.row_keys, few.column_keys, len(few.columns), len(few.rows)) == (
+        ["optimizer", "lr"],
+        ["dropout"],
+        2,
+        60,
+    )
+    (lonely,) = arrange(collect_cells(table_of(*grid(values)), ["optimizer", "lr"], F1), 12).columns
+    assert lonely == ()
+
+
+def test_cells_of_other_validation_data_are_not_ranked_against_each_other():
+    table = table_of(
+        {"lr": "1", "dataset": "a", "f1": 0.1, "validation_set": 1},
+        {"lr": "2", "dataset": "a", "f1": 0.2, "validation_set": 1},
+        {"lr": "1", "dataset": "b", "f1": 0.8, "validation_set": 2},
+        {"lr": "2", "dataset": "b", "f1": 0.7, "validation_set": 2},
+        {"lr": "1", "dataset": "c", "f1": 0.9, "validation_set": 3},
+    )
+    found = collect_cells(table, ["lr", "dataset"], F1)
+    assert [(cell.mean, cell.best) for cell in found] == [
+        (0.1, False), (0.2, True), (0.8, True), (0.7, False), (0.9, False)
+    ]  # fmt: skip
+    folds = [{"lr": lr, "dataset.val_fold": str(fold), "f1": float(lr) + fold, "validation_set": fold}
+             for lr in ("0.1", "0.2") for fold in (1, 2)]  # fmt: skip
+    assert [cell.best for cell in collect_cells(table_of(*folds), ["lr"], F1)] == [False, True]
+    # of which one lacks the harder fold, and so has the higher mean
+    assert [cell.best for cell in collect_cells(table_of(*folds[1:]), ["lr"], F1)] == [False, False]
 
 
 def test_repetitions_are_averaged_and_spread():

@@ -9,14 +9,20 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from ecgexp.reports import sweep as sweep_module
+from ecgexp.reports.figures import heat_map
 from ecgexp.reports.sweep import (
+    VALIDATION,
     best_trial,
+    best_trials,
     described,
     failures,
     objective_grid,
+    set_name,
     sweep_results,
     sweep_table,
     swept_keys,
+    validation_sets,
     write_sweep_report,
 )
 from ecgexp.tracking.store import open_store
@@ -207,7 +213,7 @@ def test_a_heat_map_is_drawn_over_any_number_of_swept_keys(sweep, tmp_path, keys
 def test_a_heat_map_of_thousands_of_trials_is_still_a_picture(tmp_path):
     rows = [
         {"trial": i, "run_id": str(i), "status": "FINISHED", "diverged": False, "pruned": False, "reused": False,
-         "warning": "", "lr": str(i), OBJECTIVE: i / 3000}
+         "warning": "", "validation_set": 1, "lr": str(i), OBJECTIVE: i / 3000}
         for i in range(3000)
     ]  # fmt: skip
     write_sweep_report(tmp_path, pd.DataFrame(rows), ["lr"], [OBJECTIVE])
@@ -234,3 +240,92 @@ def test_results_are_written_as_they_are(sweep, tmp_path):
 
 def test_a_sweep_without_trials_has_no_rows(sweep):
     assert sweep.results().empty
+
+
+# --- several validation sets
+
+
+def on(fingerprint, records="", **params):
+    """Tags and parameters of a trial on some data."""
+    tags = {"dataset": "folder", "dataset_fingerprint": fingerprint, **({VALIDATION: records} if records else {})}
+    return SimpleNamespace(tags=tags, params={f"dataset.{key}": value for key, value in params.items()})
+
+
+def runs_on(*data):
+    """Finished runs, as many as there are of data."""
+    return [
+        SimpleNamespace(
+            info=SimpleNamespace(run_id=str(number), status=getattr(one, "status", "FINISHED")),
+            data=SimpleNamespace(tags=one.tags, params=one.params),
+        )
+        for number, one in enumerate(data)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ([on("a", "r"), on("a", "r")], [1, 1]),
+        ([on("a", "r", val_fold="1"), on("b", "s", val_fold="2"), on("a", "r", val_fold="1")], [1, 2, 1]),
+        # the same records read otherwise, or with other training records: as it was asked for
+        ([on("a", "r", sampling_rate="100"), on("b", "r", sampling_rate="500")], [1, 1]),
+        # the same settings, and yet other data: these were changed in between
+        ([on("a", "r", sampling_rate="100"), on("b", "r", sampling_rate="100")], [1, 2]),
+        ([on("a", "r", root="/one"), on("b", "r", root="/two"), on("a", "r", root="/copy")], [1, 2, 1]),
+        # runs of a version that did not yet say which records they were validated on
+        ([on("a"), on("a", "r"), on("b", "r", lead="I"), on("c")], [1, 1, 1, 2]),
+        ([on(""), on("")], [1, 1]),
+    ],
+)
+def test_validation_sets_are_of_the_same_records_with_the_same_labels(data, expected):
+    assert validation_sets(runs_on(*data)) == expected
+
+
+def test_trials_without_a_result_come_last_in_the_numbers_of_validation_sets():
+    failed = on("")
+    failed.status = "FAILED"
+    assert validation_sets(runs_on(failed, on("a", "r"), on("b", "s"))) == [3, 1, 2]
+
+
+@pytest.fixture
+def folds(sweep):
+    """Two folds, of which the second is easier; one trial failed before its data were known."""
+    for fold, easy in (("1", 0.0), ("2", 0.3)):
+        for lr in ("0.1", "0.2"):
+            run = sweep.trial(f"dataset.val_fold={fold}", f"lr={lr}", f1=float(lr) + easy)
+            sweep.store.client.set_tag(run, VALIDATION, fold)
+    sweep.trial("dataset.val_fold=3", "lr=0.1", status="FAILED", error="no such fold")
+    return sweep
+
+
+def test_trials_of_different_validation_sets_are_not_ranked_against_each_other(folds):
+    results = folds.results()
+    assert results["validation_set"].tolist() == [1, 1, 2, 2, 3]
+    assert best_trial(results, OBJECTIVE) is None
+    assert [trial["trial"] for trial in best_trials(results, OBJECTIVE)] == [1, 3]
+    assert set_name(results, 2) == "validation set 2 (dataset.val_fold=2)"
+    table = sweep_table(results, ["dataset.val_fold", "lr"], [OBJECTIVE])
+    lines = cells(table)
+    assert lines[0][:3] == ["trial", "validation_set", "dataset.val_fold"]
+    assert [line[0] for line in lines[1:6]] == ["0", "*", "2", "*", "4"]
+    assert "have 2 validation sets" in table and "ranked only within each" in table
+
+
+def test_one_validation_set_needs_no_word_in_the_table(sweep):
+    sweep.trial("lr=0.1", f1=0.5)
+    table = sweep_table(sweep.results(), ["lr"], [OBJECTIVE])
+    assert "validation" not in table
+
+
+def test_a_heat_map_has_a_panel_for_each_validation_set(folds, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(sweep_module, "heat_map", lambda *panels: drawn.extend(panels) or heat_map(*panels))
+    write_sweep_report(tmp_path, folds.results(), ["dataset.val_fold", "lr"], [OBJECTIVE])
+    assert [title for _, title in drawn] == [
+        f"{OBJECTIVE}, validation set {number} (dataset.val_fold={number})" for number in (1, 2)
+    ]
+    assert [grid.to_numpy().tolist() for grid, _ in drawn] == [
+        [pytest.approx([0.1, 0.2])],
+        [pytest.approx([0.4, 0.5])],
+    ]
+    assert (tmp_path / "heat_map.png").is_file()

@@ -1,19 +1,26 @@
 """The multi-label confusion matrix (MLCM)."""
 
-from __future__ import annotations
-
-from typing import Any, Literal, get_args
+# No annotation here may be a text: torch.jit.script reads those of a metric's class.
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from ecgexp.errors import UserError
+from ecgexp.metrics.names import NO_TRUE_LABEL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Rule = Literal["published", "order_free"]
 
 # Bounds the memory (some 60 MB at 71 labels) and keeps every count exact in float32 (below 2**24).
 _RECORDS_PER_CHUNK = 2**15
+# Up to here a cell of a plot has room for its number, and each row and column for its name.
+_MOST_NAMED = 25
 
 
 def mlcm(
@@ -182,7 +189,60 @@ class MLCM(Metric):
 
     def compute(self) -> Tensor:
         """Matrix of all batches so far: int64, (labels + 1, labels + 1)."""
-        return self.matrix
+        return self.matrix.clone()  # a later update must not change what was handed out
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> "MLCM":
+        """Change nothing: counts stay whole numbers, of which float16 has not all from 2,049 on."""
+        return self
+
+    def plot(
+        self,
+        val: Tensor | None = None,
+        ax: "Axes | None" = None,
+        add_text: bool = True,
+        labels: Sequence[str] | None = None,
+        cmap: Any = None,
+    ) -> "tuple[Figure, Axes]":
+        """Draw a matrix as torchmetrics draws its own confusion matrices.
+
+        Of more than 24 labels only some are named and no count is written, for which there is no room.
+
+        Parameters
+        ----------
+        val : int64 tensor, (labels + 1, labels + 1), optional
+            What `compute` or `forward` returned; by default the matrix of all batches so far.
+        ax : matplotlib Axes, optional
+            Where to draw; by default a new figure.
+        add_text : bool
+            Write the count into each cell.
+        labels : sequence of str, (labels,), optional
+            Names of the labels; '0', '1', ... by default.
+        cmap : str or matplotlib Colormap, optional
+
+        Returns
+        -------
+        figure : Figure
+        axes : Axes
+
+        Raises
+        ------
+        UserError
+            Where `val` or `labels` is not as above.
+        """
+        from torchmetrics.utilities.plot import plot_confusion_matrix
+
+        val = self.compute() if val is None else val
+        size = self.num_labels + 1
+        if not isinstance(val, Tensor) or val.shape != (size, size):
+            raise UserError(f"val is one matrix of shape ({size}, {size}), as compute() returns it.")
+        names = [str(label) for label in range(self.num_labels)] if labels is None else list(labels)
+        if len(names) != self.num_labels:
+            raise UserError(f"labels are {self.num_labels} names, without NTL and NPL, not {len(names)}.")
+        figure, axes = plot_confusion_matrix(val, ax=ax, add_text=add_text and size <= _MOST_NAMED, cmap=cmap)
+        places = range(0, size, -(-size // _MOST_NAMED))
+        axes.set_xticks(places, [[*names, "NPL"][place] for place in places])
+        axes.set_yticks(places, [[*names, NO_TRUE_LABEL][place] for place in places])
+        return figure, axes
 
 
 def _validate_arguments(num_labels: int, threshold: float, rule: Rule) -> None:

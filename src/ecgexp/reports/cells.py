@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -36,7 +36,10 @@ class Cell:
     paper : float or None
         What the paper has there.
     best : bool
-        No other cell has a better mean.
+        No other cell that was validated on the same data has a better mean; never where there is no other one of
+        these, but of other data.
+    validation_sets : tuple of int
+        Numbers of the data that `scores` are of, ascending.
     """
 
     values: dict[str, str]
@@ -45,6 +48,7 @@ class Cell:
     diverged: int
     paper: float | None = None
     best: bool = False
+    validation_sets: tuple[int, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -152,22 +156,35 @@ def collect_cells(results: pd.DataFrame, keys: Sequence[str], metric: str, again
     cells = []
     for values, trials in results.fillna(dict.fromkeys(keys, "-")).groupby(list(keys), sort=False):
         finished = trials[trials["status"] == "FINISHED"]
-        scores = finished[metric].dropna() if metric in trials else pd.Series(dtype=float)
+        measured = finished[finished[metric].notna()] if metric in trials else finished[:0]
         known = dict(zip(keys, map(str, values), strict=True))
         cells.append(
             Cell(
                 known,
-                tuple(scores),
+                tuple(measured[metric]) if len(measured) else (),
                 len(trials),
                 int(finished["diverged"].sum()),
                 _published(trials.iloc[0], known) if against_paper else None,
+                validation_sets=tuple(sorted(set(measured["validation_set"]))),
             )
         )
-    measured = [cell.mean for cell in cells if cell.scores]
-    if not measured:
-        return cells
-    best = max(measured) if maximizes(metric) else min(measured)
-    return [Cell(**{**vars(cell), "best": cell.mean == best}) for cell in cells]
+    best = max if maximizes(metric) else min
+    families = comparable(cells)
+    best_means = {
+        family[0].validation_sets: best(cell.mean for cell in family)
+        for family in families
+        if len(family) > 1 or len(families) == 1
+    }
+    return [replace(cell, best=cell.mean == best_means.get(cell.validation_sets)) for cell in cells]
+
+
+def comparable(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells that have scores, those together that were validated on the same data, as others cannot be ranked."""
+    families: dict[tuple[int, ...], list[Cell]] = {}
+    for cell in cells:
+        if cell.scores:
+            families.setdefault(cell.validation_sets, []).append(cell)
+    return list(families.values())
 
 
 def _published(trial: pd.Series, values: dict[str, str]) -> float | None:
@@ -175,8 +192,11 @@ def _published(trial: pd.Series, values: dict[str, str]) -> float | None:
     return paper.published_value({key: trial.get(key) for key in paper.KEYS} | values)
 
 
-def arrange(cells: Sequence[Cell]) -> Table:
-    """Cells as a table like the paper's: nets and batch sizes below each other, the rest beside each other."""
+def arrange(cells: Sequence[Cell], most_columns: int | None = None) -> Table:
+    """Cells as a table like the paper's: nets and batch sizes below each other, the rest beside each other.
+
+    Keys that would make more than `most_columns` columns stand below each other, too.
+    """
     keys = list(cells[0].values)
     if set(keys) <= set(paper.KEYS):
         keys = [key for key in paper.KEYS if key in keys]
@@ -185,18 +205,21 @@ def arrange(cells: Sequence[Cell]) -> Table:
     split = max(1, len(keys) // 2)
     if set(keys) <= set(paper.KEYS) and 0 < (named := len({"model", "batch_size"} & set(keys))) < len(keys):
         split = named
+    while most_columns and split < len(keys) and len({_values(cell, keys[split:]) for cell in cells}) > most_columns:
+        split += 1
     row_keys, column_keys = keys[:split], keys[split:]
     place = {key: {value: i for i, value in enumerate(dict.fromkeys(c.values[key] for c in cells))} for key in keys}
 
     def ordered(part: list[str]) -> list[Values]:
-        found = {tuple(cell.values[key] for key in part) for cell in cells}
+        found = {_values(cell, part) for cell in cells}
         return sorted(found, key=lambda values: [place[key][value] for key, value in zip(part, values, strict=True)])
 
-    by_place = {
-        (tuple(cell.values[key] for key in row_keys), tuple(cell.values[key] for key in column_keys)): cell
-        for cell in cells
-    }
+    by_place = {(_values(cell, row_keys), _values(cell, column_keys)): cell for cell in cells}
     return Table(row_keys, column_keys, ordered(row_keys), ordered(column_keys), by_place)
+
+
+def _values(cell: Cell, keys: Sequence[str]) -> Values:
+    return tuple(cell.values[key] for key in keys)
 
 
 def to_markdown(lines: Sequence[Sequence[str]]) -> str:

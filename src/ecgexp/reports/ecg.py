@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from ecgexp.reports.figures import plain
+
 MM_PER_SECOND, MM_PER_MILLIVOLT = 25.0, 10.0
 INCH = 25.4  # mm
 
@@ -19,12 +22,16 @@ GRID = (("I", "AVR", "V1", "V4"), ("II", "AVL", "V2", "V5"), ("III", "AVF", "V3"
 RHYTHM = "II"
 GRID_SECONDS = (8.0, 12.0)
 LONGEST_SECONDS = 30.0
+MOST_ROWS = 16  # a metre of paper
 
 PAPER, FINE, COARSE, INK, SOFT = "#fffdfb", "#f8d8d4", "#eda9a1", "#111111", "#8a5a55"
 MARGIN, START, HEAD, FOOT = 6.0, 15.0, 4.0, 8.0  # mm; traces begin at START, right of the pulse
 LINE_OF_TITLE = 5.0
 ABOVE, BELOW = (15.0, 35.0), (10.0, 35.0)  # least and most mm above and below a row's zero
 NAME = 10.0  # mm from a row's zero up to the name of a lead
+SMALL_LETTER = 1.5  # mm that a letter takes in the foot
+LETTER = (2.4, 1.7)  # mm that a letter takes in the title's first line, and in the others
+MOST_LINES = 4  # that a line of the title is broken into
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,8 @@ def ecg_figure(
 
     The 12 standard leads of 8 to 12 s are laid out in three rows of four columns, with lead II over the whole time
     as a rhythm strip; anything else has one row per lead. Each lead is drawn about its median, since a printed
-    ECG has no zero but the isoelectric line. Of more than 30 s the first 30 are drawn, which the picture says.
+    ECG has no zero but the isoelectric line. Of more than 30 s the first 30 are drawn, of more than 16 rows the first
+    16, which the picture says.
 
     Parameters
     ----------
@@ -56,7 +64,7 @@ def ecg_figure(
     lead_names : sequence of str, (leads,)
         The case makes no difference.
     title : str
-        Above the paper; its first line is set in bold.
+        Above the paper; its first line is set in bold. Lines are broken to the width of the paper.
     footnote : str
         Below the paper, beside the scales.
 
@@ -74,22 +82,27 @@ def ecg_figure(
     if values.ndim != 2 or values.shape[1] != len(lead_names) or not values.size:
         raise ValueError(f"signal has the shape (samples, {len(lead_names)}), not {values.shape}")
     shown = min(len(values), round(LONGEST_SECONDS * sampling_rate))
-    if shown < len(values):
-        cut = f"first {LONGEST_SECONDS:g} s of {len(values) / sampling_rate:g} s"
-        footnote = f"{cut} · {footnote}" if footnote else cut
+    cut = [f"first {LONGEST_SECONDS:g} s of {len(values) / sampling_rate:g} s"] * (shown < len(values))
     values = values[:shown]
     with np.errstate(all="ignore"):
         centred = values - np.nan_to_num(np.nanmedian(values, axis=0))
     rows = _rows(centred, sampling_rate, lead_names)
+    if len(rows) > MOST_ROWS:
+        cut.append(f"first {MOST_ROWS} of {len(rows)} leads")
+        rows = rows[:MOST_ROWS]
 
     tops, bottoms = zip(*(_extent(row) for row in rows), strict=True)
     seconds = len(values) / sampling_rate
     width, height = _up(START + seconds * MM_PER_SECOND + 2), sum(tops) + sum(bottoms)
-    lines = title.splitlines()
+    lines, bold = _broken(title, width)
     head = MARGIN + (HEAD + LINE_OF_TITLE * (len(lines) - 1) if lines else 0.0)
-    size = (width + 2 * MARGIN, height + head + FOOT)
+    scales = f"{MM_PER_SECOND:g} mm/s    {MM_PER_MILLIVOLT:g} mm/mV    {sampling_rate:g} Hz"
+    footnote = " · ".join([*cut, *filter(None, [footnote])])
+    beside = (len(scales) + len(footnote)) * SMALL_LETTER < width
+    foot = FOOT if beside else FOOT + HEAD
+    size = (width + 2 * MARGIN, height + head + foot)
     figure = Figure(figsize=(size[0] / INCH, size[1] / INCH), facecolor="white")
-    axes = figure.add_axes((MARGIN / size[0], FOOT / size[1], width / size[0], height / size[1]))
+    axes = figure.add_axes((MARGIN / size[0], foot / size[1], width / size[0], height / size[1]))
     _paper(axes, width, height)
     y = height
     for row, top, bottom in zip(rows, tops, bottoms, strict=True):
@@ -99,10 +112,9 @@ def ecg_figure(
     for i, line in enumerate(lines):
         figure.text(
             MARGIN / size[0], 1 - (5 + LINE_OF_TITLE * i) / size[1], line,
-            fontsize=11 if i == 0 else 9, fontweight="bold" if i == 0 else "normal", va="center",
+            fontsize=11 if i < bold else 9, fontweight="bold" if i < bold else "normal", va="center",
         )  # fmt: skip
-    scales = f"{MM_PER_SECOND:g} mm/s    {MM_PER_MILLIVOLT:g} mm/mV    {sampling_rate:g} Hz"
-    figure.text(MARGIN / size[0], 4 / size[1], scales, fontsize=7.5, color=SOFT, va="center")
+    figure.text(MARGIN / size[0], (foot - HEAD) / size[1], scales, fontsize=7.5, color=SOFT, va="center")
     figure.text(1 - MARGIN / size[0], 4 / size[1], footnote, fontsize=7.5, color=SOFT, va="center", ha="right")
     return figure
 
@@ -120,6 +132,15 @@ def _rows(signal: NDArray[np.float64], rate: float, lead_names: Sequence[str]) -
         for row in GRID
     ]
     return [*rows, [_Trace(RHYTHM, signal[:, column[RHYTHM]], 0)]]
+
+
+def _broken(title: str, width: float) -> tuple[list[str], int]:
+    """Lines of a title that fit `width` mm, and how many of them are of its first line."""
+    broken = [
+        textwrap.wrap(line, max(12, int(width / letter)), max_lines=MOST_LINES, placeholder=" …")
+        for line, letter in zip(title.splitlines(), [LETTER[0], *[LETTER[1]] * title.count("\n")], strict=False)
+    ]
+    return [line.replace("$", r"\$") for lines in broken for line in lines], len(broken[0]) if broken else 0
 
 
 def _extent(row: list[_Trace]) -> tuple[float, float]:
@@ -158,7 +179,7 @@ def _draw_row(axes: Axes, row: list[_Trace], zero: float, rate: float) -> None:
         if trace.start:
             axes.plot([x[0], x[0]], [zero - 3, zero + 3], color=INK, linewidth=0.75)
         axes.text(
-            x[0] + 1, zero + NAME, _printed(trace.lead), fontsize=9, fontweight="bold", color=INK, va="bottom",
+            x[0] + 1, zero + NAME, plain(_printed(trace.lead)), fontsize=9, fontweight="bold", color=INK, va="bottom",
             bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.6}, zorder=1.5,
         )  # fmt: skip
 

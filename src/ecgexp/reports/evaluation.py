@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ecgexp.metrics import classification_metrics, mlcm, mlcm_report, multiclass_metrics, predicted_classes
+from ecgexp.reports.figures import plain
 
 Floats = NDArray[np.float64]
 
@@ -168,7 +169,9 @@ def reliability_figure(bins: pd.DataFrame, brier: float, title: str) -> Figure:
     everything = groups.pop("all")
     if len(groups) <= MOST_LINES:
         for name, group in groups.items():
-            above.plot(group["mean_probability"], group["observed"], marker=".", linewidth=1, alpha=0.6, label=name)
+            above.plot(
+                group["mean_probability"], group["observed"], marker=".", linewidth=1, alpha=0.6, label=plain(name)
+            )
     above.plot(everything["mean_probability"], everything["observed"], marker="o", color="black", label="all labels")
     above.set(ylabel="share of records with the label", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
     above.set_title(f"{title}\nmean Brier score {brier:.4f}", fontsize=10)

@@ -1,31 +1,72 @@
-"""Pictures, as matplotlib figures that touch no global state."""
+"""Pictures, as matplotlib figures that touch no global state, of a bounded size whatever there is to draw."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 # Up to here a cell of a matrix still has room for its number.
 LARGEST_ANNOTATED = 25
-# Rows, or columns, of a heat map that are named.
-_MOST_NAMED = 40
+# Pixels that a picture has at most to each side.
+MOST_PIXELS = 6000
+LONGEST_NAME = 28  # characters
+_LARGEST = 14.0  # inches that the cells of a picture take at most to each side
+_POINT = 1 / 72  # inch
+_LETTER = 0.09  # inches of a letter in a tick label, about
+_SMALLEST_FONT, _LINE = 7.0, 1.3  # points; from line to line, in heights of the font
+
+
+def save_figure(figure: Figure, path: Path, dpi: float, **how: Any) -> None:
+    """Write a picture, in a lower resolution where it would have too many pixels.
+
+    Parameters
+    ----------
+    figure : Figure
+    path : Path
+    dpi : float
+        Pixels an inch, at most.
+    **how
+        Further arguments of `Figure.savefig`.
+    """
+    width, height = figure.get_size_inches()
+    if how.get("bbox_inches") == "tight":  # which makes room for what stands beside the axes
+        figure.canvas.draw()
+        whole = figure.get_tightbbox()
+        width, height = max(width, whole.width), max(height, whole.height)
+    figure.savefig(path, dpi=min(dpi, MOST_PIXELS / max(width, height)), **how)
+
+
+def plain(text: object, longest: int = LONGEST_NAME) -> str:
+    """A name as a picture shows it: in one line, without its middle where it is long, and never as a formula."""
+    words = " ".join(str(text).split())
+    if len(words) > longest:
+        tail = (longest - 1) // 3
+        words = f"{words[: longest - 1 - tail]}…{words[len(words) - tail :]}"
+    # matplotlib sets what is between dollars as a formula, and leaves names that begin with _ out of legends
+    return ("\N{ZERO WIDTH SPACE}" if words.startswith("_") else "") + words.replace("$", r"\$")
 
 
 def confusion_figure(table: pd.DataFrame, title: str) -> Figure:
-    """Confusion matrix from `ecgexp.reports.trial.confusion_table`, each row normalised to 100 %."""
+    """Confusion matrix from `ecgexp.reports.trial.confusion_table`, each row normalised to 100 %.
+
+    Of many labels only some are named, and the shares are told by colour alone.
+    """
     matrix = table.to_numpy()
     rows = matrix.sum(axis=1, keepdims=True)
     percent = 100 * np.divide(matrix, rows, out=np.zeros(matrix.shape), where=rows > 0)
-    size = max(4.5, 0.55 * len(matrix) + 1.5)
-    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    size = min(0.55 * len(matrix), _LARGEST)
+    names = _room_for_names(table.index)
+    figure = Figure(figsize=(max(4.0, size) + names + 0.8, max(4.0, size) + names + 0.5), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(matrix.shape[1]), table.columns, rotation=45, ha="right")
-    axes.set_yticks(range(matrix.shape[0]), table.index)
+    _name_ticks(axes, table, max(4.0, size), max(4.0, size), rotation=45)
     axes.set_xlabel("predicted (NPL: no predicted label)" if "NPL" in table.columns else "predicted")
     axes.set_ylabel("true (NTL: no true label)" if "NTL" in table.index else "true")
     axes.set_title(title, fontsize=10)
@@ -51,7 +92,7 @@ def learning_curves(history: Sequence[dict[str, float]], metric: str, best_epoch
         if best_epoch is not None:
             axes.axvline(best_epoch + 1, color="grey", linestyle=":", label="kept weights")
         axes.set_xlabel("epoch")
-        axes.set_ylabel(name)
+        axes.set_ylabel(plain(name))
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.lines:
@@ -59,42 +100,94 @@ def learning_curves(history: Sequence[dict[str, float]], metric: str, best_epoch
     return figure
 
 
-def heat_map(grid: pd.DataFrame, title: str) -> Figure:
-    """Values over two sets of axes: rows and columns of a table, NaN where there is no trial.
+def heat_map(*panels: tuple[pd.DataFrame, str]) -> Figure:
+    """Values over two sets of axes, each panel with its own colours.
 
-    Of more rows or columns than a page can hold only some are named, and cells are told by colour alone.
+    Of more rows or columns than a page can hold only some are named, and cells are told by colour alone. Panels that
+    a page cannot hold are left out, which the last title says.
+
+    Parameters
+    ----------
+    *panels : tuple of DataFrame and str
+        Rows and columns of values, NaN where there is no trial; and the title.
     """
-    values = grid.to_numpy(dtype=float)
-    height, width = (min(size, _MOST_NAMED) for size in grid.shape)
-    figure = Figure(figsize=(max(4.5, 0.9 * width + 2.5), max(2.5, 0.5 * height + 1.8)), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(values, cmap="viridis", aspect="auto")
-    down, across = (max(1, -(-size // _MOST_NAMED)) for size in grid.shape)
-    axes.set_xticks(
-        range(0, grid.shape[1], across), [_label(key) for key in grid.columns[::across]], rotation=30, ha="right"
+    sizes = [_panel_size(grid) for grid, _ in panels]
+    heights = [down + _room_for_names(grid.columns) + 1.0 for (grid, _), (down, _) in zip(panels, sizes, strict=True)]
+    shown = max(1, int(np.searchsorted(np.cumsum(heights), 1.5 * _LARGEST, side="right")))
+    width = max(
+        across + _room_for_names(grid.index) + 1.9 for (grid, _), (_, across) in zip(panels, sizes, strict=True)
     )
-    axes.set_yticks(range(0, grid.shape[0], down), [_label(key) for key in grid.index[::down]])
-    axes.set_xlabel(", ".join(str(name) for name in grid.columns.names if name))
-    axes.set_ylabel(", ".join(str(name) for name in grid.index.names if name))
-    axes.set_title(title, fontsize=10)
-    low, high = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=-np.inf)
-    if np.isfinite(low) and down == across == 1:
-        _annotate(axes, values, "{:.3f}", dark_above=-np.inf, light_above=(low + high) / 2)
-    figure.colorbar(image, ax=axes, shrink=0.8)
+    figure = Figure(figsize=(max(4.5, width), sum(heights[:shown])), layout="constrained")
+    drawn = figure.subplots(shown, 1, squeeze=False, height_ratios=heights[:shown])[:, 0]
+    for axes, (grid, title), (down, across) in zip(drawn, panels[:shown], sizes[:shown], strict=True):
+        image = axes.imshow(grid.to_numpy(dtype=float), cmap="viridis", aspect="auto")
+        _name_ticks(axes, grid, down, across, rotation=30)
+        axes.set_xlabel(_axis_name(grid.columns, across))
+        axes.set_ylabel(_axis_name(grid.index, down))
+        axes.set_title(plain(title, 100), fontsize=10)
+        _write_values(axes, grid.to_numpy(dtype=float), down, across)
+        figure.colorbar(image, ax=axes, shrink=0.8)
+    if shown < len(panels):
+        drawn[-1].set_title(f"{drawn[-1].get_title()} ({len(panels) - shown} further ones are not drawn)", fontsize=10)
     return figure
 
 
+def _panel_size(grid: pd.DataFrame) -> tuple[float, float]:
+    """Inches that the cells of a heat map take, down and across."""
+    return float(np.clip(0.5 * len(grid), 1.5, _LARGEST)), float(np.clip(0.9 * grid.shape[1], 2.5, _LARGEST))
+
+
+def _write_values(axes: Axes, values: NDArray[np.float64], down: float, across: float) -> None:
+    """Write each value into its cell where there is room."""
+    low, high = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=-np.inf)
+    if np.isfinite(low) and down / len(values) > 0.15 and across / values.shape[1] > 0.5:
+        _annotate(axes, values, "{:.3f}" if max(-low, high) < 1000 else "{:.2g}", -np.inf, (low + high) / 2)
+
+
+def _name_ticks(axes: Axes, table: pd.DataFrame, down: float, across: float, rotation: float) -> None:
+    """Name rows and columns, in a smaller font or only some of them where there is no room for all."""
+    slanted: dict[str, Any] = {"rotation": rotation, "ha": "right", "rotation_mode": "anchor"}
+    for set_ticks, keys, inches, how in (
+        (axes.set_yticks, table.index, down, {}),
+        (axes.set_xticks, table.columns, across, slanted),
+    ):
+        room = inches / len(keys) / (_LINE * _POINT)  # points of a line
+        step = max(1, int(np.ceil(_SMALLEST_FONT / room)))
+        font = float(np.clip(room * step, _SMALLEST_FONT, 10))
+        set_ticks(range(0, len(keys), step), [_label(key) for key in keys[::step]], fontsize=font, **how)
+
+
+def _room_for_names(keys: pd.Index) -> float:
+    """Inches that the names of rows take to the left of them, or below columns, at most."""
+    return _LETTER * max(len(_label(key)) for key in keys)
+
+
+def _axis_name(keys: pd.Index, inches: float) -> str:
+    """Names of the keys of an axis, in as many lines as they need beside `inches` of cells."""
+    lines = [""]
+    for name in (plain(name, 40) for name in keys.names if name):
+        longer = f"{lines[-1]}, {name}" if lines[-1] else name
+        if lines[-1] and len(longer) * _LETTER > inches:
+            lines[-1] += ","
+            lines.append(name)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
+
+
 def _annotate(
-    axes: object, values: NDArray[np.float64], form: str, dark_above: float, light_above: float = np.inf
+    axes: Axes, values: NDArray[np.float64], form: str, dark_above: float, light_above: float = np.inf
 ) -> None:
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             white = value > dark_above and value <= light_above
-            axes.text(  # type: ignore[attr-defined]
+            axes.text(
                 column, row, form.format(value), ha="center", va="center", fontsize=8,
                 color="white" if white else "black",
             )  # fmt: skip
 
 
 def _label(key: object) -> str:
-    return " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
+    """Values of a row or a column; of several each has its share of the room."""
+    values = key if isinstance(key, tuple) else (key,)
+    return " ".join(plain(value, max(8, 2 * LONGEST_NAME // (len(values) + 1))) for value in values)

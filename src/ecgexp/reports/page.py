@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,16 +18,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from ecgexp.reports import paper
-from ecgexp.reports.cells import arrange, cell_keys, cells_frame, collect_cells, to_csv, to_markdown
+from ecgexp.reports.cells import Cell, arrange, cell_keys, cells_frame, collect_cells, comparable, to_csv, to_markdown
 from ecgexp.reports.experiment import experiment_file
-from ecgexp.reports.figures import confusion_figure, heat_map, learning_curves
+from ecgexp.reports.figures import confusion_figure, heat_map, learning_curves, save_figure
 from ecgexp.reports.search import search_figures
 from ecgexp.reports.study import Study
-from ecgexp.reports.sweep import described
+from ecgexp.reports.sweep import MOST_SETS, described
 from ecgexp.reports.trial import confusion_table
 from ecgexp.words import shortened
 
 DPI = 130
+# The files of a report, a name each line, so that a later one in the same folder can remove them.
+FILES = "files.txt"
 AUROC = "best/val/auroc_macro"
 # A metric that MLflow could not store as infinite.
 _INFINITE = 1e300
@@ -70,16 +73,18 @@ def write_report(folder: Path, study: Study) -> list[str]:
     lines = study.table.flat()
     (folder / "table.csv").write_text(to_csv(lines))
     (folder / "table.md").write_text("\n".join([to_markdown(lines), *study.warnings]))
-    if study.best is not None:
-        (folder / "experiment").mkdir()
-        title = f"Best of sweep {study.name}: {study.objective} = {study.best[study.objective]:.4f}"
-        best = experiment_file(study.run(study.best["run_id"]), title, study.search is not None)
-        (folder / "experiment" / "best.yaml").write_text(best)
+    for row in study.best[:MOST_SETS]:
+        (folder / "experiment").mkdir(exist_ok=True)
+        where = f" on {study.set_name(row['validation_set'])}" if study.several_sets else ""
+        title = f"Best of sweep {study.name}{where}: {study.objective} = {row[study.objective]:.4f}"
+        best = experiment_file(study.run(row["run_id"]), title, study.search is not None)
+        (folder / "experiment" / f"{_experiment(study, row)}.yaml").write_text(best)
     environment = Environment(
         loader=PackageLoader("ecgexp", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": _number, "short": shortened, "clock": _clock, "day": _day}
+    environment.filters |= {"number": _number, "clock": _clock, "day": _day}
+    environment.filters |= {"setting": _setting, "parts": _parts}
     findings = study.findings()
     page = environment.get_template("report.html.j2").render(
         study=study,
@@ -97,27 +102,52 @@ def write_report(folder: Path, study: Study) -> list[str]:
         curves=list(_curves(folder, study)),
         matrices=list(_matrices(folder, study)),
         described=described,
+        experiment=lambda row: _experiment(study, row),
+        most_sets=MOST_SETS,
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
+    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    (folder / FILES).write_text("\n".join([*names, FILES]) + "\n")
     return findings
+
+
+def _experiment(study: Study, row: pd.Series) -> str:
+    """Name of the experiment that trains a best trial again."""
+    return f"best_{row['validation_set']}" if study.several_sets else "best"
 
 
 def _save(folder: Path, name: str, figure: Figure, caption: str, **how: Any) -> Picture:
     path = folder / name
-    figure.savefig(path, dpi=DPI, **how)
+    save_figure(figure, path, DPI, **how)
     return Picture(name, caption, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
 
 
 def _heat_maps(folder: Path, study: Study) -> Iterator[Picture]:
     keys = cell_keys(study.results)
     for metric in dict.fromkeys((study.objective, AUROC)):
-        if metric not in study.finished or len(study.cells) < 2:
+        if metric not in study.results or len(study.cells) < 2:
             continue
-        grid = arrange(collect_cells(study.results, keys, metric)).means()
-        if grid.notna().to_numpy().any():
-            name = metric.removeprefix("best/")
+        cells = collect_cells(study.results, keys, metric)
+        families = comparable(cells)
+        name = metric.removeprefix("best/")
+        if len(families) == 1:
+            panels = [(arrange(cells).means(), name)]
+        else:  # each with colours of its own
+            panels = [
+                (arrange(family).means(), f"{name}, {_sets(study, family[0])}")
+                for family in families
+                if len(family) > 1
+            ]
+        if panels:
             averaged = ", repetitions averaged" if study.repetitions else ""
-            yield _save(folder, f"heat_map_{_file(name)}.png", heat_map(grid, name), f"{name}{averaged}")
+            together = ", cells with the same validation sets together" if len(families) > 1 else ""
+            yield _save(folder, f"heat_map_{_file(name)}.png", heat_map(*panels), f"{name}{averaged}{together}")
+
+
+def _sets(study: Study, cell: Cell) -> str:
+    """The validation sets of a cell in words."""
+    numbers = cell.validation_sets
+    return study.set_name(numbers[0]) if len(numbers) == 1 else f"validation sets {', '.join(map(str, numbers))}"
 
 
 def _searched(folder: Path, study: Study) -> Iterator[Picture]:
@@ -128,7 +158,7 @@ def _searched(folder: Path, study: Study) -> Iterator[Picture]:
 
 
 def _curves(folder: Path, study: Study) -> Iterator[Picture]:
-    for row, word in zip(study.extremes(), ("best", "worst"), strict=False):
+    for word, row in study.extremes():
         history = [
             {name: value if abs(value) < _INFINITE else math.nan for name, value in epoch.items()}
             for epoch in study.histories.get(row["run_id"], [])
@@ -138,27 +168,34 @@ def _curves(folder: Path, study: Study) -> Iterator[Picture]:
             figure = learning_curves(history, study.metric, None if kept == "None" else int(kept))
             ended = ", diverged" if row["diverged"] else ""
             caption = f"The {word}: {described(row, study.keys)}{ended}"
-            yield _save(folder, f"learning_curves_{word}.png", figure, caption)
+            name = _experiment(study, row) if word.startswith("best") else word
+            yield _save(folder, f"learning_curves_{name}.png", figure, caption)
 
 
 def _matrices(folder: Path, study: Study) -> Iterator[Picture]:
-    for number, (_, row) in enumerate(study.ranked.drop_duplicates("model").iterrows()):
+    rows = study.best[:MOST_SETS]
+    if not study.several_sets:
+        rows = [row for _, row in study.ranked.drop_duplicates("model").iterrows()]
+    for number, row in enumerate(rows):
         found = study.predictions.get(row["source_run_id"])
         if found is None:
             continue
         probabilities, targets = torch.tensor(found.probabilities), torch.tensor(found.targets).int()
         table = confusion_table(probabilities, targets, found.label_names, found.threshold, found.multiclass)
         stem, what = ("confusion", "Confusion matrix") if found.multiclass else ("mlcm", "MLCM")
-        whose = "The best" if number == 0 else f"The best of {row['model']}"
-        name = f"{stem}_best.png" if number == 0 else f"{stem}_best_{_file(str(row['model']))}.png"
+        whose, name = "The best", f"{stem}_{_experiment(study, row)}"
+        if study.several_sets:
+            whose += f" on {study.set_name(row['validation_set'])}"
+        elif number > 0:
+            whose, name = f"The best of {row['model']}", f"{stem}_best_{_file(str(row['model']))}"
         figure = confusion_figure(table, f"{what}, validation, {len(targets)} records")
-        yield _save(folder, name, figure, f"{whose}: {described(row, study.keys)}")
+        yield _save(folder, f"{name}.png", figure, f"{whose}: {described(row, study.keys)}")
 
 
 def _tiles(study: Study) -> list[tuple[str, str]]:
     """What is worth knowing at once: a figure and what it is."""
     results = study.results
-    tiles = [(f"{len(study.finished)} of {len(results)}", "trials finished")]
+    tiles = [(f"{len(study.ranked)} of {len(results)}", "trials finished")]
     for words, count in (
         ("diverged", int(results["diverged"].sum())),
         ("pruned", int(results["pruned"].sum())),
@@ -166,8 +203,10 @@ def _tiles(study: Study) -> list[tuple[str, str]]:
         ("taken over from other sweeps", int(results["reused"].sum())),
     ):
         tiles += [(str(count), words)] * bool(count)
-    if study.best is not None:
-        tiles.insert(0, (_number(study.best[study.objective]), f"best {study.objective.split('/', 2)[2]}"))
+    if study.several_sets:
+        tiles.append((str(len(study.best)), "validation sets"))
+    elif study.best:
+        tiles.insert(0, (_number(study.best[0][study.objective]), f"best {study.objective.split('/', 2)[2]}"))
     trained = results[~results["reused"]]
     if "train_seconds" in trained:
         tiles.append((_clock(trained["train_seconds"].sum()), "of training"))
@@ -180,6 +219,7 @@ def _trials(study: Study) -> list[dict[str, Any]]:
     ranked = study.ranked
     low, high = (ranked.get(f"{column}_{end}", pd.Series(dtype=float)).astype(float) for end in ("low", "high"))
     start, end = low.min(), high.max()
+    best = {row["run_id"] for row in study.best}
 
     def place(value: float) -> float:
         return 100 * (value - start) / (end - start) if end > start else 50.0
@@ -192,9 +232,8 @@ def _trials(study: Study) -> list[dict[str, Any]]:
         lines.append(
             {
                 "row": row,
-                "values": [None if pd.isna(row[key]) else shortened(row[key]) for key in study.keys],
                 "marks": marks,
-                "best": study.best is not None and row["run_id"] == study.best["run_id"],
+                "best": row["run_id"] in best,
                 "score": row.get(column),
                 "objective": row[study.objective],
                 "known": known,
@@ -214,7 +253,7 @@ def _trials(study: Study) -> list[dict[str, Any]]:
                 "epochs": row.get("epochs"),
                 "seconds": row.get("train_seconds"),
                 "device": row["device"],
-                "set": row.get("validation_set"),
+                "set": row["validation_set"],
             }
         )
     return lines
@@ -222,7 +261,7 @@ def _trials(study: Study) -> list[dict[str, Any]]:
 
 def _unfinished(study: Study) -> list[tuple[str, str, str]]:
     """Trial, status and error of those without a result."""
-    rows = study.results[~study.results["run_id"].isin(study.finished["run_id"])]
+    rows = study.results[~study.results["run_id"].isin(study.ranked["run_id"])]
     return [
         (described(row, study.keys), row["status"].lower(), row["error"])
         for _, row in rows.iterrows()
@@ -272,6 +311,16 @@ def _number(value: Any, digits: int = 3, sign: bool = False) -> str:
         return "–"
     text = f"{float(value):{'+' if sign else ''}.{digits}f}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _setting(value: Any) -> str:
+    """The value of a key."""
+    return "–" if pd.isna(value) else shortened(value)
+
+
+def _parts(name: str) -> list[str]:
+    """Parts of a key's name after which it may go on in another line."""
+    return re.split(r"(?<=[._])", name)
 
 
 def _clock(seconds: Any) -> str:

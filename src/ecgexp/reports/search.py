@@ -12,17 +12,21 @@ from typing import Any
 import matplotlib
 import numpy as np
 import optuna
+from matplotlib.figure import Figure
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ecgexp.reports.figures import LONGEST_NAME, plain
 from ecgexp.sweeps.study import first_number
 
 JOB = "job"
 # Fewer trials tell nothing about which key matters.
 _FEWEST = 4
+# Keys that a picture has room for.
+_MOST_KEYS = 12
 
 
 def write_study(path: Path, storage: BaseStorage, name: str) -> None:
@@ -106,6 +110,9 @@ def search_figures(study: Study, objectives: Sequence[str], monitor: str) -> Ite
     if not searched:
         return
     minimized = _minimized(study)
+    shown, of_these = searched[:_MOST_KEYS], ""
+    if len(shown) < len(searched):
+        of_these = f" (the first {len(shown)} of {len(searched)})"
     drawn: list[tuple[str, Callable[[], Any], str]] = []
     if len(objectives) > 1:
         pareto = lambda: plots.plot_pareto_front(study, target_names=list(objectives))  # noqa: E731
@@ -127,12 +134,20 @@ def search_figures(study: Study, objectives: Sequence[str], monitor: str) -> Ite
         )
     if len(whole) >= _FEWEST and len({trial.values[0] for trial in whole}) > 1:
         drawn.append(
-            ("importances", lambda: plots.plot_param_importances(study, **first), "How much each key matters (fANOVA)")
+            (
+                "importances",
+                lambda: plots.plot_param_importances(study, params=shown if of_these else None, **first),
+                f"How much each key matters (fANOVA){of_these}",
+            )
         )
-    drawn.append(("slices", lambda: plots.plot_slice(study, **first), "Value over each key"))
+    drawn.append(("slices", lambda: plots.plot_slice(study, params=shown, **first), f"Value over each key{of_these}"))
     if len(searched) > 1:
         drawn.append(
-            ("parallel", lambda: plots.plot_parallel_coordinate(study, **first), "Trials over all keys at once")
+            (
+                "parallel",
+                lambda: plots.plot_parallel_coordinate(study, params=shown, **first),
+                f"Trials over all keys at once{of_these}",
+            )
         )
     for name, draw, caption in drawn:
         with matplotlib.rc_context(), warnings.catch_warnings():  # Optuna changes the style of all later pictures
@@ -150,7 +165,8 @@ def search_figures(study: Study, objectives: Sequence[str], monitor: str) -> Ite
                 reports = [value for t in study.trials for value in t.intermediate_values.values()]
                 axes.set_ylim(*_most(reports, minimized))
             elif name in ("slices", "parallel"):
-                figure.set_size_inches(max(6.4, 2.4 * len(searched)), 4.2)
+                figure.set_size_inches(max(6.4, 2.4 * len(shown)), 4.2)
+            _shorten_names(figure)
             yield name, figure, caption
             pyplot.close(figure)
 
@@ -159,14 +175,23 @@ def _minimized(study: Study) -> bool:
     return study.directions[0] == StudyDirection.MINIMIZE
 
 
+def _shorten_names(figure: Figure) -> None:
+    """Shorten names of ticks, which may be whole settings that a search chose between."""
+    figure.canvas.draw()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        names = [label.get_text() for label in axis.get_ticklabels()]
+        if any(len(name) > LONGEST_NAME and "$" not in name for name in names):  # a power of ten has dollars
+            axis.set_ticks(axis.get_ticklocs(), [plain(name) for name in names])
+
+
 def _most(values: Sequence[float], minimized: bool) -> tuple[float, float]:
     """Limits that hold all values but the worst fifth, which one that diverges may fill a picture with."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
     if minimized:
-        high = float(np.quantile(finite, 0.8))
+        high = float(np.quantile(finite, 0.8, method="lower"))
     else:
-        low = float(np.quantile(finite, 0.2))
+        low = float(np.quantile(finite, 0.2, method="higher"))
     margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin
 

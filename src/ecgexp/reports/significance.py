@@ -45,7 +45,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that were validated on the same records, and so can be compared.
+    """Trials that were validated on the same data, and so can be compared.
 
     Attributes
     ----------
@@ -92,8 +92,9 @@ def read_predictions(path: Path, threshold: float, multiclass: bool = False) -> 
 def compare_trials(
     predictions: Mapping[str, Predictions],
     find_patients: Callable[[str, NDArray[np.str_]], NDArray[np.str_] | None],
+    validation_sets: Mapping[str, int],
 ) -> list[Group]:
-    """Bootstrap the trials of a sweep, those together that share validation records, labels and prediction rule.
+    """Bootstrap the trials of a sweep, those of a validation set together.
 
     Parameters
     ----------
@@ -101,11 +102,12 @@ def compare_trials(
         By run.
     find_patients : callable
         Asked with a run and its record ids where the file does not have the patients; may give None.
+    validation_sets : mapping of str to int
+        By run, see `ecgexp.reports.sweep.validation_sets`.
     """
     alike: dict[object, list[str]] = {}
     for run, found in predictions.items():
-        key = (tuple(found.ids), found.targets.tobytes(), found.label_names, found.threshold, found.multiclass)
-        alike.setdefault(key, []).append(run)
+        alike.setdefault((validation_sets[run], found.multiclass), []).append(run)
     return [_compare([(run, predictions[run]) for run in runs], find_patients) for runs in alike.values()]
 
 
@@ -115,14 +117,13 @@ def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index: run. ``validation_set`` (number of its group) and, for the scores that have them, with prefix
-        ``best/val/<score>``: ``_low``, ``_high`` (95 % interval), ``_behind``, ``_behind_low``, ``_behind_high``
-        (winner of the group minus this, simultaneous), ``_maybe_best`` (it cannot be told from the winner), and
-        ``_share_best`` (of the resamples).
+        Index: run. For the scores that have them, with prefix ``best/val/<score>``: ``_low``, ``_high`` (95 %
+        interval), ``_behind``, ``_behind_low``, ``_behind_high`` (winner of the group minus this, simultaneous),
+        ``_maybe_best`` (it cannot be told from the winner), and ``_share_best`` (of the resamples).
     """
     frames = []
-    for number, group in enumerate(groups, start=1):
-        columns: dict[str, object] = {"validation_set": number}
+    for group in groups:
+        columns: dict[str, object] = {}
         if not isinstance(group.uncertainty, str):
             for name, score in group.uncertainty.scores.items():
                 against = score.comparison
@@ -136,7 +137,7 @@ def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
                     f"best/val/{name}_share_best": against.share_best,
                 }
         frames.append(pd.DataFrame(columns, index=group.runs))
-    return pd.concat(frames) if frames else pd.DataFrame(columns=["validation_set"])
+    return pd.concat(frames) if frames else pd.DataFrame()
 
 
 def score_name(objective: str, macro_f1: str) -> str:
@@ -162,7 +163,7 @@ def _compare(
             example.targets,
             example.ids if patients is None else patients,
             example.label_names,
-            example.threshold,
+            [one.threshold for _, one in trials],
             resamples=RESAMPLES,
             multiclass=example.multiclass,
         )

@@ -16,20 +16,25 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ecgexp.metrics.names import macro_f1_name
 from ecgexp.reports import paper
-from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, repetition_keys
+from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, comparable, repetition_keys
 from ecgexp.reports.search import JOB, epochs_saved, pareto_front
 from ecgexp.reports.significance import Group, Predictions, score_name, uncertainty_columns
 from ecgexp.reports.sweep import (
-    best_trial,
+    MOST_SETS,
+    best_trials,
     described,
     maximizes,
+    ranked,
     results_table,
+    set_name,
     setting,
     swept_keys,
     warnings_of,
 )
 from ecgexp.reports.variance import VarianceComponents, variance_components
 
+# Columns of the table of cells that a page has room for.
+_MOST_COLUMNS = 12
 COVERAGE = (
     "Intervals are 95 % bootstrap intervals over the patients of the validation records, for the nets as they were "
     "trained. They cover which records happened to be there, not which seed: another seed trains another net."
@@ -196,18 +201,9 @@ class Study:
         return repetition_keys(self.results)
 
     @cached_property
-    def finished(self) -> pd.DataFrame:
-        """Trials that have a result."""
-        measured = self.results[self.objective].notna() if self.objective in self.results else False
-        return self.results[(self.results["status"] == "FINISHED") & measured]
-
-    @cached_property
     def ranked(self) -> pd.DataFrame:
-        """Finished trials from the best on, with what the bootstrap says of them."""
-        frame = self.full[self.full["run_id"].isin(self.finished["run_id"])]
-        if frame.empty:
-            return frame
-        return frame.sort_values(self.objective, ascending=not maximizes(self.objective), kind="stable")
+        """Trials that have a result, with what the bootstrap says of them: from the best on, set by set."""
+        return pd.concat(ranked(self.full, self.objective) or [self.full[:0]])
 
     @cached_property
     def full(self) -> pd.DataFrame:
@@ -218,16 +214,27 @@ class Study:
         return full
 
     @cached_property
-    def best(self) -> pd.Series | None:
-        """Row of the best trial."""
-        return best_trial(self.full, self.objective)
+    def best(self) -> list[pd.Series]:
+        """Row of the best trial of each validation set."""
+        return best_trials(self.full, self.objective)
 
-    def extremes(self) -> list[pd.Series]:
-        """Rows of the best and the worst finished trial."""
-        if self.best is None:
-            return []
-        worst = self.ranked.iloc[-1]
-        return [self.best] if worst["run_id"] == self.best["run_id"] else [self.best, worst]
+    @cached_property
+    def several_sets(self) -> bool:
+        """Whether no trial is the best of all, as they have several validation sets."""
+        return len(self.best) > 1
+
+    def set_name(self, number: int) -> str:
+        """A validation set in words."""
+        return set_name(self.results, number)
+
+    def extremes(self) -> list[tuple[str, pd.Series]]:
+        """Rows of the best and the worst finished trial, or of the best ones of validation sets, and what they are."""
+        if self.several_sets:
+            return [(f"best on {self.set_name(row['validation_set'])}", row) for row in self.best[:MOST_SETS]]
+        found = [("best", row) for row in self.best]
+        if len(self.ranked) > 1:
+            found.append(("worst", self.ranked.iloc[-1]))
+        return found
 
     def run(self, run_id: str) -> MlflowRun:
         """A trial by its id."""
@@ -256,22 +263,33 @@ class Study:
     @cached_property
     def table(self) -> Table:
         """The cells like the paper's table."""
-        return arrange(self.cells)
+        return arrange(self.cells, _MOST_COLUMNS)
 
     @cached_property
     def seeds(self) -> VarianceComponents | None:
         """How much of the spread is repetitions; None where there are none."""
-        values = {" ".join(cell.values.values()): cell.scores for cell in self.cells if cell.scores}
+        values = {" ".join(cell.values.values()): cell.scores for cell in self._most_comparable}
         return variance_components(values) if self.repetitions and values else None
+
+    @property
+    def comparable_cells(self) -> list[list[Cell]]:
+        """Cells that can be ranked against each other."""
+        return comparable(self.cells)
+
+    @cached_property
+    def _most_comparable(self) -> list[Cell]:
+        """Cells that were validated on the same data, as many as there are."""
+        return max(self.comparable_cells, key=len, default=[])
 
     # --- in words
 
     def findings(self) -> list[str]:
         """What the sweep says, a sentence or two each, the most important first."""
-        if self.best is None:
+        if not self.best:
             return ["No trial has finished, so there is nothing to compare."]
         said = [
-            self._said_of_the_best(),
+            *self._said_of_sets(),
+            *map(self._said_of_the_best, self.best[:MOST_SETS]),
             *self._said_of_the_search(),
             *self._said_of_the_others(),
             *self._said_of_cells(),
@@ -279,13 +297,26 @@ class Study:
         ]
         if any(not isinstance(group.uncertainty, str) for group in self.groups):
             said.append(COVERAGE)
-        return [*said, *self._said_of_data(), self._said_of_looks()]
+        return [*said, *self._said_of_epochs(), *self._said_of_data(), self._said_of_looks()]
 
-    def _said_of_the_best(self) -> str:
-        assert self.best is not None
-        name, value = self.objective.split("/", 2)[2], self.best[self.objective]
-        words = f"The best trial is {described(self.best, self.keys)}: {name} {value:.3f} in validation"
-        low, high = (self.best.get(f"{self.objective}_{end}") for end in ("low", "high"))
+    def _said_of_sets(self) -> list[str]:
+        if not self.several_sets:
+            return []
+        said = (
+            f"The trials were validated on {len(self.best)} different sets of records (or versions of them): they are "
+            "ranked and compared only within each, and none is the best of all."
+        )
+        if self.search is not None:
+            said += " The search itself took all their values for one another's."
+        if len(self.best) > MOST_SETS:
+            said += f" What follows is about the first {MOST_SETS}; results.csv has all."
+        return [said]
+
+    def _said_of_the_best(self, best: pd.Series) -> str:
+        name, value = self.objective.split("/", 2)[2], best[self.objective]
+        where = f" on {self.set_name(best['validation_set'])}" if self.several_sets else ""
+        words = f"The best trial{where} is {described(best, self.keys)}: {name} {value:.3f} in validation"
+        low, high = (best.get(f"{self.objective}_{end}") for end in ("low", "high"))
         if low is not None and not pd.isna(low):
             words += f" (95 % interval {low:.3f} to {high:.3f})"
         return f"{words}."
@@ -306,8 +337,10 @@ class Study:
 
     def _said_of_the_others(self) -> list[str]:
         said = []
-        for number, group in enumerate(self.groups, start=1):
-            where = f" on {self._named(group, number)}" if len(self.groups) > 1 else ""
+        for group in self.groups[:MOST_SETS]:
+            trials = self.full[self.full["source_run_id"].isin(group.runs)]
+            number = trials["validation_set"].iloc[0]
+            where = f" in {self.set_name(number)}" if self.several_sets else ""
             if isinstance(group.uncertainty, str):
                 said.append(f"There are no intervals{where}: {group.uncertainty}")
                 continue
@@ -316,9 +349,9 @@ class Study:
                 continue
             alike = int(score.comparison.indistinguishable.sum()) - 1
             total = len(group.runs) - 1
-            winner = self.full[self.full["source_run_id"] == group.runs[score.comparison.winner]].iloc[0]
-            by = f"by these {group.uncertainty.records} records of {group.uncertainty.patients} patients"
-            if where or (self.best is not None and winner["trial"] != self.best["trial"]):
+            winner = trials[trials["source_run_id"] == group.runs[score.comparison.winner]].iloc[0]
+            by = f"by these {group.uncertainty.records} records of {group.uncertainty.patients} patients{where}"
+            if winner["trial"] not in [best["trial"] for best in self.best]:
                 by += f" (the winner by {self.score}{where} is trial {winner['trial']})"
             sure = "with 95 % confidence for all of this together"
             if alike == total:
@@ -335,28 +368,31 @@ class Study:
                     f"Being the highest of {len(group.runs)}, the {self.score} of {score.values.max():.3f}{where} "
                     f"is probably about {score.optimism:.3f} too high for that reason alone."
                 )
-        if len(self.groups) > 1:
-            said.append(
-                f"The trials were validated on {len(self.groups)} different sets of records (or thresholds); they are "
-                "compared only within each."
-            )
         return said
 
-    def _named(self, group: Group, number: int) -> str:
-        """A group by the fold that it was validated on, where that is what tells groups apart."""
-        folds = self.results.loc[self.results["source_run_id"].isin(group.runs)].get("dataset.val_fold")
-        if folds is not None and folds.nunique() == 1:
-            return f"fold {folds.iloc[0]}"
-        return f"validation set {number}"
+    def _said_of_epochs(self) -> list[str]:
+        monitors = dict.fromkeys(setting(run, "monitor") for run in self.runs)
+        chosen_by = [name for name in monitors if name and name.startswith("val/")]
+        if not chosen_by or self.ranked.get("epochs", pd.Series(dtype=float)).max() <= 1:
+            return []
+        return [
+            f"Each value is that of the epoch with the best {' or '.join(chosen_by)}, which was chosen by the same "
+            "validation records: this makes it too high as well, by an amount that no figure here covers."
+        ]
 
     def _said_of_cells(self) -> list[str]:
         if not self.repetitions:
             return []
-        best = [cell for cell in self.cells if cell.best]
-        if not best or len(best) == len(self.cells):
-            return []
-        words = " ".join(f"{key}={value}" for key, value in best[0].values.items())
-        return [f"Over its repetitions the best cell is {words}: {best[0].text().rstrip('*')} (mean ± sd)."]
+        said = []
+        families = self.comparable_cells
+        for family in families[:MOST_SETS]:
+            best = [cell for cell in family if cell.best]
+            if not best or len(best) == len(self.cells):
+                continue
+            words = " ".join(f"{key}={value}" for key, value in best[0].values.items())
+            of = f" of the {len(family)} that share their validation sets" if len(families) > 1 else ""
+            said.append(f"Over its repetitions the best cell{of} is {words}: {best[0].text().rstrip('*')} (mean ± sd).")
+        return said
 
     def _said_of_seeds(self) -> list[str]:
         if self.seeds is None:
@@ -375,6 +411,8 @@ class Study:
         said += ", taken as equal in all cells."
         if "dataset.val_fold" in self.repetitions:
             said += " What makes a fold easy for all cells counts as repetition here."
+        if len(self._most_comparable) < sum(bool(cell.scores) for cell in self.cells):
+            said += f" This is about the {len(self._most_comparable)} cells that share their validation sets."
         return [said, *([found.remark] if found.remark else [])]
 
     def _said_of_data(self) -> list[str]:

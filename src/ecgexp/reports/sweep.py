@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 
 import pandas as pd
 from mlflow.entities import Run as MlflowRun
 
+from ecgexp.evaluate import PLACES
 from ecgexp.metrics import higher_is_better
 from ecgexp.metrics.names import PARAMETERS
-from ecgexp.reports.figures import heat_map
+from ecgexp.reports.figures import heat_map, save_figure
 from ecgexp.tracking import sources
 from ecgexp.tracking.provenance import WARNING
 from ecgexp.tracking.runs import children, left_out, standing
@@ -19,10 +21,18 @@ from ecgexp.tracking.store import Store
 from ecgexp.words import shortened
 
 DPI = 110
+# Validation sets that are told of one by one.
+MOST_SETS = 12
+NOT_RANKED = (
+    "The trials have {} validation sets (column validation_set): they are ranked only within each, and * is the best "
+    "of its set."
+)
 # Artifact of a search's run: its study.
 STUDY = "study.json"
 # Tag of a trial that a search stopped early.
 PRUNED = "pruned"
+# Tag of a trial: hash of its validation records and of their labels.
+VALIDATION = "validation_fingerprint"
 # Those of them that trials have: multi-label ones first, then those of records with exactly one label.
 TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "f1_macro", "recall_macro", "accuracy", "auroc_macro", "loss")
 # Keys whose values repeat a cell.
@@ -40,7 +50,7 @@ _PROVENANCE = ("device", "threads", "dataset_fingerprint", "code", "package")
 # Columns of the results that are no swept key.
 FIXED = (
     "trial", "run_id", "status", "diverged", "pruned", "error", "reused", "reused_from_commit", "source_run_id",
-    *_PROVENANCE, "warning",
+    *_PROVENANCE, "warning", "validation_set",
 )  # fmt: skip
 
 
@@ -80,7 +90,8 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
         Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``pruned``, ``error``, ``reused``,
         ``reused_from_commit`` (where it is not the sweep's own), ``source_run_id`` (the run that holds the files:
         the reused one's), ``device``, ``threads``, ``dataset_fingerprint``, ``code`` (of the user's own classes),
-        ``package`` (version and code of ecgexp), ``warning`` (of the data), then each overridden key (also listed in
+        ``package`` (version and code of ecgexp), ``warning`` (of the data), ``validation_set`` (see
+        `validation_sets`), then each overridden key (also listed in
         ``attrs["overridden"]``; of a trial that does not override it, the value it was trained with), then all
         metrics.
     """
@@ -88,7 +99,8 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
     overridden = dict.fromkeys(key for run in runs for key in overrides_of(run))
     jobs = [int(run.data.tags.get("job", number)) for number, run in enumerate(runs)]
     # The number of the job is that of its folder; in several sweeps it is there more than once.
-    for number, run in zip(jobs if len(set(jobs)) == len(jobs) else range(len(runs)), runs, strict=True):
+    numbers = jobs if len(set(jobs)) == len(jobs) else range(len(runs))
+    for number, run, validation_set in zip(numbers, runs, validation_sets(runs), strict=True):
         tags = run.data.tags
         metrics = {key: value for key, value in run.data.metrics.items() if not key.startswith("system/")}
         own = overrides_of(run)
@@ -107,6 +119,7 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
                     name: tags.get(name, "") for name in ("device", "threads", "dataset_fingerprint", "code", "package")
                 },
                 "warning": tags.get(WARNING, ""),
+                "validation_set": validation_set,
                 **{key: own.get(key, setting(run, key)) for key in overridden},
                 # An override is also a metric where it changes in training, as `lr` does.
                 **{key: value for key, value in sorted(metrics.items()) if key not in overridden},
@@ -149,6 +162,41 @@ def _counted(trials: Sequence[int]) -> str:
     return f"trial{'s' * (len(trials) > 1)} {', '.join(map(str, trials[:5]))}{more}"
 
 
+def validation_sets(runs: Sequence[MlflowRun], validated: Mapping[str, str] | None = None) -> list[int]:
+    """Number, from 1, of the validation data of each trial: only trials of equal numbers can be ranked.
+
+    These are the same records with the same labels, whatever the trials read of their signals. Where trials of the
+    same dataset settings saw different data, so that these changed in between, each version is a set of its own.
+
+    Parameters
+    ----------
+    runs : sequence of MlflowRun
+        The trials.
+    validated : mapping of str to str, optional
+        Hashes of their validation records by run, as of `VALIDATION`, for runs that may lack this tag.
+    """
+    data = [run.data.tags.get("dataset_fingerprint", "") for run in runs]
+    told = [(validated or {}).get(run.info.run_id) or run.data.tags.get(VALIDATION) for run in runs]
+    # A run of an older version does not say which records it was validated on, but others of the same data may.
+    same_data = {found: known for found, known in zip(data, told, strict=True) if found and known}
+    records = [known or same_data.get(found, found) for known, found in zip(told, data, strict=True)]
+    finished = [run.info.status == "FINISHED" for run in runs]
+    versions: dict[tuple[object, ...], set[str]] = {}
+    for run, known, found in compress(zip(runs, records, data, strict=True), finished):
+        versions.setdefault((known, *_dataset_settings(run)), set()).add(found)
+    changed = {known for (known, *_), found in versions.items() if len(found) > 1}
+    keys = [(known, found if known in changed else "") for known, found in zip(records, data, strict=True)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys([*compress(keys, finished), *keys]), start=1)}
+    return [numbers[key] for key in keys]
+
+
+def _dataset_settings(run: MlflowRun) -> list[object]:
+    """The choice of a dataset and its settings but those that say where it lies."""
+    places = {f"dataset.{key}" for key in PLACES}
+    given = sorted(run.data.params.items())
+    return [setting(run, "dataset"), *(one for one in given if one[0].startswith("dataset.") and one[0] not in places)]
+
+
 def is_pruned(run: MlflowRun) -> bool:
     """Whether a search stopped the trial early."""
     return run.data.tags.get(PRUNED) == "true"
@@ -166,6 +214,19 @@ def overrides_of(run: MlflowRun) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
+def set_name(results: pd.DataFrame, number: int) -> str:
+    """A validation set in words: by the dataset settings that tell it from the others, where these do."""
+    finished = results[results["status"] == "FINISHED"]
+    here = finished["validation_set"] == number
+    keys = [key for key in swept_keys(results) if key.partition(".")[0] == "dataset"]
+    told = [
+        f"{key}={shortened(values[0])}"
+        for key in keys
+        if len(values := finished.loc[here, key].unique()) == 1 and not finished.loc[~here, key].isin(values).any()
+    ]
+    return " ".join([f"validation set {number}", *([f"({' '.join(told)})"] if told else [])])
+
+
 def swept_keys(results: pd.DataFrame) -> list[str]:
     """Overridden keys that differ between trials, in the order of the command line.
 
@@ -179,14 +240,24 @@ def swept_keys(results: pd.DataFrame) -> list[str]:
     return [*keys, "code"] if mixed else keys
 
 
-def best_trial(results: pd.DataFrame, objective: str) -> pd.Series | None:
-    """Row of the finished trial with the best objective; None where there is none."""
+def ranked(results: pd.DataFrame, objective: str) -> list[pd.DataFrame]:
+    """Trials that have a result, from the best on: a table for each validation set, as they cannot be ranked across."""
     if objective not in results:
-        return None
+        return []
     finished = results[(results["status"] == "FINISHED") & results[objective].notna()]
-    if finished.empty:
-        return None
-    return finished.sort_values(objective, ascending=not maximizes(objective), kind="stable").iloc[0]
+    ordered = finished.sort_values(objective, ascending=not maximizes(objective), kind="stable")
+    return [trials for _, trials in ordered.groupby("validation_set")]
+
+
+def best_trials(results: pd.DataFrame, objective: str) -> list[pd.Series]:
+    """Row of the best trial of each validation set that a trial has a result on."""
+    return [trials.iloc[0] for trials in ranked(results, objective)]
+
+
+def best_trial(results: pd.DataFrame, objective: str) -> pd.Series | None:
+    """Row of the best trial of all; None where none has finished, or where there are several validation sets."""
+    best = best_trials(results, objective)
+    return best[0] if len(best) == 1 else None
 
 
 def maximizes(objective: str) -> bool:
@@ -219,8 +290,10 @@ def sweep_table(results: pd.DataFrame, keys: list[str], objectives: list[str]) -
     """Table for a terminal: a line per trial, the best one marked; below it the warnings of the data."""
     wanted = [*objectives, *(f"best/val/{name}" for name in TABLE_METRICS)]
     metrics = [name for name in dict.fromkeys(wanted) if name in results]
+    best = best_trials(results, objectives[0])
+    sets = ["validation_set"] if len(best) > 1 else []
     extra = [name for name in ("epochs", "train_seconds") if name in results]
-    table = results[["trial", *keys, "status", *metrics, *extra]].copy()
+    table = results[["trial", *sets, *keys, "status", *metrics, *extra]].copy()
     table["status"] = table["status"].where(~results["reused"], "reused").str.lower()
     for state in ("diverged", "pruned"):
         table["status"] = table["status"].where(~results[state], state)
@@ -230,10 +303,11 @@ def sweep_table(results: pd.DataFrame, keys: list[str], objectives: list[str]) -
         table[name] = table[name].map(("{:.0f}" if name == PARAMETERS else "{:.4f}").format, na_action="ignore")
     for name in extra:
         table[name] = table[name].map("{:.0f}".format, na_action="ignore")
-    best = best_trial(results, objectives[0])
-    table.insert(0, "", ["*" if best is not None and run == best["run_id"] else "" for run in results["run_id"]])
+    marked = {trial["run_id"] for trial in best}
+    table.insert(0, "", ["*" if run in marked else "" for run in results["run_id"]])
     table = table.rename(columns={name: name.removeprefix("best/") for name in metrics})
-    return "\n".join([table.fillna("-").to_string(index=False), *warnings_of(results)])
+    said = [NOT_RANKED.format(len(best))] if sets else []
+    return "\n".join([table.fillna("-").to_string(index=False), *said, *warnings_of(results)])
 
 
 def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd.DataFrame:
@@ -252,10 +326,19 @@ def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd
 def write_sweep_report(
     folder: Path, results: pd.DataFrame, keys: list[str], objectives: list[str], grid: bool = True
 ) -> None:
-    """Write ``results.csv``, ``table.txt`` and, of a grid in which something was measured, ``heat_map.png``."""
+    """Write ``results.csv``, ``table.txt`` and, of a grid in which something was measured, ``heat_map.png``.
+
+    The heat map has a panel for each validation set.
+    """
     results.to_csv(folder / "results.csv", index=False)
     (folder / "table.txt").write_text(sweep_table(results, keys, objectives) + "\n")
     objective = objectives[0]
-    if grid and keys and best_trial(results, objective) is not None:
-        finished = results[results["status"] == "FINISHED"]
-        heat_map(objective_grid(finished, keys, objective), objective).savefig(folder / "heat_map.png", dpi=DPI)
+    measured = ranked(results, objective)
+    if grid and keys and measured:
+        titles = [objective]
+        if len(measured) > 1:
+            numbers = [int(trials["validation_set"].iloc[0]) for trials in measured]
+            titles = [f"{objective}, {set_name(results, number)}" for number in numbers]
+        # In the order of the command line, not of rank.
+        grids = [objective_grid(trials.sort_index(), keys, objective) for trials in measured]
+        save_figure(heat_map(*zip(grids, titles, strict=True)), folder / "heat_map.png", DPI)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecgexp.metrics import confusion_matrix, mlcm
-from ecgexp.reports.figures import confusion_figure, learning_curves
+from ecgexp.reports.figures import confusion_figure, learning_curves, save_figure
 
 DPI = 110
 
@@ -33,6 +34,14 @@ def write_predictions(
     pd.DataFrame(table).to_parquet(path, index=False)
 
 
+def validation_fingerprint(ids: NDArray[np.str_], targets: NDArray[np.uint8], label_names: Sequence[str]) -> str:
+    """Hash of validation records and of their labels, which is what makes scores of trials comparable."""
+    digest = hashlib.sha256(repr(tuple(label_names)).encode())
+    digest.update("\n".join(ids.tolist()).encode())
+    digest.update(np.ascontiguousarray(targets, dtype=np.uint8).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def write_confusion(
     folder: Path,
     split: str,
@@ -50,7 +59,7 @@ def write_confusion(
     stem, what = ("confusion", "Confusion matrix") if multiclass else ("mlcm", "MLCM")
     table.to_csv(folder / f"{stem}_{split}.csv", index_label="true")
     title = f"{what}, {split} split, {len(targets)} records"
-    confusion_figure(table, title).savefig(folder / f"{stem}_{split}.png", dpi=DPI)
+    save_figure(confusion_figure(table, title), folder / f"{stem}_{split}.png", DPI)
 
 
 def confusion_table(
@@ -71,4 +80,4 @@ def confusion_table(
 
 def write_curves(path: Path, history: Sequence[dict[str, float]], metric: str, best_epoch: int | None) -> None:
     """Draw loss and `metric` over the epochs."""
-    learning_curves(history, metric, best_epoch).savefig(path, dpi=DPI)
+    save_figure(learning_curves(history, metric, best_epoch), path, DPI)

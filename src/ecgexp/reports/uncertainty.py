@@ -132,7 +132,7 @@ def bootstrap(
     targets: ArrayLike,
     patients: ArrayLike,
     label_names: Sequence[str],
-    threshold: float = 0.5,
+    threshold: float | Sequence[float] = 0.5,
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -159,7 +159,8 @@ def bootstrap(
     is taken as a deviation from the mean of the same trial's scores on left-out patients, added to its value on
     all. The estimate is right where all trials are equally good and where one stands out; in between it is rather
     too large, since a resample chooses less well than all patients do. (The plain bootstrap, what the best of a
-    resample gains in it, falls short by a quarter to a third where all are equally good.)
+    resample gains in it, falls short by a quarter to a third where all are equally good.) It covers the choice
+    between trials only: that the epoch of each was chosen by the same records makes values too high as well.
 
     Parameters
     ----------
@@ -171,7 +172,7 @@ def bootstrap(
         Whose record it is, by any identifier.
     label_names : sequence of str, (labels,)
         For messages.
-    threshold : float
+    threshold : float or sequence of float, (trials,)
         From 0 to 1; a probability above it is a prediction.
     resamples : int
     seed : int
@@ -205,7 +206,10 @@ def bootstrap(
     drawn = resample_patients(targets, patients, label_names, resamples, seed, counted)
     true = np.asarray(targets) == 1
     weights = np.concatenate([np.ones((1, len(true)), dtype=np.uint16), drawn.weights])
-    found = np.stack([_score(trial, true, threshold, counted, weights) for trial in probabilities], axis=1)
+    thresholds = np.broadcast_to(np.asarray(threshold, dtype=np.float64), len(probabilities)).tolist()
+    found = np.stack(
+        [_score(*trial, true, counted, weights) for trial in zip(probabilities, thresholds, strict=True)], axis=1
+    )
     values, draws = found[0], found[1:]
     names = (macro_f1_name(multiclass), *([RECALL] if multiclass else []), AUROC)
     defined = [i for i in range(len(names)) if not np.isnan(values[:, i]).any()]
@@ -219,7 +223,7 @@ def bootstrap(
         # Only trials that some resample chooses need a score on what it leaves out.
         chosen = np.any([comparison.share_best > 0 for comparison in comparisons.values()], axis=0)
         for trial in np.flatnonzero(chosen).tolist():
-            outside[:, trial] = _score(probabilities[trial], true, threshold, counted, left_out[scored])
+            outside[:, trial] = _score(probabilities[trial], thresholds[trial], true, counted, left_out[scored])
 
     scores = {}
     for i, comparison in comparisons.items():
@@ -380,7 +384,7 @@ def _optimism(values: Floats, inside: Floats, outside: Floats) -> float:
     return float(values.max() - (values[chosen] + deviation).mean())
 
 
-def _score(probabilities: ArrayLike, true: Bools, threshold: float, counted: Bools | None, weights: Counts) -> Floats:
+def _score(probabilities: ArrayLike, threshold: float, true: Bools, counted: Bools | None, weights: Counts) -> Floats:
     """Macro F1, recall and AUROC of one trial with weighted records: (resamples, scores).
 
     `counted`: the classes that enter where each record has exactly one label, else None, and then there is no

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import signal
 import sys
 import time
@@ -26,12 +27,14 @@ from ecgexp.config import objectives
 from ecgexp.errors import UserError
 from ecgexp.parts import build_dataset, describe, example
 from ecgexp.reports.sweep import (
+    MOST_SETS,
     STUDY,
-    best_trial,
+    best_trials,
     described,
     failures,
     is_pruned,
     maximizes,
+    set_name,
     sweep_results,
     sweep_runs,
     sweep_table,
@@ -50,6 +53,8 @@ from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, StoreAway, open_store
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ecgexp.sweeps.search import Search
 
 # Overrides that say how a sweep is run, not what it sweeps.
@@ -351,12 +356,16 @@ def _report(run: Run, plan: _Plan) -> None:
     print(f"\n{sweep_table(results, keys, objectives(plan.cfg))}")
     for line in failures(results, keys):
         print(line, file=sys.stderr)
-    best = best_trial(results, objective)
-    if best is not None:
-        several = " (the report has the Pareto front)" if len(objectives(plan.cfg)) > 1 else ""
-        print(f"\nBest: {described(best, keys)}  {objective} = {best[objective]:.4f}{several}")
-        run.log_metrics({objective: best[objective]})
-        _log_best(run, best["source_run_id"], plan.cfg, described(best, keys))
+    best = best_trials(results, objective)
+    several = " (the report has the Pareto front)" if len(objectives(plan.cfg)) > 1 else ""
+    print()
+    for trial in best[:MOST_SETS]:
+        where = f" on {set_name(results, trial['validation_set'])}" if len(best) > 1 else ""
+        print(f"Best{where}: {described(trial, keys)}  {objective} = {trial[objective]:.4f}{several}")
+        _log_best(run, trial["source_run_id"], plan.cfg)
+    if len(best) > MOST_SETS:
+        print(f"The best of {len(best) - MOST_SETS} further validation sets are marked * in the table.")
+    _record_best(run, best, objective, keys)
     print(f"Report: python -m ecgexp.report sweep={run.id}\nLook at it: {run.store.ui_command()}")
 
 
@@ -368,9 +377,21 @@ def _write_study(path: Path, storage: str, name: str) -> None:
     write_study(path, open_storage(storage), name)
 
 
-def _log_best(run: Run, run_id: str, cfg: DictConfig, words: str) -> None:
+def _record_best(run: Run, best: Sequence[pd.Series], objective: str, keys: list[str]) -> None:
+    """Say in the sweep's run which trial is the best of all, if there is one; forget what an earlier start said."""
+    if len(best) == 1:
+        run.log_metrics({objective: best[0][objective]})
+        run.set_tags({"best_run_id": best[0]["source_run_id"], "best_trial": described(best[0], keys)})
+        return
+    known = run.store.client.get_run(run.id).data
+    for tag in {"best_run_id", "best_trial"} & set(known.tags):
+        run.store.client.delete_tag(run.id, tag)
+    if objective in known.metrics:
+        run.log_metrics({objective: math.nan})
+
+
+def _log_best(run: Run, run_id: str, cfg: DictConfig) -> None:
     best = run.store.client.get_run(run_id)
-    run.set_tags({"best_run_id": run_id, "best_trial": words})
     if cfg.tracking.log_model == "best" and not (best.outputs and best.outputs.model_outputs):
         trained, network = load_run(run.store, run_id, trust=named_packages(cfg))
         dataset = build_dataset(trained)

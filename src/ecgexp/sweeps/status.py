@@ -159,7 +159,9 @@ class StatusLine:
         shown = ("running", "reused", "pruned", "diverged", "failed")
         parts += [f"{states[state]} {state}" for state in shown if states[state]]
         finished = [status for status in trials.values() if status.value is not None]
-        if finished:
+        # Trials of other data may have other validation records: then none is the best.
+        data = {tuple(o for o in status.overrides if o.startswith("dataset")) for status in finished}
+        if len(data) == 1:
             best = (max if self._maximize else min)(finished, key=lambda status: status.value or 0.0)
             words = [shortened(o) for o in best.overrides if o not in self._common]
             parts.append(" ".join([f"best {best.value:.4f}", *([f"({' '.join(words)})"] if words else [])]))
