@@ -93,12 +93,21 @@ def test_compressed_formats(tmp_path, fmt, count):
     rng = np.random.default_rng(int(fmt))
     high = 1 << int(fmt) - 500 - 1
     signals = [rng.integers(1 - high, high, 200 * count) for _ in range(3)]
+    fields = {
+        "file_name": "r.dat", "fmt": fmt, "samps_per_frame": count, "adc_gain": 10.0, "baseline": 3, "units": "mV",
+        "byte_offset": None, "adc_res": 16, "adc_zero": 0, "block_size": 0,
+    }  # fmt: skip
     record = wfdb.Record(
-        record_name="r", n_sig=3, fs=100, sig_len=200, file_name=["r.dat"] * 3, fmt=[fmt] * 3,
-        samps_per_frame=[count] * 3, adc_gain=[10.0] * 3, baseline=[3] * 3, units=["mV"] * 3, sig_name=["a", "b", "c"], e_d_signal=signals,
-        byte_offset=[None] * 3, adc_res=[16] * 3, adc_zero=[0] * 3, block_size=[0] * 3,
-        init_value=[int(one[0]) for one in signals], checksum=[int(one.sum()) % 65536 for one in signals],
-    )  # fmt: skip
+        record_name="r",
+        n_sig=3,
+        fs=100,
+        sig_len=200,
+        sig_name=["a", "b", "c"],
+        e_d_signal=signals,
+        init_value=[int(one[0]) for one in signals],
+        checksum=[int(one.sum()) % 65536 for one in signals],
+        **{name: [value] * 3 for name, value in fields.items()},
+    )
     record.wrheader(str(tmp_path))
     record.wr_dats(expanded=True, write_dir=str(tmp_path))
     oracle = wfdb.rdrecord(str(tmp_path / "r"), smooth_frames=False)
@@ -172,8 +181,12 @@ def test_a_gap_between_segments(tmp_path):
     oracle = wfdb.rdrecord(str(tmp_path / "m"), sampto=first)
     reading = read_record(tmp_path / "m", lead_names=["I", "II", "V1"], sampling_rate=100, samples=first)
     np.testing.assert_array_equal(reading.signal, oracle.p_signal.astype(np.float32))
-    with pytest.raises(RecordError, match=r"lead I has missing samples"):
-        read_record(tmp_path / "m", lead_names=["I"], sampling_rate=100)
+    for gap in (40, 10**15):
+        assemble(tmp_path, [*segments[:2], ("~", gap), *segments[2:]])
+        with pytest.raises(RecordError, match=r"lead I has missing samples \(in segment 2\)"):
+            read_record(tmp_path / "m", lead_names=["I"], sampling_rate=100)
+    resampled = read_record(tmp_path / "m", lead_names=["I"], sampling_rate=50, samples=first // 2)
+    assert np.isfinite(resampled.signal).all()
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,8 @@ def _parse(content: bytes) -> tuple[list[int], list[int], list[str]]:
         code, number = words[at] >> 10, words[at] & 1023
         at += 1
         if code == SKIP:
-            if at + 2 > len(words):
-                break
-            step = words[at] << 16 | words[at + 1]
-            here += step - (1 << 32 if step >> 31 else 0)
+            high, low = [*words[at : at + 2], 0, 0][:2]
+            here += (high << 16 | low) - (1 << 32 if high >> 15 else 0)
             at += 2
         elif code == AUX:
             if number > 255:
@@ -93,12 +91,14 @@ def _parse(content: bytes) -> tuple[list[int], list[int], list[str]]:
                 notes.append(content[2 * at : 2 * at + number].decode("latin-1"))
             at = end
         elif code in (NUM, SUB, CHN):
-            if not codes:
+            if not samples:
                 raise _Damage("it begins with a field of an annotation that is not there")
+        elif code == 0:  # no annotation: wfdb ends the comments at the beginning with it
+            here += number
         elif code <= HIGHEST:
             here += number
-            if samples and here < samples[-1]:
-                raise _Damage(f"annotation {len(samples) + 1} is at sample {here}, before the one that precedes it")
+            if here < (samples[-1] if samples else 0):
+                raise _Damage(f"annotation {len(samples) + 1} is at sample {here}, which lies before what precedes it")
             samples.append(here)
             codes.append(code)
         else:
@@ -107,8 +107,6 @@ def _parse(content: bytes) -> tuple[list[int], list[int], list[str]]:
         raise _Damage(f"it ends after {len(samples)} annotations without the mark of an end")
     if any(words[at:]):
         raise _Damage(f"it goes on behind its end, which is marked after {len(samples)} annotations")
-    if samples and samples[0] < 0:
-        raise _Damage(f"annotation 1 is at sample {samples[0]}")
     return samples, codes, notes
 
 

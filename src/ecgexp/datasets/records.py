@@ -111,7 +111,8 @@ def read_record(
         frames = _aligned(record, leads, notes)
         if exact:
             _check_exact(leads, frames, sampling_rate, samples)
-        signals = _read(record, leads, frames, _needed(record, leads, frames, sampling_rate, samples), notes)
+        end, keep = _needed(record, leads, frames, sampling_rate, samples)
+        signals = _read(record, leads, frames, end, keep, notes)
         return _adapt(signals, sampling_rate, samples, notes)
     except Problem as problem:
         raise RecordError(path, str(problem)) from problem.__cause__
@@ -275,7 +276,7 @@ def _check_gains(wanted: list[_Wanted], uncalibrated: Uncalibrated, notes: list[
             f"gain there, or have {DEFAULT_GAIN:g} steps per mV assumed with uncalibrated=assume)"
         )
     if names:
-        notes.append(f"uncalibrated: {DEFAULT_GAIN:g} steps per unit are assumed of lead {', '.join(names)}")
+        notes.append(f"uncalibrated lead {', '.join(names)}: {DEFAULT_GAIN:g} steps per unit are assumed")
 
 
 def _aligned(record: _Record, wanted: list[_Wanted], notes: list[str]) -> int:
@@ -297,32 +298,38 @@ def _check_exact(wanted: list[_Wanted], frames: int, rate: float, samples: int |
             raise Problem(f"it has {frames * one.per_frame} samples where {samples} are expected")
 
 
-def _needed(record: _Record, wanted: list[_Wanted], frames: int, rate: float, samples: int | None) -> int:
-    """Frames of which the beginning of the record is made."""
+def _needed(record: _Record, wanted: list[_Wanted], frames: int, rate: float, samples: int | None) -> tuple[int, int]:
+    """Frames that the beginning of the record has, and so many more that it can be resampled."""
+    for one in wanted:
+        if not 1 / FARTHEST <= rate / one.rate <= FARTHEST:
+            raise Problem(f"its sampling rate of {one.rate:g} Hz is too far from {rate:g} Hz")
     if samples is None:
-        return frames
+        return frames, frames
     # The filter of `resample_poly` reaches ten samples of the lower rate to each side.
     beyond = max(0 if one.rate == rate else 11 / min(one.rate, rate) for one in wanted)
-    return min(frames, math.ceil((samples / rate + beyond) * record.rate))
+    end, keep = (math.ceil(seconds * record.rate) for seconds in (samples / rate, samples / rate + beyond))
+    return min(frames, end), min(frames, keep)
 
 
-def _read(record: _Record, wanted: list[_Wanted], frames: int, keep: int, notes: list[str]) -> list[_Signal]:
-    """Leads in mV, of which `keep` frames are kept."""
+def _read(record: _Record, wanted: list[_Wanted], frames: int, end: int, keep: int, notes: list[str]) -> list[_Signal]:
+    """Leads in mV, of which `keep` frames are kept and `end` must be there."""
     if any(_millivolts(one.name, lead) != 1 for one in wanted for lead in one.leads):
         notes.append("converted to mV")
     parts: list[list[NDArray[np.float64]]] = [[] for _ in wanted]
     here = 0
     for number, piece in enumerate(record.pieces):
         kept = min(max(keep - here, 0), piece.frames)
-        here += piece.frames
         places = [place for one in wanted if (place := one.places[number]) is not None]
         read = iter(read_samples(record.folder, piece.header, places, piece.frames, kept))
         for part, one in zip(parts, wanted, strict=True):
             place = one.places[number]
+            if place is None and here < end:
+                raise Problem(f"lead {one.name} has missing samples (in segment {number + 1})")
             if place is None:
                 part.append(np.full(kept * one.per_frame, np.nan))
             else:
                 part.append(_convert(next(read), one.name, piece.header.leads[place]))
+        here += piece.frames
     return [
         _Signal(one.name, part[0] if len(part) == 1 else np.concatenate(part), one.rate, frames * one.per_frame)
         for one, part in zip(wanted, parts, strict=True)
@@ -393,8 +400,6 @@ def _checked(signal: NDArray[np.float64], end: int, names: list[str]) -> NDArray
 def _resample(signal: NDArray[np.float64], old: float, new: float) -> NDArray[np.float64]:
     from scipy.signal import resample_poly
 
-    if not 1 / FARTHEST <= new / old <= FARTHEST:
-        raise Problem(f"its sampling rate of {old:g} Hz is too far from {new:g} Hz")
     ratio = (Fraction(new) / Fraction(old)).limit_denominator(10_000)
     # Beyond its ends the signal is continued along a line: taken as zero, an offset would ring there.
     return np.asarray(resample_poly(signal, ratio.numerator, ratio.denominator, axis=0, padtype="line"))
