@@ -447,7 +447,7 @@ def test_what_is_wrong_in_the_first_line_is_named(tmp_path, line, message):
     [
         ("r.dat 16 ", "../r.dat 16 ", r"its header names the signal file \.\./r\.dat, where a file beside it"),
         ("r.dat 16 ", "r.dat 17 ", r"r\.dat is in format 17, and only the formats 8, 16,"),
-        ("r.dat 16 ", "r.dat 16x999 ", r"r\.dat has 0 samples where its header says 1000"),
+        ("r.dat 16 ", "r.dat 16x999 ", r"r\.dat has 1 samples where its header says 1000"),
         ("r.dat 16 ", "r.dat 16x999999999999 ", r"its sampling rate of 1e\+14 Hz is too far from 100 Hz"),
         ("r.dat 16 ", "r.dat 16:5000 ", r"its header gives a skew of 5000 where it has 1000 samples"),
         ("r.dat 16 ", "r.dat sixteen ", r"r\.hea has the line 'r\.dat sixteen .*, which is no signal"),

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 DEFAULT_RATE = 250.0
 """Hz, where a header gives no rate, by header(5)."""
@@ -35,8 +36,7 @@ class Problem(Exception):
     """What is wrong with a record, before it is known how the user names the record."""
 
 
-@dataclass(frozen=True)
-class Lead:
+class Lead(NamedTuple):
     """What a header says of one lead.
 
     Attributes

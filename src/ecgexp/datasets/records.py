@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -112,8 +113,8 @@ def read_record(
         if exact:
             _check_exact(leads, frames, sampling_rate, samples)
         end, keep = _needed(record, leads, frames, sampling_rate, samples)
-        signals = _read(record, leads, frames, end, keep, notes)
-        return _adapt(signals, sampling_rate, samples, notes)
+        blocks = _read(record, leads, frames, end, keep, notes)
+        return _adapt(blocks, sampling_rate, samples, notes)
     except Problem as problem:
         raise RecordError(path, str(problem)) from problem.__cause__
 
@@ -154,6 +155,14 @@ class _Piece:
     header: Header  # without leads for a gap
     frames: int
 
+    @cached_property
+    def places(self) -> dict[str, list[int]]:
+        """Where in the header the leads of a name are, by the casefold of the name."""
+        places: dict[str, list[int]] = {}
+        for i, lead in enumerate(self.header.leads):
+            places.setdefault(lead.name.casefold(), []).append(i)
+        return places
+
 
 @dataclass(frozen=True)
 class _Record:
@@ -181,13 +190,14 @@ class _Wanted:
 
 
 @dataclass(frozen=True)
-class _Signal:
-    """A lead in mV, of which only the beginning may have been kept."""
+class _Block:
+    """Leads of one rate, in mV, of which only the beginning may have been kept."""
 
-    name: str
-    values: NDArray[np.float64]
+    columns: list[int]  # places among the wanted leads
+    names: list[str]
+    values: NDArray[np.float64]  # (samples, leads)
     rate: float
-    length: int
+    length: int  # of the whole
 
 
 _GAP = Header(None, None, (), ())
@@ -256,7 +266,7 @@ def _find(record: _Record, name: str) -> _Wanted:
     places: list[int | None] = []
     leads: list[Lead] = []
     for piece in record.pieces:
-        found = [i for i, lead in enumerate(piece.header.leads) if lead.name.casefold() == name.casefold()]
+        found = piece.places.get(name.casefold(), [])
         if len(found) > 1:
             raise Problem(f"lead {name} occurs twice in a segment")
         places.append(found[0] if found else None)
@@ -311,36 +321,54 @@ def _needed(record: _Record, wanted: list[_Wanted], frames: int, rate: float, sa
     return min(frames, end), min(frames, keep)
 
 
-def _read(record: _Record, wanted: list[_Wanted], frames: int, end: int, keep: int, notes: list[str]) -> list[_Signal]:
+def _read(record: _Record, wanted: list[_Wanted], frames: int, end: int, keep: int, notes: list[str]) -> list[_Block]:
     """Leads in mV, of which `keep` frames are kept and `end` must be there."""
     if any(_millivolts(one.name, lead) != 1 for one in wanted for lead in one.leads):
         notes.append("converted to mV")
-    parts: list[list[NDArray[np.float64]]] = [[] for _ in wanted]
+    groups: dict[int, list[int]] = {}
+    for i, one in enumerate(wanted):
+        groups.setdefault(one.per_frame, []).append(i)
+    parts: dict[int, list[NDArray[np.float64]]] = {per_frame: [] for per_frame in groups}
     here = 0
     for number, piece in enumerate(record.pieces):
         kept = min(max(keep - here, 0), piece.frames)
+        lacking = [one.name for one in wanted if one.places[number] is None]
+        if lacking and here < end:
+            raise Problem(f"lead {lacking[0]} has missing samples (in segment {number + 1})")
         places = [place for one in wanted if (place := one.places[number]) is not None]
-        read = iter(read_samples(record.folder, piece.header, places, piece.frames, kept))
-        for part, one in zip(parts, wanted, strict=True):
-            place = one.places[number]
-            if place is None and here < end:
-                raise Problem(f"lead {one.name} has missing samples (in segment {number + 1})")
-            if place is None:
-                part.append(np.full(kept * one.per_frame, np.nan))
-            else:
-                part.append(_convert(next(read), one.name, piece.header.leads[place]))
+        read = read_samples(record.folder, piece.header, places, piece.frames, kept)
+        for per_frame, group in groups.items():
+            found = {i: place for i in group if (place := wanted[i].places[number]) is not None}
+            part = _convert([(wanted[i].name, piece.header.leads[place], read[place]) for i, place in found.items()])
+            if len(found) < len(group):
+                whole = np.full((kept * per_frame, len(group)), np.nan)
+                whole[:, [group.index(i) for i in found]] = part
+                part = whole
+            parts[per_frame].append(part)
         here += piece.frames
     return [
-        _Signal(one.name, part[0] if len(part) == 1 else np.concatenate(part), one.rate, frames * one.per_frame)
-        for one, part in zip(wanted, parts, strict=True)
+        _Block(
+            columns=group,
+            names=[wanted[i].name for i in group],
+            values=parts[per_frame][0] if len(record.pieces) == 1 else np.concatenate(parts[per_frame]),
+            rate=record.rate * per_frame,
+            length=frames * per_frame,
+        )
+        for per_frame, group in groups.items()
     ]
 
 
-def _convert(samples: Samples, name: str, lead: Lead) -> NDArray[np.float64]:
-    """Values in mV, NaN where a sample is missing."""
-    values = (samples.values.astype(np.float64) - lead.baseline) / (lead.gain or DEFAULT_GAIN) * _millivolts(name, lead)
-    if samples.missing is not None:
-        values[samples.values == samples.missing] = np.nan
+def _convert(leads: list[tuple[str, Lead, Samples]]) -> NDArray[np.float64]:
+    """Samples of leads in mV, (samples, leads); NaN where one is missing."""
+    if not leads:
+        return np.empty((1, 0))
+    values = np.stack([samples.values for _, _, samples in leads], axis=1, dtype=np.float64)
+    missing = values == [samples.missing for _, _, samples in leads]
+    values -= [lead.baseline for _, lead, _ in leads]
+    values /= [lead.gain or DEFAULT_GAIN for _, lead, _ in leads]
+    values *= [_millivolts(name, lead) for name, lead, _ in leads]
+    if missing.any():
+        values[missing] = np.nan
     return values
 
 
@@ -350,34 +378,26 @@ def _millivolts(name: str, lead: Lead) -> float:
     return MILLIVOLTS[lead.unit.casefold()]
 
 
-def _adapt(signals: list[_Signal], rate: float, samples: int | None, notes: list[str]) -> Reading:
-    """The signals as columns of one rate and length."""
-    columns: list[NDArray[np.float64]] = [signal.values for signal in signals]
-    rates = sorted({signal.rate for signal in signals})
-    for own in rates:
-        group = [i for i, signal in enumerate(signals) if signal.rate == own]
-        block = np.stack([columns[i] for i in group], axis=1)
-        end = len(block) if samples is None else min(len(block), math.ceil(samples / rate * own))
-        block = _checked(block, end, [signals[i].name for i in group])
-        if own != rate:
-            block = _resample(block, own, rate)
-        for i, column in zip(group, block.T, strict=True):
-            columns[i] = column[:samples]
-    length = min(len(column) for column in columns)
-    if samples is not None:
-        longest = max(signals, key=lambda signal: signal.length / signal.rate)
-        if longest.length > math.ceil(samples / rate * longest.rate):
-            seconds = longest.length / longest.rate
-            notes.append(f"cropped from {seconds:g} s to its first {samples / rate:g} s")
-    others = [own for own in rates if own != rate]
+def _adapt(blocks: list[_Block], rate: float, samples: int | None, notes: list[str]) -> Reading:
+    """The leads as columns of one rate and length."""
+    found = []
+    for block in blocks:
+        end = len(block.values) if samples is None else min(len(block.values), math.ceil(samples / rate * block.rate))
+        values = _checked(block.values, end, block.names)
+        found.append((values if block.rate == rate else _resample(values, block.rate, rate))[:samples])
+    length = min(len(values) for values in found)
+    if samples is not None and any(block.length > math.ceil(samples / rate * block.rate) for block in blocks):
+        notes.append(f"cropped from {blocks[0].length / blocks[0].rate:g} s to its first {samples / rate:g} s")
+    others = sorted({block.rate for block in blocks} - {rate})
     if others:
-        notes.append(f"resampled from {' and '.join(f'{own:g}' for own in others)} Hz to {rate:g} Hz")
+        notes.append(f"resampled from {' and '.join(f'{other:g}' for other in others)} Hz to {rate:g} Hz")
     if samples is not None and length < samples:
         notes.append(f"padded with {(samples - length) / rate:g} s of zeros at its end")
-    signal = np.zeros((length if samples is None else samples, len(columns)), dtype=np.float32)
+    signal = np.zeros((length if samples is None else samples, sum(len(block.columns) for block in blocks)), np.float32)
     with np.errstate(over="ignore"):
-        for i, column in enumerate(columns):
-            signal[:length, i] = column[:length]
+        for block, values in zip(blocks, found, strict=True):
+            columns = block.columns if len(blocks) > 1 else slice(None)
+            signal[:length, columns] = values[:length]
     if not np.isfinite(signal).all():
         raise Problem("its values are beyond all bounds: the gain in its header must be wrong")
     return Reading(signal, tuple(notes))
@@ -391,7 +411,7 @@ def _checked(signal: NDArray[np.float64], end: int, names: list[str]) -> NDArray
         if lacking.size:
             raise Problem(f"lead {names[lacking[0]]} has missing samples (NaN)")
         signal = signal[: missing.any(axis=1).argmax()]
-    constant = np.flatnonzero(np.ptp(signal[:end], axis=0) == 0)
+    constant = np.flatnonzero((signal[:end] == signal[0]).all(axis=0))
     if constant.size:
         raise Problem(f"lead {names[constant[0]]} is constant at {signal[0, constant[0]]:g} mV")
     return signal

@@ -27,12 +27,12 @@ class Samples:
     ----------
     values : int array, (samples,)
         Steps of the converter.
-    missing : int, optional
-        The value that stands for a missing sample; None where the format has none.
+    missing : float
+        The value that stands for a missing sample; NaN where the format has none.
     """
 
     values: Steps
-    missing: int | None
+    missing: float
 
 
 def frames_of(folder: Path, header: Header) -> int:
@@ -52,7 +52,7 @@ def frames_of(folder: Path, header: Header) -> int:
     return next(iter(found.values()))
 
 
-def read_samples(folder: Path, header: Header, wanted: Sequence[int], frames: int, keep: int) -> list[Samples]:
+def read_samples(folder: Path, header: Header, wanted: Sequence[int], frames: int, keep: int) -> dict[int, Samples]:
     """The first `keep` frames of leads of a record, of which the whole is read and compared with its header.
 
     Parameters
@@ -70,8 +70,8 @@ def read_samples(folder: Path, header: Header, wanted: Sequence[int], frames: in
 
     Returns
     -------
-    list of Samples
-        In the order of `wanted`.
+    dict of int to Samples
+        By their places in the header.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def read_samples(folder: Path, header: Header, wanted: Sequence[int], frames: in
         if not leads.keys().isdisjoint(wanted):
             read = _File(folder, name, leads).read(frames, keep, whole=header.length is not None)
             found |= dict(zip(leads, read, strict=True))
-    return [found[i] for i in wanted]
+    return found
 
 
 def _by_file(header: Header) -> dict[str, dict[int, Lead]]:
@@ -173,7 +173,7 @@ class _File:
             if whole:
                 self._compare(lead, int(values[0, start]), int(sums[start:end].sum()))
             part = values[lead.skew : lead.skew + keep, start:end].reshape(-1)
-            samples.append(Samples(part, _MISSING.get(self.format)))
+            samples.append(Samples(part, _MISSING.get(self.format, np.nan)))
             start = end
         return samples
 
