@@ -99,7 +99,6 @@ class Header:
 
 def record_name(text: str) -> str:
     """A record's name without the extension of one of its files, whatever its case: 'a/r.MAT' is 'a/r'."""
-    text = text.strip()
     return text[:-4] if text[1:][-4:].lower() in (".hea", ".dat", ".mat", ".atr") else text
 
 
