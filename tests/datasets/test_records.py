@@ -446,6 +446,8 @@ def test_what_is_wrong_in_the_first_line_is_named(tmp_path, line, message):
     ("old", "new", "message"),
     [
         ("r.dat 16 ", "../r.dat 16 ", r"its header names the signal file \.\./r\.dat, where a file beside it"),
+        ("r.dat 16 ", "r\0.dat 16 ", r"the signal file 'r\\x00\.dat' cannot be read .embedded null byte"),
+        ("r.dat 16 ", ". 16 ", r"the signal file .* cannot be read .* Is a directory"),
         ("r.dat 16 ", "r.dat 17 ", r"r\.dat is in format 17, and only the formats 8, 16,"),
         ("r.dat 16 ", "r.dat 16x999 ", r"r\.dat has 1 samples where its header says 1000"),
         ("r.dat 16 ", "r.dat 16x999999999999 ", r"its sampling rate of 1e\+14 Hz is too far from 100 Hz"),
@@ -459,6 +461,15 @@ def test_what_is_wrong_in_the_line_of_a_lead_is_named(tmp_path, old, new, messag
     write_record(tmp_path / "r", RNG.normal(size=(1000, 2)), ["I", "II"], 100)
     edit(tmp_path / "r", old, new)
     with pytest.raises(RecordError, match=message):
+        read(tmp_path / "r")
+
+
+@pytest.mark.parametrize("name", ["s", "s\0", ".", "..", "x" * 300])
+def test_a_segment_of_an_odd_name(tmp_path, name):
+    (tmp_path / "r.hea").write_text(f"r/1 1 100 5\n{name} 5\n")
+    with pytest.raises(
+        RecordError, match=r"the header file .* (is missing|cannot be read)|names the segment \., where"
+    ):
         read(tmp_path / "r")
 
 

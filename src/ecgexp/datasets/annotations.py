@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgexp.datasets.headers import Problem, other_case
+from ecgexp.errors import said
 
 SKIP, NUM, SUB, CHN, AUX = 59, 60, 61, 62, 63  # codes that belong to the annotation before or behind them
 NOTE, HIGHEST = 22, 49  # the code of a comment, and the highest one of an annotation
@@ -54,7 +55,7 @@ def read_annotations(path: Path) -> Annotations:
     except FileNotFoundError:
         raise Problem(f"the annotation file {path.name} is missing{other_case(path)}") from None
     except OSError as error:
-        raise Problem(f"the annotation file {path.name} cannot be read ({error.strerror})") from error
+        raise Problem(f"the annotation file {path.name} cannot be read ({said(error)})") from error
     try:
         samples, codes, notes = _parse(content)
     except _Damage as damage:

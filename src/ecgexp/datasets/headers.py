@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ecgexp.errors import said
+
 DEFAULT_RATE = 250.0
 """Hz, where a header gives no rate, by header(5)."""
 OTHER_FORMATS = {".edf": "an EDF", ".bdf": "a BDF", ".dcm": "a DICOM", ".scp": "an SCP-ECG", ".xml": "an XML"}
@@ -135,8 +137,8 @@ def _lines(path: Path) -> list[str]:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise Problem(_missing(path)) from None
-    except OSError as error:
-        raise Problem(f"the header file {path.name} cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+        raise Problem(f"the header file {path.name!r} cannot be read ({said(error)})") from error
     lines = (line.strip() for line in content.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"\n").split(b"\n"))
     return [_decoded(line) for line in lines if line and not line.startswith(b"#")]
 

@@ -223,7 +223,7 @@ def _open_segments(path: Path, header: Header) -> tuple[tuple[str, ...], float |
     names: tuple[str, ...] = ()
     rate, pieces = header.rate, []
     for name, frames in header.segments:
-        if "/" in name:
+        if Path(name).name != name:
             raise Problem(f"its header names the segment {name}, where a record beside it is expected")
         segment = _GAP if name == "~" else read_header(path.with_name(name))
         rate = rate or segment.rate

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecgexp.datasets.headers import Header, Lead, Problem, other_case
+from ecgexp.errors import said
 
 Steps = NDArray[np.signedinteger[Any]]
 BLOCK = 6 << 18
@@ -230,8 +231,8 @@ class _File:
             return self.path.open("rb")
         except FileNotFoundError:
             raise Problem(f"the signal file {self.path.name} is missing{other_case(self.path)}") from None
-        except OSError as error:
-            raise Problem(f"the signal file {self.path.name} cannot be read ({error.strerror})") from error
+        except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+            raise Problem(f"the signal file {self.path.name!r} cannot be read ({said(error)})") from error
 
     def _room(self, file: BinaryIO) -> int:
         """Samples that the file has room for."""
