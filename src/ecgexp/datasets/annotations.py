@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgexp.datasets.headers import Problem, other_case
-from ecgexp.errors import said
+from ecgexp.datasets.headers import Problem
+from ecgexp.datasets.paths import unreadable
 
 SKIP, NUM, SUB, CHN, AUX = 59, 60, 61, 62, 63  # codes that belong to the annotation before or behind them
 NOTE, HIGHEST = 22, 49  # the code of a comment, and the highest one of an annotation
@@ -52,10 +52,8 @@ def read_annotations(path: Path) -> Annotations:
     """
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise Problem(f"the annotation file {path.name} is missing{other_case(path)}") from None
-    except OSError as error:
-        raise Problem(f"the annotation file {path.name} cannot be read ({said(error)})") from error
+    except (OSError, ValueError) as error:
+        raise Problem(f"the annotation file {unreadable(path, error)}") from error
     try:
         samples, codes, notes = _parse(content)
     except _Damage as damage:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from ecgexp.datasets.base import Normalization, SplitName
+from ecgexp.datasets.headers import record_name
+from ecgexp.datasets.paths import absent
 from ecgexp.datasets.records import Uncalibrated
 from ecgexp.datasets.recordset import Labels, RecordDataset, Records
-from ecgexp.datasets.sources import absent
 from ecgexp.datasets.splits import stratified_split
 from ecgexp.datasets.tables import check_exact, plain_id, read_metadata, read_patients, read_table
 from ecgexp.errors import UserError
@@ -32,7 +33,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Label = Annotated[str, BeforeValidator(lambda label: str(label) if type(label) is int else label)]
 """A text, or a code that is a number."""
 SPLITS = ("train", "val", "test")
-EXTENSIONS = ("hea", "dat", "mat")
 TRUTH = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
@@ -244,10 +244,7 @@ class _LabelError(Exception):
 
 def _record_name(text: str) -> str:
     """Path of a record as WFDB has it, whatever the table writes: ``./a/100.HEA`` and ``a//100.0`` are ``a/100``."""
-    path = text.replace("\\", "/").strip()
-    stem, point, extension = path.rpartition(".")
-    if point and extension.casefold() in EXTENSIONS:
-        path = stem
+    path = record_name(text.replace("\\", "/").strip())
     return posixpath.normpath(plain_id(path)) if path else ""
 
 

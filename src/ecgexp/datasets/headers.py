@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ecgexp.errors import said
+from ecgexp.datasets.paths import unreadable
 
 DEFAULT_RATE = 250.0
 """Hz, where a header gives no rate, by header(5)."""
@@ -32,6 +33,12 @@ _LEAD = re.compile(
     """,
     re.VERBOSE,
 )
+
+
+def header_lines(content: bytes) -> list[str]:
+    """Lines of a header, without comments and empty ones, in whichever encoding each is."""
+    lines = (line.strip() for line in content.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"\n").split(b"\n"))
+    return [_decoded(line) for line in lines if line and not line.startswith(b"#")]
 
 
 class Problem(Exception):
@@ -135,12 +142,9 @@ def _lines(path: Path) -> list[str]:
     """Lines of a header, without comments and empty ones."""
     try:
         content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise Problem(_missing(path)) from None
     except (OSError, ValueError) as error:  # ValueError: no name that a file can have
-        raise Problem(f"the header file {path.name!r} cannot be read ({said(error)})") from error
-    lines = (line.strip() for line in content.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"\n").split(b"\n"))
-    return [_decoded(line) for line in lines if line and not line.startswith(b"#")]
+        raise Problem(_other_format(path) or f"the header file {unreadable(path, error)}") from error
+    return header_lines(content)
 
 
 def _decoded(line: bytes) -> str:
@@ -150,26 +154,17 @@ def _decoded(line: bytes) -> str:
         return line.decode("latin-1")  # any bytes are; the µ of µV is where Windows has it, too
 
 
-def _missing(header: Path) -> str:
-    """Why there is no header, as far as the files beside it tell."""
+def _other_format(header: Path) -> str:
+    """That there is a file in another format where a header is missing; '' where there is none."""
     record = header.with_suffix("")
     others = [record, *(record.with_name(record.name + suffix) for suffix in OTHER_FORMATS)]
-    for other in (path for path in others if path.suffix.lower() in OTHER_FORMATS and path.is_file()):
-        kind = OTHER_FORMATS[other.suffix.lower()]
-        return f"{other.name} is {kind} file, and only WFDB records are read (a .hea file with its .dat or .mat)"
-    return f"the header file {header.name} is missing{other_case(header)}"
-
-
-def other_case(path: Path) -> str:
-    """A remark on a file that differs from a missing one in case alone; '' where there is none."""
-    for name in (
-        path.stem + path.suffix.upper(),
-        path.stem + path.suffix.lower(),
-        path.name.upper(),
-        path.name.lower(),
-    ):
-        if path.with_name(name).is_file():
-            return f" ({name} is there: rename it)"
+    for other in (path for path in others if path.suffix.lower() in OTHER_FORMATS):
+        with suppress(OSError):  # a name that is too long
+            if other.is_file():
+                kind = OTHER_FORMATS[other.suffix.lower()]
+                return (
+                    f"{other.name} is {kind} file, and only WFDB records are read (a .hea file with its .dat or .mat)"
+                )
     return ""
 
 

@@ -18,8 +18,9 @@ from ecgexp.datasets.annotations import read_annotations
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.datasets.cache import cached_array, create_array
 from ecgexp.datasets.headers import Problem
+from ecgexp.datasets.paths import absent
 from ecgexp.datasets.records import RecordError, read_extent, read_leads, read_record
-from ecgexp.datasets.sources import Sources, absent
+from ecgexp.datasets.sources import Sources
 from ecgexp.datasets.splits import choose_patients, stratified_classes
 from ecgexp.errors import UserError, said
 

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgexp.datasets.headers import Header, Lead, Problem, other_case
-from ecgexp.errors import said
+from ecgexp.datasets.headers import Header, Lead, Problem
+from ecgexp.datasets.paths import unreadable
 
 Steps = NDArray[np.signedinteger[Any]]
 BLOCK = 6 << 18
@@ -229,10 +229,8 @@ class _File:
     def _opened(self) -> BinaryIO:
         try:
             return self.path.open("rb")
-        except FileNotFoundError:
-            raise Problem(f"the signal file {self.path.name} is missing{other_case(self.path)}") from None
         except (OSError, ValueError) as error:  # ValueError: no name that a file can have
-            raise Problem(f"the signal file {self.path.name!r} cannot be read ({said(error)})") from error
+            raise Problem(f"the signal file {unreadable(self.path, error)}") from error
 
     def _room(self, file: BinaryIO) -> int:
         """Samples that the file has room for."""
