@@ -128,7 +128,7 @@ def test_leads_are_matched_by_name(trained, record, tmp_path, monkeypatch, capsy
 def test_the_table_has_a_line_per_record_whichever_of_its_files_were_named(trained, record, monkeypatch, capsys):
     monkeypatch.chdir(trained.folder)
     relative = record.relative_to(trained.folder)
-    words = [f"record={relative}.hea", f"{relative}.dat", str(relative)]
+    words = [f"record={relative}.hea", *(f"{relative}{suffix}" for suffix in (".dat", ".mat", ".HEA", ".Mat", ""))]
     assert call(monkeypatch, "predict", trained.folder, f"run={trained.run_id}", *words) == 0
     header, line = capsys.readouterr().out.splitlines()
     assert header.split() == ["record", *LABELS, "predicted"]
@@ -145,6 +145,26 @@ def test_a_pattern_names_several(trained, monkeypatch, capsys):
     assert call(monkeypatch, "predict", trained.folder, f"run={trained.run_id}", "format=json", pattern) == 0
     found = [Path(entry["record"]).name for entry in answer(capsys)["records"]]
     assert found == [f"000{number}_lr" for number in range(10, 20)]
+
+
+def test_a_file_that_is_no_record_is_named(trained, tmp_path, monkeypatch, capsys):
+    (tmp_path / "holter.EDF").write_bytes(b"0       ")
+    assert call(monkeypatch, "predict", trained.folder, f"run={trained.run_id}", tmp_path / "holter.EDF") == 1
+    said = capsys.readouterr().err
+    assert "holter.EDF is an EDF file, and only WFDB records are read (a .hea file with its .dat or .mat)" in said
+
+
+def test_a_record_without_gains_is_refused_unless_they_are_assumed(trained, record, tmp_path, monkeypatch, capsys):
+    for suffix in (".hea", ".dat"):
+        shutil.copy(record.with_suffix(suffix), tmp_path)
+    header = (tmp_path / record.name).with_suffix(".hea")
+    header.write_text(header.read_text().replace("1000.0(0)/mV", "0/mV").replace("1000/mV", "0/mV"))
+    words = (monkeypatch, "predict", trained.folder, f"run={trained.run_id}", header)
+    assert call(*words) == 1
+    assert "its header gives no gain for lead I, II," in capsys.readouterr().err
+    assert call(*words, "uncalibrated=assume", "format=json") == 0
+    notes = answer(capsys)["records"][0]["notes"]
+    assert notes[0].startswith("uncalibrated lead I, II, ")
 
 
 # --- pictures
@@ -395,6 +415,7 @@ def test_a_net_of_other_signals_than_records_in_millivolts_is_refused(exported, 
         (["run=x", "record=a", "formt=json"], "format"),
         (["run=x", "record=a", "dataset.root=."], "dataset.root"),
         (["run=x", "record=a", "format=xml"], "format=json"),
+        (["run=x", "record=a", "uncalibrated=skip"], "uncalibrated=assume"),
         (["run=x", "run=y", "record=a"], "twice"),
         (["run=x", "record=a", "-v"], "-v"),
         (["run=x", "record=a", "plot=out.txt"], "out.txt"),

@@ -27,8 +27,9 @@ Probabilities that a trained net gives to ECG records.
   run=ID                 a run of the store (see results.csv or the MLflow UI)
   run=models:/NAME/3     a registered model; also models:/NAME@ALIAS
   run=FOLDER             config.yaml, weights.pt and data.json, or an MLflow model
-  record=RECORD          a WFDB record, with or without .hea, or a pattern such as 'data/*.hea';
+  record=RECORD          a WFDB record, with or without .hea, .dat or .mat, or a pattern such as 'data/*.hea';
                          further ones follow as plain words: record=a b c, or just a b c
+  uncalibrated=assume    take 200 steps per mV for leads whose header gives no gain; by default it refuses the record
   format=table|json      on the standard output; table by default
   plot=FILE.png          draw each record on ECG paper (25 mm/s, 10 mm/mV) with the result; also .pdf, .svg;
                          of several records each gets a file, FILE-RECORD.png
@@ -41,7 +42,7 @@ Leads are matched by name. Other sampling rates are resampled, longer records cr
 padded with zeros: what was done is told. A record that cannot be used is named with the reason, and the exit status
 is then 1. Not for diagnosis.
 """
-KEYS = ("run", "record", "format", "plot", "trust", *TRACKING)
+KEYS = ("run", "record", "uncalibrated", "format", "plot", "trust", *TRACKING)
 PICTURES = (".png", ".pdf", ".svg")
 DPI = 150
 
@@ -88,6 +89,7 @@ def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np
 
 def _run(values: dict[str, list[str]]) -> int:
     form = one_of(values, "format", ("table", "json"), "table")
+    assume = one_of(values, "uncalibrated", ("refuse", "assume"), "refuse") == "assume"
     if "run" not in values:
         raise UserError("The key 'run' is missing: write run=ID, run=FOLDER or run=models:/NAME/VERSION.")
     paths = _record_paths(values.get("record", []))
@@ -113,6 +115,7 @@ def _run(values: dict[str, list[str]]) -> int:
                 lead_names=trained.lead_names,
                 sampling_rate=trained.sampling_rate,
                 samples=trained.samples,
+                uncalibrated="assume" if assume else "refuse",
             )
         except RecordError as error:
             problems[path] = str(error)
@@ -142,6 +145,8 @@ def _record_paths(words: list[str]) -> list[Path]:
     """Records without extension, each once, whichever of their files were named."""
     if not words:
         raise UserError("No record is named: write record=PATH, and further paths after it.")
+    from ecgexp.datasets.headers import record_name
+
     paths = []
     for word in words:
         matches = [word]
@@ -152,7 +157,7 @@ def _record_paths(words: list[str]) -> list[Path]:
         for match in matches:
             path = Path(match).expanduser()
             named_without = path.with_name(f"{path.name}.hea").is_file()
-            paths.append(path if named_without or path.suffix not in (".hea", ".dat", ".mat") else path.with_suffix(""))
+            paths.append(path if named_without else path.with_name(record_name(path.name)))
     return list(dict.fromkeys(paths))
 
 

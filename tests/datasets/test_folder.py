@@ -100,9 +100,28 @@ def test_labels_as_true_and_false(own):
 
 
 def test_records_by_bare_name_and_with_extension(own):
-    own.table["record"] = [f"rec{i:02d}.hea" if i % 2 else f"rec{i:02d}" for i in range(N)]
+    endings = (".hea", "", ".HEA", ".mat", ".dat", ".MAT", ".Dat")
+    own.table["record"] = [f"rec{i:02d}{endings[i % len(endings)]}" for i in range(N)]
     train = own.dataset().load("train")
     np.testing.assert_allclose(train.signals[train.rows[1], :500], own.signals["rec01"][:, :2], atol=1e-3)
+
+
+def test_records_without_a_gain_are_bad_or_assumed_and_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "ecgexp")
+    splits = ["train", "train", "val", "test"]
+    for i in range(4):
+        write_record(tmp_path / f"r{i}", RNG.normal(size=(1000, 2)), ["I", "II"], 100)
+    header = tmp_path / "r1.hea"
+    header.write_text(header.read_text().replace("1000.0(0)/mV", "0"))
+    own = Own(tmp_path, pd.DataFrame({"record": [f"r{i}" for i in range(4)], "AF": 1, "use": splits}), tmp_path, {})
+    options = {"labels": ["AF"], "patient_column": None}
+    with pytest.raises(UserError, match=r"record r1 .* no gain for lead I, II, .* uncalibrated=assume"):
+        own.dataset(**options).prepare()
+    assert len(own.dataset(**options, on_bad_record="skip").load("train")) == 1
+    dataset = own.dataset(**options, uncalibrated="assume")
+    assert len(dataset.load("train")) == 2
+    assert dataset.summary()["train"]["adapted"] == {"uncalibrated": 1}
+    assert "train: records adapted: 1 uncalibrated" in caplog.text
 
 
 def test_a_bare_name_in_two_folders(tmp_path):

@@ -329,9 +329,43 @@ def one_beat(path):
     wfdb.wrann(path.stem, "atr", np.array([5]), symbol=["N"], write_dir=str(path.parent), fs=360)
 
 
+def half(path):
+    """Cut at an even byte, between two annotations."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 4 * 2])
+
+
+def two_at_one_place(path):
+    wfdb.wrann(path.stem, "atr", np.array([5, 400, 401, 900]), symbol=list("NNVN"), write_dir=str(path.parent), fs=360)
+
+
+def behind_the_end(path):
+    places = np.array([5, 400, SECONDS * 360 - 1, SECONDS * 360, SECONDS * 360 + 99])
+    wfdb.wrann(path.stem, "atr", places, symbol=list("NNVNN"), write_dir=str(path.parent), fs=360)
+
+
+def other_rate(path):
+    wfdb.wrann(path.stem, "atr", np.array([5, 400, 900]), symbol=list("NNN"), write_dir=str(path.parent), fs=300)
+
+
+def changed(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
+        (
+            "101.atr",
+            half,
+            r"101\.atr is truncated or damaged \(it ends after \d+ annotations without the mark of an end",
+        ),
+        ("101.atr", behind_the_end, r"101\.atr has 2 of 5 beats behind the end of the recording, .* 14499 of 14400"),
+        ("101.atr", two_at_one_place, r"101: its annotation file 101\.atr has two beats at sample 401"),
+        ("101.atr", other_rate, r"101: its annotation file 101\.atr is for 300 Hz, its header for 360 Hz"),
+        ("101.dat", changed, r"101: its files are truncated or damaged \(lead \w+ in 101\.dat has the checksum"),
         ("101.hea", Path.unlink, r"101: the header file 101\.hea is missing"),
         ("101.dat", Path.unlink, r"101: the signal file 101\.dat is missing"),
         ("101.atr", Path.unlink, r"101: the annotation file 101\.atr is missing"),
@@ -347,6 +381,25 @@ def test_a_bad_recording_is_named_in_one_sentence(copied, file, damage, message)
     with pytest.raises(UserError, match=message) as error:
         build().prepare()
     assert "\n" not in str(error.value)
+
+
+def test_a_changed_byte_in_the_comment_that_gives_the_rate(copied):
+    """wfdb.rdann does not return from some of these files."""
+    root, build = copied
+    content = (root / "101.atr").read_bytes()
+    for wrong in (b"## tame resolution", b"## annotation type definitions"[:18], b"#! time resolution"):
+        assert b"## time resolution" in content
+        (root / "101.atr").write_bytes(content.replace(b"## time resolution", wrong))
+        build().prepare()  # the header gives the same rate
+
+
+def test_the_last_annotation_may_be_at_the_last_sample(copied):
+    root, build = copied
+    places = np.array([300, 900, SECONDS * 360 - 1])
+    wfdb.wrann("101", "atr", places, symbol=list("NNN"), write_dir=str(root), fs=360)
+    dataset = build(val_fraction=0.3)
+    found = {one for name in ("train", "val") for one in dataset.load(name).ids.tolist()}
+    assert {one for one in found if one.startswith("101/")} == {"101/300", "101/900"}
 
 
 def test_leads_that_nothing_has(dataset):

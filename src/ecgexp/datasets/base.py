@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ecgexp.errors import UserError
+
 if TYPE_CHECKING:
     import pandas as pd
 
 SplitName = Literal["train", "val", "test"]
 Normalization = Literal["none", "scalar", "per_lead"]
+
+CONSTANT = 1e-12
+"""Share of the mean square below which a variance is rounding: float32 resolves 1e-7 of a value."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,13 @@ class Dataset(ABC):
         return digest.hexdigest()[:16]
 
     def normalization(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Mean and standard deviation of the training split in mV, each (leads,); None for 'none'."""
+        """Mean and standard deviation of the training split in mV, each (leads,); None for 'none'.
+
+        Raises
+        ------
+        UserError
+            Where a lead is constant, so that nothing can be divided by its deviation.
+        """
         if self.normalize == "none":
             return None
         split = self.load("train")
@@ -138,7 +149,17 @@ class Dataset(ABC):
         mean, square = total / count, squares / count
         if self.normalize == "scalar":
             mean, square = np.full_like(mean, mean.mean()), np.full_like(square, square.mean())
-        return mean.astype(np.float32), np.sqrt(np.maximum(square - mean**2, 0)).astype(np.float32)
+        variance = np.maximum(square - mean**2, 0)
+        constant = variance <= CONSTANT * square
+        if constant.any():
+            lead = self.lead_names[int(constant.argmax())]
+            which = f"lead {lead} is" if self.normalize == "per_lead" else "all leads are"
+            raise UserError(
+                f"In the training split {which} constant at {mean[constant.argmax()]:g} {self.unit}, and "
+                f"dataset.normalize={self.normalize} divides by the deviation: leave such leads or records out, or set "
+                "dataset.normalize to " + ("scalar or none." if self.normalize == "per_lead" else "none.")
+            )
+        return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
     def _counts(self, split: Split) -> dict[str, Any]:
         positives = split.targets.sum(axis=0, dtype=np.int64).tolist()

@@ -24,14 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ecgexp.datasets.records import RecordError, read_record
+from ecgexp.datasets.records import RecordError, Uncalibrated, read_record
 from ecgexp.datasets.sources import Sources, file_stamp, lasting_stamp, read_checked, say_damaged, write_checked
 from ecgexp.errors import UserError
 from ecgexp.processes import leave_with_parent
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Part of each key: raise it when `read_record` returns other numbers for the same files."""
 CHUNK = 64
 """Records that a process reads at a time: a fraction of a second, so that Ctrl-C is quick."""
@@ -48,6 +48,7 @@ class Layout(TypedDict):
     sampling_rate: float
     samples: int
     exact: bool
+    uncalibrated: Uncalibrated
 
 
 @dataclass(frozen=True)

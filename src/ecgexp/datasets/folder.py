@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from ecgexp.datasets.base import Normalization, SplitName
+from ecgexp.datasets.headers import record_name
+from ecgexp.datasets.paths import absent
+from ecgexp.datasets.records import Uncalibrated
 from ecgexp.datasets.recordset import Labels, RecordDataset, Records
-from ecgexp.datasets.sources import absent
 from ecgexp.datasets.splits import stratified_split
 from ecgexp.datasets.tables import check_exact, plain_id, read_metadata, read_patients, read_table
 from ecgexp.errors import UserError
@@ -31,7 +33,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Label = Annotated[str, BeforeValidator(lambda label: str(label) if type(label) is int else label)]
 """A text, or a code that is a number."""
 SPLITS = ("train", "val", "test")
-EXTENSIONS = ("hea", "dat", "mat")
 TRUTH = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
@@ -72,6 +73,9 @@ class WFDBFolder(RecordDataset):
         Same seed, same splits.
     multiclass : bool
         Each record has exactly one label; one with none or several is bad, see `on_bad_record`.
+    uncalibrated : {'refuse', 'assume'}
+        Take a record with a lead for which its header gives no gain for bad, see `on_bad_record`, or assume
+        200 steps per mV and count it as adapted in `summary`.
     normalize, on_bad_record, workers
         See `RecordDataset`.
 
@@ -102,6 +106,7 @@ class WFDBFolder(RecordDataset):
         fractions: list[Share] = [0.8, 0.1, 0.1],  # noqa: B006 - only read
         split_seed: Annotated[int, Field(ge=0)] = 0,
         multiclass: bool = False,
+        uncalibrated: Uncalibrated = "refuse",
         normalize: Normalization = "none",
         on_bad_record: Literal["raise", "skip"] = "raise",
         workers: Annotated[int, Field(ge=1)] | None = None,
@@ -109,7 +114,7 @@ class WFDBFolder(RecordDataset):
         super().__init__(root, cache_dir=cache_dir, normalize=normalize, on_bad_record=on_bad_record, workers=workers)
         self.table = self.root / labels_csv
         self.label_names, self.lead_names = tuple(str(label).strip() for label in labels), tuple(lead_names)
-        self.sampling_rate, self.samples = sampling_rate, samples
+        self.sampling_rate, self.samples, self.uncalibrated = sampling_rate, samples, uncalibrated
         self.record_column, self.label_column, self.separator = record_column, label_column, separator
         self.patient_column, self.split_column = patient_column, split_column
         self.fractions, self.split_seed = tuple(fractions), split_seed
@@ -239,10 +244,7 @@ class _LabelError(Exception):
 
 def _record_name(text: str) -> str:
     """Path of a record as WFDB has it, whatever the table writes: ``./a/100.HEA`` and ``a//100.0`` are ``a/100``."""
-    path = text.replace("\\", "/").strip()
-    stem, point, extension = path.rpartition(".")
-    if point and extension.casefold() in EXTENSIONS:
-        path = stem
+    path = record_name(text.replace("\\", "/").strip())
     return posixpath.normpath(plain_id(path)) if path else ""
 
 

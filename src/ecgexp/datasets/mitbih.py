@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from tqdm import tqdm
 
+from ecgexp.datasets.annotations import read_annotations
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.datasets.cache import cached_array, create_array
-from ecgexp.datasets.records import RecordError, read_leads, read_record
-from ecgexp.datasets.sources import Sources, absent
+from ecgexp.datasets.headers import Problem
+from ecgexp.datasets.paths import absent
+from ecgexp.datasets.records import RecordError, read_extent, read_leads, read_record
+from ecgexp.datasets.sources import Sources
 from ecgexp.datasets.splits import choose_patients, stratified_classes
 from ecgexp.errors import UserError, said
 
@@ -44,7 +47,7 @@ RATE = 125.0  # Hz
 LONGEST, PADDED = 187, 192  # samples of a beat, and with the zeros that make it 16 x 12
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 TEST_FRACTION = 0.2  # as in the published table
-FORMAT = 1
+FORMAT = 2
 """Part of each key of the cache: raise it when the same files give other beats."""
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -350,7 +353,7 @@ class MITBIH(_BeatDataset):
         for recording in tqdm(annotations, desc="cutting beats", unit="recording", disable=None):
             found, _, rate = annotations[recording]
             reading = read_record(self.root / recording, lead_names=[leads[recording]], sampling_rate=RATE)
-            peaks = np.rint(found * (RATE / rate)).astype(np.int64)
+            peaks = np.minimum(_at(found, rate), len(reading.signal) - 1)
             start, end = end, end + len(peaks) - 1
             array[start:end, :, 0] = cut_beats(reading.signal[:, 0], peaks)
         array.flush()
@@ -428,25 +431,40 @@ def read_beats(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], float]
     Raises
     ------
     RecordError
-        Where the annotation file is missing or damaged, or has fewer than two beats.
+        Where the annotation file is missing or damaged, has fewer than two beats, has two at one place, or has
+        some behind the end of the recording.
     """
-    import wfdb
-
-    if not path.with_name(f"{path.name}.atr").is_file():
-        raise RecordError(path, f"the annotation file {path.name}.atr is missing")
+    frames, rate = read_extent(path)
+    name = f"{path.name}.atr"
     try:
-        found = wfdb.rdann(str(path), "atr")
-        rate = float(found.fs)
-    except Exception as error:  # wfdb meets a damaged file with whatever its parsing happens to raise
-        raise RecordError(
-            path, f"the annotation file {path.name}.atr is truncated or damaged ({type(error).__name__}: {error})"
-        ) from error
+        found = read_annotations(path.with_name(name))
+    except Problem as problem:
+        raise RecordError(path, str(problem)) from problem.__cause__
+    finer = round((found.rate or rate) / rate)  # annotations may count samples where the record counts frames
+    if not finer or not np.isclose(rate * finer, found.rate or rate, rtol=1e-3):
+        raise RecordError(path, f"its annotation file {name} is for {found.rate:g} Hz, its header for {rate:g} Hz")
     known = {symbol: label for label, symbols in enumerate(SYMBOLS.values()) for symbol in symbols}
-    classes = np.array([known.get(symbol, -1) for symbol in found.symbol], dtype=np.int64)
-    beats = classes >= 0
-    if beats.sum() < 2:
+    classes = np.array([known.get(symbol, -1) for symbol in found.symbols.tolist()], dtype=np.int64)
+    beats, classes = found.samples[classes >= 0], classes[classes >= 0]
+    if len(beats) < 2:
         raise RecordError(path, "its annotation file has fewer than two beats")
-    return found.sample[beats].astype(np.int64), classes[beats], rate
+    length, rate = frames * finer, found.rate or rate
+    behind = int((beats >= length).sum())
+    if behind:
+        raise RecordError(
+            path,
+            f"its annotation file {name} has {behind} of {len(beats)} beats behind the end of the recording, the last "
+            f"one at sample {beats[-1]} of {length}",
+        )
+    close = beats[1:][np.diff(_at(beats, rate)) == 0]
+    if close.size:
+        raise RecordError(path, f"its annotation file {name} has two beats at sample {close[0]}")
+    return beats, classes, rate
+
+
+def _at(samples: NDArray[np.int64], rate: float) -> NDArray[np.int64]:
+    """Where samples of a recording are at 125 Hz."""
+    return np.rint(samples * (RATE / rate)).astype(np.int64)
 
 
 def _read_table(table: Path, path: Path) -> dict[str, Any]:

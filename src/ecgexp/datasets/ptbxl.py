@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from ecgexp.datasets.base import Normalization, SplitName
+from ecgexp.datasets.paths import absent
 from ecgexp.datasets.recordset import Labels, RecordDataset, Records
-from ecgexp.datasets.sources import absent
 from ecgexp.datasets.tables import check_exact, plain_id, read_metadata, read_patients, read_table
 from ecgexp.errors import UserError
 

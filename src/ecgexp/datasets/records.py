@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgexp.datasets.sources import absent
+from ecgexp.datasets.headers import DEFAULT_RATE, Header, Lead, Problem, read_header
+from ecgexp.datasets.samples import Samples, frames_of, read_samples
 from ecgexp.errors import UserError
 
-MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3}
-"""What one unit of a header, in lower case, is in mV (both Unicode signs for micro)."""
+MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u03bcv": 1e-3, "v": 1e3}
+"""What one unit of a header is in mV, by its casefold, which makes a Greek mu (U+03BC) of the micro sign (U+00B5)."""
+DEFAULT_GAIN = 200.0
+"""Steps per unit that header(5) lets a reader assume where a lead is not calibrated."""
+FARTHEST = 1000
+"""How many times the wanted sampling rate another may be, or how many times less."""
+
+Uncalibrated = Literal["refuse", "assume"]
 
 
 class RecordError(UserError):
@@ -61,12 +66,15 @@ def read_record(
     sampling_rate: float,
     samples: int | None = None,
     exact: bool = False,
+    uncalibrated: Uncalibrated = "refuse",
 ) -> Reading:
     """Read one WFDB record as `samples` samples of the named leads at `sampling_rate`, in mV.
 
-    Leads are matched by name, whatever their case and order. A longer record is cropped to its
-    beginning, another rate is resampled (polyphase filter), a shorter record is padded with zeros at
-    its end, and µV and V are converted; what was done is noted.
+    Leads are matched by name, whatever their case and order, in each segment of a record that has several.
+    Where a frame holds several samples of a lead, each of them counts. Another rate is resampled (polyphase
+    filter), then a longer record is cropped to its beginning; a shorter record is padded with zeros at its end,
+    and µV and V are converted; what was done is noted. The signal files of these leads are read to their ends
+    and compared with the initial values and checksums in the header.
 
     Parameters
     ----------
@@ -80,6 +88,8 @@ def read_record(
         The wanted length; as long as it is by default.
     exact : bool
         Refuse a record with another rate, length or set of leads instead of adapting it.
+    uncalibrated : {'refuse', 'assume'}
+        Refuse a lead for which the header gives no gain, or assume 200 steps per unit and note it.
 
     Returns
     -------
@@ -92,10 +102,20 @@ def read_record(
         Where a file is missing or damaged, a lead is missing, constant, has missing samples or is not
         a voltage, or, if `exact`, anything but the order of the leads differs.
     """
+    names = tuple(lead_names)
+    notes: list[str] = []
     try:
-        record = _read_wfdb(Path(path), None if exact or samples is None else samples / sampling_rate)
-        return _adapt(record, tuple(lead_names), sampling_rate, samples, exact)
-    except _Problem as problem:
+        record = _open(Path(path), notes)
+        _check_names(record.names, names, exact, notes)
+        leads = [_find(record, name) for name in names]
+        _check_gains(leads, uncalibrated, notes)
+        frames = _aligned(record, leads, notes)
+        if exact:
+            _check_exact(leads, frames, sampling_rate, samples)
+        end, keep = _needed(record, leads, frames, sampling_rate, samples)
+        blocks = _read(record, leads, frames, end, keep, notes)
+        return _adapt(blocks, sampling_rate, samples, notes)
+    except Problem as problem:
         raise RecordError(path, str(problem)) from problem.__cause__
 
 
@@ -107,165 +127,294 @@ def read_leads(path: str | Path) -> tuple[str, ...]:
     RecordError
         Where its header is missing or damaged.
     """
-    import wfdb
-
     try:
-        _check_header(Path(path))
-        with _quick_headers():
-            return _named(wfdb.rdheader(str(path)).sig_name or ())
-    except _Problem as problem:
-        raise RecordError(path, str(problem)) from None
-    except Exception as error:  # wfdb meets a damaged file with whatever its parsing happens to raise
-        raise RecordError(path, _damage(error)) from error
+        return _open(Path(path), []).names
+    except Problem as problem:
+        raise RecordError(path, str(problem)) from problem.__cause__
 
 
-class _Problem(Exception):
-    """What is wrong with a record, before it is known how the user names the record."""
+def read_extent(path: str | Path) -> tuple[int, float]:
+    """Frames of a WFDB record and their rate in Hz, by which annotations count.
+
+    Raises
+    ------
+    RecordError
+        Where its header is missing or damaged, or leaves the length to signal files that do not tell it.
+    """
+    try:
+        record = _open(Path(path), [])
+    except Problem as problem:
+        raise RecordError(path, str(problem)) from problem.__cause__
+    return record.frames, record.rate
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stretch of a record: one of its segments, or the whole of a record that has none."""
+
+    header: Header  # without leads for a gap
+    frames: int
+
+    @cached_property
+    def places(self) -> dict[str, list[int]]:
+        """Where in the header the leads of a name are, by the casefold of the name."""
+        places: dict[str, list[int]] = {}
+        for i, lead in enumerate(self.header.leads):
+            places.setdefault(lead.name.casefold(), []).append(i)
+        return places
 
 
 @dataclass(frozen=True)
 class _Record:
-    """What `_adapt` needs of a WFDB record, of which only the beginning may have been read."""
+    """What headers say of a record."""
 
-    signal: NDArray[np.float64]  # (samples, leads), in `units`
-    leads: tuple[str, ...]
-    units: tuple[str, ...]
+    folder: Path
+    names: tuple[str, ...]
+    rate: float  # frames per second
+    pieces: tuple[_Piece, ...]
+
+    @property
+    def frames(self) -> int:
+        return sum(piece.frames for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A wanted lead in the pieces of a record."""
+
+    name: str
+    places: tuple[int | None, ...]  # in the header of each piece
+    leads: tuple[Lead, ...]  # as described there
+    per_frame: int
     rate: float
-    length: int
 
 
-def _read_wfdb(path: Path, seconds: float | None) -> _Record:
-    """Read the record, or only its first `seconds`."""
-    import wfdb
+@dataclass(frozen=True)
+class _Block:
+    """Leads of one rate, in mV, of which only the beginning may have been kept."""
 
-    _check_header(path)
-    try:
-        with _quick_headers():
-            end = length = None
-            if seconds is not None:
-                header = wfdb.rdheader(str(path))
-                length = header.sig_len
-                end = None if length is None else min(length, math.ceil(seconds * header.fs))
-            read = wfdb.rdrecord(str(path), sampto=end)
-    except OSError as error:
-        file = path.with_name(Path(error.filename or "").name)
-        what = _damage(error) if file.exists() else f"the signal file {absent(file, file.name)}"
-        raise _Problem(what) from error
-    except Exception as error:  # wfdb meets a damaged file with whatever its parsing happens to raise
-        raise _Problem(_damage(error)) from error
-    if read.p_signal is None or not read.p_signal.size:
-        raise _Problem("it holds no signals")
-    return _Record(
-        signal=read.p_signal,
-        leads=_named(read.sig_name),
-        units=tuple(read.units),
-        rate=float(read.fs),
-        length=len(read.p_signal) if length is None else length,
-    )
+    columns: list[int]  # places among the wanted leads
+    names: list[str]
+    values: NDArray[np.float64]  # (samples, leads)
+    rate: float
+    length: int  # of the whole
 
 
-def _check_header(path: Path) -> None:
-    header = path.with_name(f"{path.name}.hea")
-    if not header.is_file():
-        raise _Problem(f"the header file {absent(header, header.name)}")
-    if header.stat().st_size == 0:
-        raise _Problem(f"its files are truncated or damaged ({header.name} is empty)")
+_GAP = Header(None, None, (), ())
 
 
-def _damage(error: Exception) -> str:
-    return f"its files are truncated or damaged ({type(error).__name__}: {error})"
+def _open(path: Path, notes: list[str]) -> _Record:
+    header = read_header(path)
+    if header.segments:
+        names, rate, pieces = _open_segments(path, header)
+    else:
+        names = tuple(lead.name for lead in header.leads)
+        rate = header.rate
+        pieces = [_Piece(header, frames_of(path.parent, header))] if names else []
+    if not names or not any(piece.frames for piece in pieces):
+        raise Problem("it holds no signals")
+    if rate is None:
+        notes.append(f"assumed {DEFAULT_RATE:g} Hz, since its header gives no sampling rate")
+    return _Record(path.parent, names, rate or DEFAULT_RATE, tuple(pieces))
 
 
-def _named(leads: Sequence[str | None]) -> tuple[str, ...]:
-    return tuple(name or "unnamed" for name in leads)
+def _open_segments(path: Path, header: Header) -> tuple[tuple[str, ...], float | None, list[_Piece]]:
+    """Names of the leads, rate and pieces of a record of several segments."""
+    names: tuple[str, ...] = ()
+    rate, pieces = header.rate, []
+    for name, frames in header.segments:
+        if Path(name).name != name:
+            raise Problem(f"its header names the segment {name}, where a record beside it is expected")
+        segment = _GAP if name == "~" else read_header(path.with_name(name))
+        rate = rate or segment.rate
+        if segment.segments:
+            raise Problem(f"its segment {name} has segments itself")
+        if segment.rate not in (None, rate):
+            raise Problem(f"its segment {name} has {segment.rate:g} Hz where its header says {rate:g} Hz")
+        if frames and segment.length not in (None, frames):
+            raise Problem(f"its segment {name} has {segment.length} samples where its header says {frames}")
+        if any(lead.skew for lead in segment.leads):
+            raise Problem(f"its segment {name} has leads with a skew, which is read in records without segments")
+        names = names or tuple(lead.name for lead in segment.leads)
+        if frames:  # the layout of a record, which says only what leads there are, has none
+            pieces.append(_Piece(segment, frames))
+    total = sum(piece.frames for piece in pieces)
+    if header.length not in (None, total):
+        raise Problem(f"its segments have {total} samples together where its header says {header.length}")
+    return names, rate, pieces
 
 
-@contextmanager
-def _quick_headers() -> Iterator[None]:
-    """Make wfdb parse headers ten times as fast.
-
-    For each record of 12 leads it looks cells of two pandas frames up 240 times, which is 9/10 of what
-    reading 10 s at 100 Hz costs (4 ms); here it looks them up in dicts.
-    """
-    from wfdb.io import _header
-
-    frames, dicts = _header_specs()
-    try:
-        vars(_header).update(dicts)
-        yield
-    finally:
-        vars(_header).update(frames)
-
-
-@cache
-def _header_specs() -> tuple[dict[str, Any], dict[str, Any]]:
-    """What wfdb knows of header fields, as it has it, and with ``.loc[row, column]`` from a dict."""
-    from wfdb.io import _header
-
-    frames = {name: vars(_header)[name] for name in ("RECORD_SPECS", "SIGNAL_SPECS") if name in vars(_header)}
-    dicts = {
-        name: SimpleNamespace(
-            index=list(frame.index),
-            loc={(row, column): frame.loc[row, column] for row in frame.index for column in frame.columns},
-        )
-        for name, frame in frames.items()
-    }
-    return frames, dicts
-
-
-def _adapt(record: _Record, leads: tuple[str, ...], rate: float, samples: int | None, exact: bool) -> Reading:
-    if exact and record.rate != rate:
-        raise _Problem(f"its sampling rate is {record.rate:g} Hz where {rate:g} Hz is expected")
-    if exact and samples is not None and record.length != samples:
-        raise _Problem(f"it has {record.length} samples where {samples} are expected")
-    notes: list[str] = []
-    signal = _select_leads(record, leads, exact, notes)
-    missing = np.flatnonzero(np.isnan(signal).any(axis=0))
-    if missing.size:
-        raise _Problem(f"lead {leads[missing[0]]} has missing samples (NaN)")
-    constant = np.flatnonzero(np.ptp(signal, axis=0) == 0)
-    if constant.size:
-        value = signal[0, constant[0]]
-        raise _Problem(f"lead {leads[constant[0]]} is constant at {value:g} mV")
-    if samples is not None and record.length > len(signal):
-        notes.append(f"cropped from {record.length / record.rate:g} s to its first {samples / rate:g} s")
-    if record.rate != rate:
-        notes.append(f"resampled from {record.rate:g} Hz to {rate:g} Hz")
-        signal = _resample(signal, record.rate, rate)
-    if samples is not None and len(signal) < samples:
-        notes.append(f"padded with {(samples - len(signal)) / rate:g} s of zeros at its end")
-        signal = np.pad(signal, ((0, samples - len(signal)), (0, 0)))
-    return Reading(np.ascontiguousarray(signal[:samples], dtype=np.float32), tuple(notes))
-
-
-def _select_leads(record: _Record, leads: tuple[str, ...], exact: bool, notes: list[str]) -> NDArray[np.float64]:
-    """Columns of `leads` in mV."""
-    there = [name.casefold() for name in record.leads]
-    wanted = [name.casefold() for name in leads]
-    lacking = [name for name in leads if name.casefold() not in there]
+def _check_names(there: tuple[str, ...], wanted: tuple[str, ...], exact: bool, notes: list[str]) -> None:
+    folded, names = [name.casefold() for name in there], [name.casefold() for name in wanted]
+    lacking = [name for name in wanted if name.casefold() not in folded]
     if lacking:
-        raise _Problem(f"it has no lead {', '.join(lacking)} (its leads are {', '.join(record.leads)})")
-    twice = [name for name in leads if there.count(name.casefold()) > 1]
+        raise Problem(f"it has no lead {', '.join(lacking)} (its leads are {', '.join(there)})")
+    twice = [name for name in wanted if folded.count(name.casefold()) > 1]
     if twice:
-        raise _Problem(f"lead {twice[0]} occurs twice in its header")
+        raise Problem(f"lead {twice[0]} occurs twice in its header")
     if len(there) > len(wanted):
-        others = ", ".join(name for name in record.leads if name.casefold() not in wanted)
+        others = ", ".join(name for name in there if name.casefold() not in names)
         if exact:
-            raise _Problem(f"it has {len(there)} leads where {len(wanted)} are expected (also {others})")
+            raise Problem(f"it has {len(there)} leads where {len(wanted)} are expected (also {others})")
         notes.append(f"omitted leads {others}")
-    columns = [there.index(name) for name in wanted]
+    columns = [folded.index(name) for name in names]
     if columns != sorted(columns):
-        notes.append(f"reordered leads to {', '.join(leads)}")
-    scale = np.array([_millivolts(leads[i], record.units[column]) for i, column in enumerate(columns)])
-    if (scale != 1).any():
+        notes.append(f"reordered leads to {', '.join(wanted)}")
+
+
+def _find(record: _Record, name: str) -> _Wanted:
+    places: list[int | None] = []
+    leads: list[Lead] = []
+    for piece in record.pieces:
+        found = piece.places.get(name.casefold(), [])
+        if len(found) > 1:
+            raise Problem(f"lead {name} occurs twice in a segment")
+        places.append(found[0] if found else None)
+        leads += [piece.header.leads[i] for i in found]
+    counts = sorted({lead.per_frame for lead in leads})
+    if len(counts) > 1:
+        raise Problem(f"lead {name} has {counts[0]} samples per frame in one segment and {counts[-1]} in another")
+    per_frame = counts[0] if counts else 1
+    return _Wanted(name, tuple(places), tuple(leads), per_frame, record.rate * per_frame)
+
+
+def _check_gains(wanted: list[_Wanted], uncalibrated: Uncalibrated, notes: list[str]) -> None:
+    names = [one.name for one in wanted if any(lead.gain == 0 for lead in one.leads)]
+    if names and uncalibrated == "refuse":
+        raise Problem(
+            f"its header gives no gain for lead {', '.join(names)}, which is therefore not calibrated (write the "
+            f"gain there, or have {DEFAULT_GAIN:g} steps per mV assumed with uncalibrated=assume)"
+        )
+    if names:
+        notes.append(f"uncalibrated lead {', '.join(names)}: {DEFAULT_GAIN:g} steps per unit are assumed")
+
+
+def _aligned(record: _Record, wanted: list[_Wanted], notes: list[str]) -> int:
+    """Frames that have samples of all leads once those with a skew are moved to their places."""
+    skew = max((lead.skew for one in wanted for lead in one.leads), default=0)
+    if not skew:
+        return record.frames
+    if skew >= record.frames:
+        raise Problem(f"its header gives a skew of {skew} where it has {record.frames} samples")
+    notes.append(f"aligned leads by the skew in its header, which leaves out its last {skew / record.rate:g} s")
+    return record.frames - skew
+
+
+def _check_exact(wanted: list[_Wanted], frames: int, rate: float, samples: int | None) -> None:
+    for one in wanted:
+        if one.rate != rate:
+            raise Problem(f"its sampling rate is {one.rate:g} Hz where {rate:g} Hz is expected")
+        if samples is not None and frames * one.per_frame != samples:
+            raise Problem(f"it has {frames * one.per_frame} samples where {samples} are expected")
+
+
+def _needed(record: _Record, wanted: list[_Wanted], frames: int, rate: float, samples: int | None) -> tuple[int, int]:
+    """Frames that the beginning of the record has, and so many more that it can be resampled."""
+    for one in wanted:
+        if not 1 / FARTHEST <= rate / one.rate <= FARTHEST:
+            raise Problem(f"its sampling rate of {one.rate:g} Hz is too far from {rate:g} Hz")
+    if samples is None:
+        return frames, frames
+    # The filter of `resample_poly` reaches ten samples of the lower rate to each side.
+    beyond = max(0 if one.rate == rate else 11 / min(one.rate, rate) for one in wanted)
+    end, keep = (math.ceil(seconds * record.rate) for seconds in (samples / rate, samples / rate + beyond))
+    return min(frames, end), min(frames, keep)
+
+
+def _read(record: _Record, wanted: list[_Wanted], frames: int, end: int, keep: int, notes: list[str]) -> list[_Block]:
+    """Leads in mV, of which `keep` frames are kept and `end` must be there."""
+    if any(_millivolts(one.name, lead) != 1 for one in wanted for lead in one.leads):
         notes.append("converted to mV")
-    return record.signal[:, columns] * scale
+    groups: dict[int, list[int]] = {}
+    for i, one in enumerate(wanted):
+        groups.setdefault(one.per_frame, []).append(i)
+    parts: dict[int, list[NDArray[np.float64]]] = {per_frame: [] for per_frame in groups}
+    here = 0
+    for number, piece in enumerate(record.pieces):
+        kept = min(max(keep - here, 0), piece.frames)
+        lacking = [one.name for one in wanted if one.places[number] is None]
+        if lacking and here < end:
+            raise Problem(f"lead {lacking[0]} has missing samples (in segment {number + 1})")
+        places = [place for one in wanted if (place := one.places[number]) is not None]
+        read = read_samples(record.folder, piece.header, places, piece.frames, kept)
+        for per_frame, group in groups.items():
+            found = {i: place for i in group if (place := wanted[i].places[number]) is not None}
+            part = _convert([(wanted[i].name, piece.header.leads[place], read[place]) for i, place in found.items()])
+            if len(found) < len(group):
+                whole = np.full((kept * per_frame, len(group)), np.nan)
+                whole[:, [group.index(i) for i in found]] = part
+                part = whole
+            parts[per_frame].append(part)
+        here += piece.frames
+    return [
+        _Block(
+            columns=group,
+            names=[wanted[i].name for i in group],
+            values=parts[per_frame][0] if len(record.pieces) == 1 else np.concatenate(parts[per_frame]),
+            rate=record.rate * per_frame,
+            length=frames * per_frame,
+        )
+        for per_frame, group in groups.items()
+    ]
 
 
-def _millivolts(lead: str, unit: str) -> float:
-    if unit.casefold() not in MILLIVOLTS:
-        raise _Problem(f"lead {lead} is in {unit!r}, not in mV, uV or V")
-    return MILLIVOLTS[unit.casefold()]
+def _convert(leads: list[tuple[str, Lead, Samples]]) -> NDArray[np.float64]:
+    """Samples of leads in mV, (samples, leads); NaN where one is missing."""
+    if not leads:
+        return np.empty((1, 0))
+    values = np.stack([samples.values for _, _, samples in leads], axis=1, dtype=np.float64)
+    missing = values == [samples.missing for _, _, samples in leads]
+    values -= [lead.baseline for _, lead, _ in leads]
+    values /= [lead.gain or DEFAULT_GAIN for _, lead, _ in leads]
+    values *= [_millivolts(name, lead) for name, lead, _ in leads]
+    if missing.any():
+        values[missing] = np.nan
+    return values
+
+
+def _millivolts(name: str, lead: Lead) -> float:
+    if lead.unit.casefold() not in MILLIVOLTS:
+        raise Problem(f"lead {name} is in {lead.unit!r}, not in mV, uV or V")
+    return MILLIVOLTS[lead.unit.casefold()]
+
+
+def _adapt(blocks: list[_Block], rate: float, samples: int | None, notes: list[str]) -> Reading:
+    """The leads as columns of one rate and length."""
+    found = []
+    for block in blocks:
+        end = len(block.values) if samples is None else min(len(block.values), math.ceil(samples / rate * block.rate))
+        values = _checked(block.values, end, block.names)
+        found.append((values if block.rate == rate else _resample(values, block.rate, rate))[:samples])
+    length = min(len(values) for values in found)
+    if samples is not None and any(block.length > math.ceil(samples / rate * block.rate) for block in blocks):
+        notes.append(f"cropped from {blocks[0].length / blocks[0].rate:g} s to its first {samples / rate:g} s")
+    others = sorted({block.rate for block in blocks} - {rate})
+    if others:
+        notes.append(f"resampled from {' and '.join(f'{other:g}' for other in others)} Hz to {rate:g} Hz")
+    if samples is not None and length < samples:
+        notes.append(f"padded with {(samples - length) / rate:g} s of zeros at its end")
+    signal = np.zeros((length if samples is None else samples, sum(len(block.columns) for block in blocks)), np.float32)
+    with np.errstate(over="ignore"):
+        for block, values in zip(blocks, found, strict=True):
+            columns = block.columns if len(blocks) > 1 else slice(None)
+            signal[:length, columns] = values[:length]
+    if not np.isfinite(signal).all():
+        raise Problem("its values are beyond all bounds: the gain in its header must be wrong")
+    return Reading(signal, tuple(notes))
+
+
+def _checked(signal: NDArray[np.float64], end: int, names: list[str]) -> NDArray[np.float64]:
+    """The signal, whose first `end` samples must be whole; without what follows the first missing one behind them."""
+    missing = np.isnan(signal)
+    if missing.any():
+        lacking = np.flatnonzero(missing[:end].any(axis=0))
+        if lacking.size:
+            raise Problem(f"lead {names[lacking[0]]} has missing samples (NaN)")
+        signal = signal[: missing.any(axis=1).argmax()]
+    constant = np.flatnonzero((signal[:end] == signal[0]).all(axis=0))
+    if constant.size:
+        raise Problem(f"lead {names[constant[0]]} is constant at {signal[0, constant[0]]:g} mV")
+    return signal
 
 
 def _resample(signal: NDArray[np.float64], old: float, new: float) -> NDArray[np.float64]:

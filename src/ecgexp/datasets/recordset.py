@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ecgexp.datasets.base import Dataset, Normalization, Split, SplitName
 from ecgexp.datasets.cache import Layout, Signals, cached_signals
+from ecgexp.datasets.records import Uncalibrated
 from ecgexp.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class RecordDataset(Dataset):
     """A folder of WFDB records with labels.
 
     A subclass names records (`_read_records`) and their labels (`_read_labels`) and sets `label_names`,
-    `lead_names`, `sampling_rate`, `samples`, `exact` and `keep_unlabelled`. The signals of all records
+    `lead_names`, `sampling_rate`, `samples`, `exact`, `uncalibrated` and `keep_unlabelled`. The signals of all records
     outside the test split share one cache, whatever their labels and whether they train or validate; those
     of the test split have another, which only ``load("test")`` makes and opens.
 
@@ -99,6 +100,7 @@ class RecordDataset(Dataset):
 
     samples: int
     exact = True
+    uncalibrated: Uncalibrated = "refuse"
     keep_unlabelled = False
 
     def __init__(
@@ -219,6 +221,7 @@ class RecordDataset(Dataset):
                 "sampling_rate": self.sampling_rate,
                 "samples": self.samples,
                 "exact": self.exact,
+                "uncalibrated": self.uncalibrated,
             }
             files = self._part(test).files.tolist()
             self._signals[test] = cached_signals(self.root, files, layout, self.cache_dir, self.workers)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ecgexp.datasets.headers import header_lines
 from ecgexp.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -93,15 +94,6 @@ def file_stamp(path: str | Path) -> list[int]:
 def lasting_stamp(path: Path) -> list[int]:
     """The same, of a file whose times are old enough that a change from now on gives it others."""
     return _stamp_of(_settled(path))
-
-
-def absent(path: Path, name: str = "") -> str:
-    """That a path, by default called as it is, is missing, or is or lies behind a link that leads nowhere."""
-    for part in (path, *path.parents):
-        if part.is_symlink() and not part.exists():
-            where = "" if part == path else f" missing, because {part} is"
-            return f"{name or path} is{where} a link to {part.readlink()}, which leads nowhere"
-    return f"{name or path} is missing"
 
 
 def write_checked(path: Path, data: dict[str, Any]) -> None:
@@ -211,16 +203,8 @@ def _read(path: Path) -> tuple[str, str, list[str]]:
 
 def _named_in(header: bytes) -> list[str]:
     """Files that a WFDB header names: signal files, or headers of segments."""
-    lines = (line.strip() for line in header.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"\n").split(b"\n"))
-    words = [word for line in lines if not line.startswith(b"#") for word in _decoded(line).split()[:1]]
+    words = [word for line in header_lines(header) for word in line.split()[:1]]
     if not words:
         return []
     ending = ".hea" if "/" in words[0] else ""
     return [name + ending for name in dict.fromkeys(words[1:]) if name not in ("~", "-")]
-
-
-def _decoded(line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return line.decode("latin-1")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgexp.datasets.sources import absent
+from ecgexp.datasets.paths import absent
 from ecgexp.errors import UserError
 
 if TYPE_CHECKING:
