@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -245,6 +244,8 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
     """The configuration with the data where the command line says."""
     from omegaconf import DictConfig, OmegaConf
 
+    from ecgexp.restore import own_folders
+
     changes = [f"{key}={value[0]}" for key, value in values.items() if key.startswith("dataset.")]
     for change in changes:
         key = change.partition("=")[0].removeprefix("dataset.")
@@ -252,7 +253,7 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
             raise UserError(f"The dataset of this run has no key 'dataset.{key}': leave it out.")
     placed = OmegaConf.merge(cfg, OmegaConf.from_dotlist(changes))
     assert isinstance(placed, DictConfig)
-    return placed
+    return own_folders(placed, values)
 
 
 def _check_data(cfg: DictConfig, dataset: Dataset, run: MlflowRun) -> bool:
@@ -322,7 +323,7 @@ def _record(
     """Log to the run; returns where the files are."""
     from mlflow.entities import Metric
 
-    from ecgexp.restore import artifact_folder
+    from ecgexp.restore import keep_files
 
     run_id, split = run.info.run_id, predictions.name
     if number:
@@ -332,16 +333,9 @@ def _record(
         store.client.log_batch(run_id, metrics=entries)
         for key, value in left_out.items():
             store.client.set_tag(run_id, key, value)
-    local = artifact_folder(store, run)
-    place = f"evaluation/{split}"
     with tempfile.TemporaryDirectory() as temporary:
         _write(Path(temporary), predictions, findings, number, warning)
-        if local is None:
-            store.client.log_artifacts(run_id, temporary, place)
-            return f"{place} among the artifacts of run {run_id}"
-        # MLflow would write to where the folder was before it was copied here.
-        shutil.copytree(temporary, local / place, dirs_exist_ok=True)
-        return str(local / place)
+        return keep_files(store, run, Path(temporary), f"evaluation/{split}")
 
 
 def _write(folder: Path, predictions: Predictions, findings: Findings, number: int, warning: str | None) -> None:

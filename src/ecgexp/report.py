@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -63,7 +64,7 @@ def _run(values: dict[str, list[str]]) -> None:
     asked = [name.strip() for name in values.get("sweep", [""])[0].split(",") if name.strip()]
     parents = find_sweeps(store, asked)
     study = read_study(store, parents)
-    out = Path(values.get("out", [str(Path("reports") / study.name)])[0]).expanduser()
+    out = Path(values.get("out", [str(Path("reports") / _file_name(study.name))])[0]).expanduser()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,7 +72,7 @@ def _run(values: dict[str, list[str]]) -> None:
             f"The folder {out} cannot be made: {error.strerror}. Choose another one with out=FOLDER."
         ) from None
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / study.name
+        folder = Path(temporary) / _file_name(study.name)
         folder.mkdir()
         findings = write_report(folder, study)
         shutil.copytree(folder, out, dirs_exist_ok=True)
@@ -79,6 +80,11 @@ def _run(values: dict[str, list[str]]) -> None:
             _keep(store, parent, folder)
     print("\n".join([*study.warnings, *findings]))
     print(f"\nReport: {(out / 'report.html').resolve()}")
+
+
+def _file_name(name: str) -> str:
+    """The name of a sweep, which the store says, as that of a folder and no path."""
+    return re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "sweep"
 
 
 def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
@@ -254,7 +260,7 @@ def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.s
     import numpy as np
 
     from ecgexp.parts import build_dataset
-    from ecgexp.restore import CONFIG, check_trusted, read_config
+    from ecgexp.restore import CONFIG, check_trusted, own_folders, read_config
 
     path = files.find(run_id, CONFIG)
     if path is None:
@@ -262,7 +268,7 @@ def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.s
     try:
         cfg = read_config(path)
         check_trusted("dataset", cfg.get("dataset"))
-        split = build_dataset(cfg).load("val")
+        split = build_dataset(own_folders(cfg)).load("val")
     except UserError:
         return None
     known = dict(zip(split.ids.tolist(), split.patients.tolist(), strict=True))
@@ -282,20 +288,12 @@ def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
     """Put the files into the run of the sweep."""
     from mlflow.exceptions import MlflowException
 
-    from ecgexp.restore import artifact_folder
+    from ecgexp.restore import keep_files
 
-    run_id, place = parent.info.run_id, f"reports/{folder.name}"
     try:
-        local = artifact_folder(store, parent)
-    except UserError:  # nothing was put into this run before
-        local = None
-    try:
-        if local is not None:  # MLflow would write to where the folder was before it was copied here
-            shutil.copytree(folder, local / place, dirs_exist_ok=True)
-        else:
-            store.client.log_artifacts(run_id, str(folder), place)
-    except (MlflowException, OSError) as error:
-        print(f"The report could not be put into run {run_id}: {said(error)}", file=sys.stderr)
+        keep_files(store, parent, folder, f"reports/{folder.name}")
+    except (MlflowException, OSError, UserError) as error:
+        print(f"The report could not be put into run {parent.info.run_id}: {said(error)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ that run's config and weights instead.
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator
@@ -33,11 +36,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
+from ecgexp import CONF
+from ecgexp.config import locate, plain
+from ecgexp.datasets import Synthetic
 from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError, said
 from ecgexp.network import Network, output_layer
 from ecgexp.parts import instantiate_group
 from ecgexp.tracking.store import PatientClient, Store
+
+logger = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, DATA = "config.yaml", "weights.pt", "data.json"
 EXPORTED = "pt2"
@@ -230,25 +238,107 @@ def artifact_folder(store: Store, run: MlflowRun) -> Path | None:
     """Where the artifacts of a run lie on this machine; None where a server keeps them.
 
     The store has the path of the machine that trained. Where that does not exist, the folder is looked for in
-    the same place of the ``mlruns/`` that the store was found in, which may have been copied or moved.
+    the same place of the ``mlruns/`` that the store was found in, which may have been copied or moved. A store that
+    is a file may come from a stranger: what it says of places outside of its folder is not followed.
 
     Raises
     ------
     UserError
         Where it is in neither place.
     """
-    run_id, location = run.info.run_id, urlparse(run.info.artifact_uri)
-    if location.scheme not in ("", "file"):
+    folders = _local_folders(store, run)
+    if folders is None:
         return None
-    path = Path(unquote(location.path))
-    moved = store.root / "artifacts" / run_id / "artifacts"
-    for folder in (path, moved):
+    for folder in folders:
         if folder.is_dir():
             return folder
-    raise UserError(
-        f"The artifacts of run {run_id} are neither in {path} nor in {moved}: "
-        "copy mlruns/artifacts as well as mlflow.db."
-    )
+    run_id, places = run.info.run_id, " nor in ".join(dict.fromkeys(map(str, folders)))
+    raise UserError(f"The artifacts of run {run_id} are not in {places}: copy mlruns/artifacts as well as mlflow.db.")
+
+
+def keep_files(store: Store, run: MlflowRun, source: Path, place: str) -> str:
+    """Put the files of a folder among the artifacts of a run, over earlier ones of the same name.
+
+    Parameters
+    ----------
+    store : Store
+        Where the run is kept.
+    run : MlflowRun
+        The run.
+    source : Path
+        Folder of the files.
+    place : str
+        Folder among the artifacts.
+
+    Returns
+    -------
+    str
+        Where they are, for people.
+
+    Raises
+    ------
+    UserError
+        Where a link would lead a file out of the run's folder.
+    """
+    folders = _local_folders(store, run)
+    if folders is None:
+        store.client.log_artifacts(run.info.run_id, str(source), place)
+        return f"{place} among the artifacts of run {run.info.run_id}"
+    folder = next((folder for folder in folders if folder.is_dir()), folders[-1])
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        target = folder / place / path.relative_to(source)
+        if not target.parent.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{target.parent} is a link that leads out of the run's folder: remove it.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # it may be a link
+        shutil.copyfile(path, target)
+    return str(folder / place)
+
+
+def _local_folders(store: Store, run: MlflowRun) -> list[Path] | None:
+    """Folders that may hold the artifacts of a run, the likeliest first; None where a server keeps them."""
+    location = urlparse(run.info.artifact_uri)
+    recorded = [Path(unquote(location.path))] if location.scheme in ("", "file") else []
+    moved = store.root / "artifacts" / run.info.run_id / "artifacts"
+    if not store.uri.startswith("sqlite:"):  # a server that the user named
+        return [*recorded, moved] if recorded else None
+    database = Path(store.uri.removeprefix("sqlite:///").partition("?")[0])
+    within = [store.root.resolve(), database.parent.resolve()]
+    folders = [folder for folder in (*recorded, moved) if any(folder.resolve().is_relative_to(root) for root in within)]
+    if not folders:
+        raise UserError(f"The artifacts of run {run.info.run_id} are not in {store.root}: copy them there.")
+    return folders
+
+
+def own_folders(cfg: DictConfig, given: Collection[str] = ()) -> DictConfig:
+    """A run's configuration whose dataset writes to no folder outside of the current one, unless the user names it.
+
+    What a run says of folders was true on the machine that trained, and may be a stranger's word. Where it names one
+    elsewhere that the dataset writes to, the default is taken, and told.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        Of a run, whose dataset is trusted.
+    given : collection of str
+        Keys that the user has set, such as 'dataset.cache_dir'.
+    """
+    cfg = copy.deepcopy(cfg)
+    written = {"cache_dir": OmegaConf.load(CONF / "config.yaml").cache_dir}
+    target = locate("dataset", plain(cfg.dataset))
+    if isinstance(target, type) and issubclass(target, Synthetic):  # which makes its records where there are none
+        written["root"] = OmegaConf.load(CONF / "dataset" / "synthetic.yaml").root
+    for key, default in written.items():
+        named = str(cfg.dataset.get(key) or default)
+        if f"dataset.{key}" in given:
+            continue
+        if not Path(named).expanduser().resolve().is_relative_to(Path.cwd().resolve()):
+            OmegaConf.update(cfg, f"dataset.{key}", default)
+            logger.warning(
+                "The run names %s as dataset.%s, outside of this folder: %s is used (dataset.%s=FOLDER for another).",
+                *(named, key, default, key),
+            )
+    return cfg
 
 
 def read_config(path: Path) -> DictConfig:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ecgexp.config import check, objectives, plain
 from ecgexp.datasets.base import Dataset, Split, SplitName
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, without_passwords
 from ecgexp.lit.callbacks import LAST
 from ecgexp.lit.ranks import other_ranks
 from ecgexp.metrics.names import COSTS, LATENCY, PER_LABEL_METRIC_NAMES, escape_labels
@@ -203,8 +203,8 @@ def _record_inputs(run: Run, cfg: DictConfig, overrides: list[str]) -> None:
     config = plain(cfg)
     run.log_params(dict(provenance.flatten(config)))
     with run.artifacts() as folder:
-        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-        OmegaConf.save(OmegaConf.create(overrides), folder / "overrides.yaml")
+        for name, content in (("config.yaml", config), ("overrides.yaml", overrides)):
+            (folder / name).write_text(without_passwords(OmegaConf.to_yaml(content)))
         (folder / "environment.txt").write_text(provenance.packages())
 
 

@@ -22,11 +22,12 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, said, without_passwords
 
 logger = logging.getLogger(__name__)
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print a password in the URL
 # MLflow repeats a request silently, at ever longer intervals and for minutes; `PatientClient` does it instead.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -100,7 +101,7 @@ class PatientClient(MlflowClient):
                 if not told:
                     logger.warning(
                         "The MLflow store %s does not answer: trying again for up to %.0f s (tracking.patience). %s",
-                        self.tracking_uri,
+                        without_passwords(self.tracking_uri),
                         self.patience,
                         said(error),
                     )
@@ -109,7 +110,7 @@ class PatientClient(MlflowClient):
             else:
                 self._known = True
                 if told:
-                    logger.warning("The MLflow store %s answers again.", self.tracking_uri)
+                    logger.warning("The MLflow store %s answers again.", without_passwords(self.tracking_uri))
                 return answer
 
     def download_artifacts(self, *args: Any, **kwargs: Any) -> str:
@@ -205,8 +206,8 @@ class Store:
     def ui_command(self) -> str:
         """Command that shows the runs in a browser."""
         if self.uri.startswith("http"):
-            return f"open {self.uri} in a browser"
-        return f"mlflow ui --backend-store-uri {self.uri}"
+            return f"open {without_passwords(self.uri)} in a browser"
+        return f"mlflow ui --backend-store-uri {without_passwords(self.uri)}"
 
 
 def open_store(tracking: Any, known: bool = False) -> Store:

@@ -1,0 +1,149 @@
+"""What a stranger's files can make the doors do: nothing outside of the folder in which they were asked."""
+
+from __future__ import annotations
+
+import http.server
+import sqlite3
+import threading
+from collections.abc import Iterator
+
+import pytest
+from omegaconf import OmegaConf
+
+from ecgexp.report import _keep
+from ecgexp.restore import find_run, own_folders, read_config
+from trained import Trained, call, is_one_sentence, trained_once
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Trained:
+    return trained_once(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def copied(trained, tmp_path) -> Trained:
+    return trained.moved_to(tmp_path / "copy")
+
+
+def words(trained: Trained, *more: str) -> tuple[str, ...]:
+    places = (f"dataset.root={trained.folder}/data/synthetic", f"dataset.cache_dir={trained.folder}/data/cache")
+    return f"run={trained.run_id}", "split=val", *places, *more
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, list[str]]]:
+    """A stranger's server, and what it was sent."""
+    received: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self):
+            received.append(f"{self.command} {self.path}")
+            self.send_response(200)
+            self.end_headers()
+
+        do_GET = do_PUT = do_POST = answer
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}", received
+    server.shutdown()
+    server.server_close()
+
+
+def say_artifacts_are_at(copied: Trained, place: str) -> None:
+    with sqlite3.connect(copied.mlruns / "mlflow.db") as database:
+        database.execute("UPDATE runs SET artifact_uri = ?", [place])
+        database.execute("UPDATE experiments SET artifact_location = ?", [place])
+
+
+@pytest.mark.parametrize("place", ["http://{}/a", "mlflow-artifacts://{}/a", "ftp://{}/a", "s3://bucket/a"])
+def test_nothing_goes_to_where_a_copied_store_says(trained, copied, monkeypatch, elsewhere, place):
+    address, received = elsewhere
+    say_artifacts_are_at(copied, place.format(address))
+    assert call(monkeypatch, "evaluate", copied.folder, *words(trained)) == 0
+    assert (copied.artifacts / "evaluation" / "val" / "predictions_val.parquet").is_file()
+    assert received == []
+
+
+def test_a_copied_store_names_no_other_folder_of_this_machine(trained, copied, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    say_artifacts_are_at(copied, other.as_uri())
+    assert call(monkeypatch, "evaluate", copied.folder, *words(trained)) == 0
+    assert (copied.artifacts / "evaluation" / "val").is_dir()
+    assert not list(other.iterdir())
+
+
+def test_a_run_without_files_gets_its_report_in_the_store_too(copied, tmp_path, elsewhere, capsys):
+    address, received = elsewhere
+    store, run = find_run(copied.run_id, copied.folder, None)
+    made = store.client.create_run(run.info.experiment_id)
+    say_artifacts_are_at(copied, f"http://{address}/a")
+    report = tmp_path / "mine"
+    report.mkdir()
+    (report / "report.html").write_text("all of it")
+    _keep(store, store.client.get_run(made.info.run_id), report)
+    kept = copied.mlruns / "artifacts" / made.info.run_id / "artifacts" / "reports" / "mine" / "report.html"
+    assert kept.read_text() == "all of it"
+    assert received == []
+    assert capsys.readouterr().err == ""
+
+
+def test_a_link_in_a_run_leads_no_file_out_of_it(trained, copied, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    (copied.artifacts / "evaluation").symlink_to(other)
+    said = call(monkeypatch, "evaluate", copied.folder, *words(trained))
+    assert is_one_sentence(said), said
+    assert "leads out" in said
+    assert not list(other.iterdir())
+
+
+def test_a_link_in_place_of_a_file_is_not_written_through(trained, copied, tmp_path, monkeypatch):
+    mine = tmp_path / "mine"
+    mine.write_text("untouched")
+    folder = copied.artifacts / "evaluation" / "val"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").symlink_to(mine)
+    assert call(monkeypatch, "evaluate", copied.folder, *words(trained)) == 0
+    assert mine.read_text() == "untouched"
+    assert "metrics" in (folder / "metrics.json").read_text()
+
+
+def test_a_config_decides_on_no_folder_that_is_written_to(trained, copied, tmp_path, monkeypatch, caplog):
+    path = copied.artifacts / "config.yaml"
+    cfg = OmegaConf.load(path)
+    cfg.dataset.cache_dir = str(tmp_path / "mine" / "cache")
+    cfg.dataset.root = str(tmp_path / "mine" / "data")
+    OmegaConf.save(cfg, path)
+    assert call(monkeypatch, "evaluate", copied.folder, f"run={trained.run_id}", "split=val") == 0
+    assert not (tmp_path / "mine").exists()
+    assert list((copied.folder / "data" / "cache").glob("*.npy"))
+    for key in ("cache_dir", "root"):
+        assert f"dataset.{key}=FOLDER" in caplog.text
+
+
+def test_folders_of_the_command_line_and_below_the_current_one_are_kept(trained, copied, tmp_path, monkeypatch):
+    monkeypatch.chdir(copied.folder)
+    cfg = read_config(copied.artifacts / "config.yaml")
+    cfg.dataset.root, cfg.dataset.cache_dir = "some/data", str(tmp_path / "cache")
+    kept = own_folders(cfg, ["dataset.cache_dir"]).dataset
+    assert (kept.root, kept.cache_dir) == ("some/data", str(tmp_path / "cache"))
+    cfg.dataset.root = "some/../../data"
+    assert own_folders(cfg).dataset.root == "data/synthetic"
+
+
+@pytest.mark.slow
+def test_the_name_of_a_sweep_is_no_path(copied, tmp_path, monkeypatch):
+    experiment = copied.client.get_run(copied.run_id).info.experiment_id
+    sweep = copied.client.create_run(experiment, tags={"kind": "sweep", "sweep": "../../out"}).info.run_id
+    copied.client.set_tag(copied.run_id, "mlflow.parentRunId", sweep)
+    copied.client.set_tag(copied.run_id, "overrides", "[]")
+    assert call(monkeypatch, "report", copied.folder, f"sweep={sweep}") == 0
+    (made,) = (copied.folder / "reports").iterdir()
+    assert made.name == "_.._out"
+    assert (made / "report.html").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"copy"}
