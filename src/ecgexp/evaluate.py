@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ Evaluates the kept weights of a run on a split.
                          records with exactly one label, of which the most probable one is predicted
   dataset.root=FOLDER    where the data lie, if not where the run had them; so also dataset.cache_dir,
                          dataset.labels_csv, dataset.on_bad_record and dataset.workers
+  privacy.patients=keep  write patient identifiers as the data have them; default (hash): keyed hashes
   trust=PACKAGE,...      let the run's config build classes of these packages, too
   tracking.root=FOLDER   the folder that holds mlruns, copied from another machine or not; default: this one
   tracking=server        with tracking.uri=URI: an MLflow server, as in training
@@ -47,7 +48,7 @@ fold was looked at, when, by whom and with which commit. A further look is allow
 """
 # Keys of a dataset that say where data lie and how they are read, not which ones they are.
 PLACES = ("root", "cache_dir", "labels_csv", "on_bad_record", "workers")
-KEYS = ("run", "split", "thresholds", "trust", *TRACKING, *(f"dataset.{key}" for key in PLACES))
+KEYS = ("run", "split", "thresholds", "privacy.patients", "trust", *TRACKING, *(f"dataset.{key}" for key in PLACES))
 SHOWN = (
     "loss", "mlcm_f1_macro", "mlcm_f1_micro", "mlcm_precision_macro", "mlcm_recall_macro", "f1_macro", "f1_weighted",
     "precision_macro", "recall_macro", "accuracy", "auroc_macro", "ap_macro", "subset_accuracy", "binary_accuracy",
@@ -188,9 +189,11 @@ def _run(values: dict[str, list[str]]) -> None:
         raise UserError("The key 'run' is missing: write run=ID of a trial.")
     split: SplitName = "test" if one_of(values, "split", ("test", "val")) == "test" else "val"
     tune = one_of(values, "thresholds", ("fixed", "tuned"), "fixed") == "tuned"
+    keep_patients = one_of(values, "privacy.patients", ("hash", "keep"), "hash") == "keep"
 
     from ecgexp.parts import build_dataset
     from ecgexp.restore import check_trusted, find_run, load_run
+    from ecgexp.tracking.privacy import hashed_patients
 
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     root, uri = place_of_runs(values)
@@ -213,6 +216,9 @@ def _run(values: dict[str, list[str]]) -> None:
     predictions = predict_split(network, dataset, split, cfg)
     validation = predict_split(network, dataset, "val", cfg) if tune else None
     findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
+    if not keep_patients:
+        hashed = hashed_patients(store, predictions.split.patients)
+        predictions = replace(predictions, split=replace(predictions.split, patients=hashed))
     folder = _record(store, run, predictions, findings, number, dataset.warning)
     print(_summary(run, predictions, findings))
     if dataset.warning:

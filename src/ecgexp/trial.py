@@ -33,6 +33,7 @@ from ecgexp.sweeps.job import Interrupted, Job, Outcome
 from ecgexp.sweeps.ledger import claim, claim_unread, exclusive, slot_of, take
 from ecgexp.tracking import provenance, sources
 from ecgexp.tracking.model import log_model
+from ecgexp.tracking.privacy import hashed_patients
 from ecgexp.tracking.run import EpochLog, Run, end_orphans
 from ecgexp.tracking.runs import SLOT
 from ecgexp.tracking.store import Store, open_store
@@ -241,8 +242,10 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
     description = {**describe(cfg, dataset), "counts": dataset.summary()}
     with run.artifacts() as folder:
         records = fitted.data.splits["val"]
+        keep = cfg.privacy.patients == "keep"
+        patients = records.patients if keep else hashed_patients(run.store, records.patients)
         path = folder / "predictions_val.parquet"
-        write_predictions(path, records.ids, probabilities, targets, names, patients=records.patients)
+        write_predictions(path, records.ids, probabilities, targets, names, patients)
         write_confusion(folder, "val", probabilities, targets, names, cfg.threshold, dataset.multiclass)
         write_curves(folder / "learning_curves.png", fitted.history, shown(cfg), fitted.best_epoch)
         (folder / "data.json").write_text(json.dumps(description, indent=1))
