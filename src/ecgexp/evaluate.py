@@ -44,7 +44,8 @@ Evaluates the kept weights of a run on a split.
   tracking=server        with tracking.uri=URI: an MLflow server, as in training
 
 Logs metrics test/... and files in evaluation/test/ to the run, and notes on the run and on its sweep that the test
-fold was looked at, when, by whom and with which commit. A further look is allowed, and counted.
+fold was looked at, when, by whom, with which commit and at which records. A further look is allowed, and counted. One
+at other records than the first is kept apart, as test-HASH.
 """
 # Keys of a dataset that say where data lie and how they are read, not which ones they are.
 PLACES = ("root", "cache_dir", "labels_csv", "on_bad_record", "workers")
@@ -205,26 +206,35 @@ def _run(values: dict[str, list[str]]) -> None:
     dataset = build_dataset(cfg)
     if tune and dataset.multiclass:
         raise UserError("Records with exactly one label take no thresholds: leave out thresholds=tuned.")
-    same_data = _check_data(cfg, dataset, run)
-    dataset.load(split)  # what is wrong with the data is said before a look is noted
-    number, what = 0, ""
+    difference = _check_data(cfg, dataset, store, run)
+    records = dataset.load(split)  # what is wrong with the data is said before a look is noted
+    data = records.fingerprint()
+    number, what, place, first = 0, "", split if not difference else f"{split}-{data[:8]}", None
     if split == "test":
-        from ecgexp.tracking.looks import note_look
+        from ecgexp.tracking.looks import looks, note_look
 
         thresholds = "none" if dataset.multiclass else "tuned" if tune else "fixed"
-        number, what = note_look(store, run, {"thresholds": thresholds, "same_data": same_data})
+        first = next((look for look in looks(store, run.info.run_id) if look["run"] == run.info.run_id), None)
+        place = split if first is None or first.get("data") == data else f"{split}-{data[:8]}"
+        details = {"thresholds": thresholds, "same_data": not difference, "records": len(records), "data": data}
+        number, what = note_look(store, run, {**details, "place": place})
     predictions = predict_split(network, dataset, split, cfg)
     validation = predict_split(network, dataset, "val", cfg) if tune else None
     findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
     if not keep_patients:
         hashed = hashed_patients(store, predictions.split.patients)
         predictions = replace(predictions, split=replace(predictions.split, patients=hashed))
-    folder = _record(store, run, predictions, findings, number, dataset.warning)
+    folder = _record(store, run, predictions, findings, number, dataset.warning, place, data)
     print(_summary(run, predictions, findings))
     if dataset.warning:
         print(f"\n{dataset.warning}")
-    if not same_data:
-        print("\nThe data are not those that the run was trained on: their fingerprint differs.")
+    if difference:
+        print(f"\nThe data are not those that the run was trained on: {difference}.")
+    if first is not None and place != split:
+        print(
+            f"\nThe {len(records)} test records are not the {first.get('records', '')} of this run's first look: "
+            f"metrics and files are kept apart, as {place}."
+        )
     if number:
         print(f"\nThis is look number {number} at the test fold of this {what}.")
     print(f"Files: {folder}")
@@ -262,13 +272,21 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
     return own_folders(placed, values)
 
 
-def _check_data(cfg: DictConfig, dataset: Dataset, run: MlflowRun) -> bool:
-    """Whether the data are those that the run was trained on; refuse such that do not fit the net."""
+def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun) -> str:
+    """How the data differ from those that the run was trained on, if at all; refuse such that do not fit the net."""
+    from ecgexp.restore import DATA, read_json, run_folder
+
     samples, leads = dataset.load("val").signals.shape[1:]
     for name, found in (("leads", leads), ("samples", samples), ("classes", len(dataset.label_names))):
         if cfg.dataset[name] != found:
             raise UserError(f"The net of this run takes dataset.{name}={cfg.dataset[name]}, but the data have {found}.")
-    return dataset.fingerprint() == run.data.tags.get("dataset_fingerprint")
+    with run_folder(store, run.info.run_id) as folder:
+        counts = read_json(folder / DATA).get("counts", {})
+    if dataset.fingerprint() != run.data.tags.get("dataset_fingerprint"):
+        return "their fingerprint differs"
+    # Training reads no test record, but knows how many the table names.
+    named, found = (one.get("test", {}).get("records") for one in (counts, dataset.summary()))
+    return "" if named == found else f"their table names {found} test records and not {named}"
 
 
 def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
@@ -324,27 +342,36 @@ def _per_label(metric: str, values: pd.Series) -> dict[str, float]:
 
 
 def _record(
-    store: Store, run: MlflowRun, predictions: Predictions, findings: Findings, number: int, warning: str | None
+    store: Store,
+    run: MlflowRun,
+    predictions: Predictions,
+    findings: Findings,
+    number: int,
+    warning: str | None,
+    place: str,
+    data: str,
 ) -> str:
-    """Log to the run; returns where the files are."""
+    """Log to the run, under `place`; returns where the files are."""
     from mlflow.entities import Metric
 
     from ecgexp.restore import keep_files
 
-    run_id, split = run.info.run_id, predictions.name
+    run_id = run.info.run_id
     if number:
         now = int(time.time() * 1000)
-        entries = [Metric(f"{split}/{name}", value, now, number) for name, value in findings.metrics.items()]
-        left_out = {f"labels_left_out/{split}/{name}": ", ".join(labels) for name, labels in findings.left_out.items()}
+        entries = [Metric(f"{place}/{name}", value, now, number) for name, value in findings.metrics.items()]
+        left_out = {f"labels_left_out/{place}/{name}": ", ".join(labels) for name, labels in findings.left_out.items()}
         store.client.log_batch(run_id, metrics=entries)
         for key, value in left_out.items():
             store.client.set_tag(run_id, key, value)
     with tempfile.TemporaryDirectory() as temporary:
-        _write(Path(temporary), predictions, findings, number, warning)
-        return keep_files(store, run, Path(temporary), f"evaluation/{split}")
+        _write(Path(temporary), predictions, findings, number, warning, data)
+        return keep_files(store, run, Path(temporary), f"evaluation/{place}")
 
 
-def _write(folder: Path, predictions: Predictions, findings: Findings, number: int, warning: str | None) -> None:
+def _write(
+    folder: Path, predictions: Predictions, findings: Findings, number: int, warning: str | None, data: str
+) -> None:
     from ecgexp.reports.evaluation import reliability_figure
     from ecgexp.reports.trial import write_confusion, write_predictions
 
@@ -365,6 +392,7 @@ def _write(folder: Path, predictions: Predictions, findings: Findings, number: i
     whole = {
         "look": number or None,
         "records": len(predictions.split),
+        "data": data,
         "warning": warning,
         "metrics": findings.metrics,
         "labels_left_out": findings.left_out,

@@ -176,7 +176,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         predictions=predictions,
         missing=missing,
         data=[found for found in data.values() if found],
-        looks=[{**entry, **_seen(looked_at[entry["run"]])} for entry in entries],
+        looks=[{**entry, **_seen(looked_at[entry["run"]], entry.get("place", "test"))} for entry in entries],
         histories={},
         search=search,
     )
@@ -198,9 +198,10 @@ def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any
     return sorted((json.loads(text) for text in noted.elements()), key=lambda entry: str(entry["when"]))
 
 
-def _seen(run: MlflowRun) -> dict[str, Any]:
-    """What the last look with a run came to."""
-    return {"metrics": run.data.metrics, "left_out": run.data.tags.get("labels_left_out/test/f1_macro", "")}
+def _seen(run: MlflowRun, place: str) -> dict[str, Any]:
+    """What the last look with a run at these test records came to."""
+    metrics = {key.replace(place, "test", 1): v for key, v in run.data.metrics.items() if key.startswith(f"{place}/")}
+    return {"metrics": metrics, "left_out": run.data.tags.get(f"labels_left_out/{place}/f1_macro", "")}
 
 
 @dataclass(frozen=True)

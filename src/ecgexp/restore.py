@@ -43,14 +43,13 @@ from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError, said
 from ecgexp.network import Network, output_layer
 from ecgexp.parts import instantiate_group
+from ecgexp.tracking.looks import REUSED
 from ecgexp.tracking.store import PatientClient, Store
 
 logger = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, DATA = "config.yaml", "weights.pt", "data.json"
 EXPORTED = "pt2"
-# Tag of a trial that a sweep took over: the run that has the files.
-REUSED = "reused_from"
 # What a config group may build without being trusted: classes of one kind, defined in one package.
 _OWN: dict[str, tuple[str, type]] = {
     "model": ("ecgexp.models", nn.Module),
@@ -480,7 +479,7 @@ def _load_from_folder(folder: Path, name: str, trust: Collection[str]) -> Traine
 
 def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
     cfg, network = load_folder(folder, trust)
-    described = _description(_read_json(folder / DATA), folder / DATA)
+    described = _description(read_json(folder / DATA), folder / DATA)
     net = nn.Sequential(network, output_layer(described["multiclass"])).eval()
     return Trained(name, net, **described, threshold=float(cfg.threshold))
 
@@ -500,7 +499,8 @@ def _description(data: dict[str, Any], path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not say which labels, leads, sampling_rate and samples the net has.") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a run has noted in a file; UserError where it is missing or damaged."""
     if not path.is_file():
         raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
     try:

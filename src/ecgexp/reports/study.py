@@ -398,5 +398,7 @@ class Study:
         if not self.looks:
             return "The test fold has not been looked at with any of these trials."
         times = "once" if len(self.looks) == 1 else f"{len(self.looks)} times"
-        last = self.looks[-1]["when"]
+        last, sets = self.looks[-1]["when"], len({look["data"] for look in self.looks if "data" in look})
+        if sets > 1:
+            times += f", at {sets} different sets of test records"
         return f"The test fold was looked at {times}, last at {last}. Whoever chooses a trial after that has used it."
