@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from ecgexp.report import _keep
 from ecgexp.restore import find_run, own_folders, read_config
+from ecgexp.saved import SUMS
 from trained import Trained, call, is_one_sentence, trained_once
 
 
@@ -114,6 +115,7 @@ def test_a_link_in_place_of_a_file_is_not_written_through(trained, copied, tmp_p
 
 
 def test_a_config_decides_on_no_folder_that_is_written_to(trained, copied, tmp_path, monkeypatch, caplog):
+    (copied.artifacts / SUMS).unlink()
     path = copied.artifacts / "config.yaml"
     cfg = OmegaConf.load(path)
     cfg.dataset.cache_dir = str(tmp_path / "mine" / "cache")

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +157,11 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
                 continue
             threshold = float(setting(run, "threshold") or 0.5)
             multiclass = setting(run, "dataset.multiclass") == "True"  # None in runs from before there was such a key
-            read = _read_predictions(files, source, threshold, multiclass)
+            try:
+                read = _read_predictions(files, source, threshold, multiclass)
+            except UserError as error:
+                print(error, file=sys.stderr)
+                read = None
             if read is None:
                 missing.append(row["trial"])
             else:
@@ -221,19 +226,24 @@ class _Files:
     scratch: Path
 
     def find(self, run_id: str, name: str) -> Path | None:
-        """One of a run; None where there is none."""
+        """One of a run; None where there is none, UserError where it is damaged."""
         from mlflow.exceptions import MlflowException
 
         from ecgexp.restore import artifact_folder
+        from ecgexp.saved import SUMS, check_sum
 
         try:
             local = artifact_folder(self.store, self.runs.get(run_id) or self.store.client.get_run(run_id))
-            if local is not None:
-                return local / name if (local / name).is_file() else None
-            (self.scratch / run_id).mkdir(exist_ok=True)
-            return Path(self.store.client.download_artifacts(run_id, name, str(self.scratch / run_id)))
+            if local is None:
+                local = self.scratch / run_id
+                for wanted in (SUMS, name) if not local.is_dir() else (name,):
+                    local.mkdir(exist_ok=True)
+                    with suppress(MlflowException, OSError):  # earlier runs have no sums
+                        self.store.client.download_artifacts(run_id, wanted, str(local))
         except (MlflowException, OSError, UserError):
             return None
+        check_sum(local / name)
+        return local / name if (local / name).is_file() else None
 
 
 def _read_predictions(files: _Files, run_id: str, threshold: float, multiclass: bool) -> Predictions | None:
@@ -252,8 +262,14 @@ def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
 
 
 def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
-    path = files.find(run_id, DATA)
-    return {} if path is None else dict(json.loads(path.read_text()))
+    from ecgexp.restore import read_json
+
+    try:
+        path = files.find(run_id, DATA)
+        return {} if path is None else read_json(path)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return {}
 
 
 def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.str_] | None:
@@ -263,10 +279,10 @@ def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.s
     from ecgexp.parts import build_dataset
     from ecgexp.restore import CONFIG, check_trusted, own_folders, read_config
 
-    path = files.find(run_id, CONFIG)
-    if path is None:
-        return None
     try:
+        path = files.find(run_id, CONFIG)
+        if path is None:
+            return None
         cfg = read_config(path)
         check_trusted("dataset", cfg.get("dataset"))
         split = build_dataset(own_folders(cfg)).load("val")

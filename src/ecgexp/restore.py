@@ -18,7 +18,6 @@ import logging
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError, said
 from ecgexp.network import Network, output_layer
 from ecgexp.parts import instantiate_group
+from ecgexp.saved import SUMS, check_sum, load_tensors
 from ecgexp.tracking.looks import REUSED
 from ecgexp.tracking.store import PatientClient, Store
 
@@ -225,7 +225,7 @@ def run_folder(store: Store, run_id: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             there = {entry.path for entry in store.client.list_artifacts(run_id)}
-            for name in (CONFIG, WEIGHTS, DATA):
+            for name in (SUMS, CONFIG, WEIGHTS, DATA):
                 if name in there:
                     store.client.download_artifacts(run_id, name, folder)
         except (MlflowException, OSError) as error:
@@ -350,6 +350,7 @@ def read_config(path: Path) -> DictConfig:
     """
     if not path.is_file():
         raise UserError(f"There is no {path}: it is no finished run or not all of it was copied.")
+    check_sum(path)
     try:
         cfg = OmegaConf.load(path)
         text = OmegaConf.to_yaml(cfg, resolve=False)  # as loaded: YAML has other ways to write the same
@@ -438,14 +439,8 @@ def _within(module: str, package: str) -> bool:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what the next lines say better
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
-        raise UserError(
-            f"{path} holds something other than weights, or is damaged ({type(error).__name__}): nothing of it was run."
-        ) from error
+    check_sum(path)
+    state = load_tensors(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds something other than weights.")
     return state
@@ -503,6 +498,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """What a run has noted in a file; UserError where it is missing or damaged."""
     if not path.is_file():
         raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
+    check_sum(path)
     try:
         data = json.loads(path.read_text())
     except ValueError as error:

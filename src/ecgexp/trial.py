@@ -21,7 +21,7 @@ from torch import Tensor
 from ecgexp.config import check, objectives, plain
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError, without_passwords
-from ecgexp.lit.callbacks import LAST
+from ecgexp.lit.callbacks import find_checkpoint
 from ecgexp.lit.ranks import other_ranks
 from ecgexp.metrics.names import COSTS, LATENCY, PER_LABEL_METRIC_NAMES, escape_labels
 from ecgexp.network import Network, measure, output_layer
@@ -101,11 +101,15 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
             shutil.rmtree(store.scratch(claimed.earlier.info.run_id), ignore_errors=True)  # if killed there
             found = take(store, claimed, job, tags)
             return _outcome(_with_costs(store, found, cfg, parts, claimed.is_own), objectives(cfg), reused=True)
+        checkpoint, damaged = None, False
+        if claimed.earlier is not None:
+            checkpoint, damaged = find_checkpoint(store.scratch(claimed.earlier.info.run_id))
         tags |= {**claimed.tags, "attempts": claimed.attempts}
+        if damaged:  # which is no failure of the trial's
+            tags |= {"attempts": claimed.attempts - 1, "restarted": "its checkpoint was damaged"}
         with Run(store, job.name, tags, job.parent, claimed.earlier) as run, _no_exit(job):
             announce(run.id)
             _record_inputs(run, cfg, job.overrides)
-            checkpoint = run.scratch / LAST if (run.scratch / LAST).exists() else None
             epoch_log = EpochLog(run, cfg.tracking.system_metrics)
             rank = (plain(cfg), checkpoint, _is_judged(cfg, job))
             with epoch_log as log, other_ranks(cfg.trainer.devices, fit_rank, *rank):

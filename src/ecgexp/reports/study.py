@@ -391,7 +391,7 @@ class Study:
                 said.append(f"Macro averages are without {', '.join(absent)}, which no validation record has.")
         if self.missing:
             numbers = ", ".join(map(str, self.missing))
-            said.append(f"The predictions of trial {numbers} are not there, so they have no interval.")
+            said.append(f"The predictions of trial {numbers} are not there or damaged, so they have no interval.")
         return said
 
     def _said_of_looks(self) -> str:

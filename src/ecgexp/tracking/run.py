@@ -28,6 +28,7 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from ecgexp.errors import first_line, without_passwords
+from ecgexp.saved import SUMS, sha256, write_sums
 from ecgexp.tracking.heartbeat import Heartbeat, is_alive, process_tags
 from ecgexp.tracking.store import HASTE, Store, StoreAway, away
 
@@ -86,6 +87,7 @@ class Run:
             self.set_tags(tags)
             store.client.update_run(self.id, status="RUNNING")
         self._params = dict(continues.data.params) if continues else {}
+        self._sums: dict[str, str] = {}
         self._heartbeat = Heartbeat(lambda now: self.set_tags({"heartbeat": now}))
 
     @property
@@ -139,6 +141,8 @@ class Run:
         """Folder whose files become artifacts of the run when the body ends."""
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
+            self._sums |= {path.name: sha256(path) for path in Path(folder).iterdir() if path.is_file()}
+            write_sums(Path(folder) / SUMS, self._sums)
             self.store.client.log_artifacts(self.id, folder)
 
     def _create(self, tags: dict[str, str]) -> str:
