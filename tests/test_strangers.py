@@ -6,12 +6,13 @@ import http.server
 import sqlite3
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
 
 from ecgexp.report import _keep
-from ecgexp.restore import find_run, own_folders, read_config
+from ecgexp.restore import artifact_folder, find_run, own_folders, read_config
 from ecgexp.saved import SUMS
 from trained import Trained, call, is_one_sentence, trained_once
 
@@ -149,3 +150,12 @@ def test_the_name_of_a_sweep_is_no_path(copied, tmp_path, monkeypatch):
     assert made.name == "_.._out"
     assert (made / "report.html").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"copy"}
+
+
+def test_a_server_that_the_user_names_says_where_its_artifacts_lie(copied, tmp_path):
+    store, run = find_run(copied.run_id, copied.folder, None)
+    server = replace(store, uri="http://127.0.0.1:1")
+    run.info._artifact_uri = "s3://bucket/of/the/server"
+    assert artifact_folder(server, run) is None
+    run.info._artifact_uri = tmp_path.as_uri()
+    assert artifact_folder(server, run) == tmp_path

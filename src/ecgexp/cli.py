@@ -102,7 +102,6 @@ def main() -> None:
         _show(args)
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, and we could not say them shortly
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone unasked
     rank, _ = launched()
     try:
         _run(args)
