@@ -149,7 +149,7 @@ def test_a_sweep_that_reuses_a_trial_later_has_its_looks(trained, moved, monkeyp
     assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
     later, another = (client.create_run(experiment, tags={"kind": "sweep"}).info.run_id for _ in range(2))
     reused = client.create_run(experiment, tags={PARENT: later, "reused_from": trained.run_id}).info.run_id
-    client.create_run(experiment, tags={PARENT: another})
+    client.create_run(experiment, tags={PARENT: another, "identity": "another"})
     store, _ = find_run(trained.run_id, moved.folder, None)
     for run in (later, reused):
         assert [look["run"] for look in looks(store, run)] == [trained.run_id]
@@ -158,6 +158,10 @@ def test_a_sweep_that_reuses_a_trial_later_has_its_looks(trained, moved, monkeyp
     assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
     assert "look number 2 at the test fold of this sweep" in capsys.readouterr().out
     assert len(looks(store, later)) == 2
+    identity = client.get_run(trained.run_id).data.tags["identity"]
+    client.create_run(experiment, tags={PARENT: another, "identity": identity})  # the same trial, trained again
+    client.delete_run(trained.run_id)
+    assert len(looks(store, later)) == len(looks(store, another)) == 2
 
 
 def test_a_look_at_other_test_records_is_told_and_kept_apart(trained, moved, monkeypatch, capsys):

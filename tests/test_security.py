@@ -38,7 +38,7 @@ TESTS = {
         "test_strangers.py::test_a_link_in_a_run_leads_no_file_out_of_it",
         "test_strangers.py::test_a_link_in_place_of_a_file_is_not_written_through",
     ],
-    "A server that": ["test_strangers.py::test_a_server_that_the_user_names_says_where_its_artifacts_lie"],
+    "A server or": ["test_strangers.py::test_a_server_that_the_user_names_says_where_its_artifacts_lie"],
     "A configuration decides": ["test_config.py::test_arguments_that_a_class_of_ones_own_takes_pass"],
     "A password in": [
         "test_passwords.py::test_a_password_is_in_no_text",

@@ -7,13 +7,17 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 
+from ecgexp.errors import UserError
 from ecgexp.report import _keep
 from ecgexp.restore import artifact_folder, find_run, own_folders, read_config
 from ecgexp.saved import SUMS
+from ecgexp.tracking.run import Run
+from ecgexp.tracking.store import open_store
 from trained import Trained, call, is_one_sentence, trained_once
 
 
@@ -137,6 +141,31 @@ def test_folders_of_the_command_line_and_below_the_current_one_are_kept(trained,
     assert (kept.root, kept.cache_dir) == ("some/data", str(tmp_path / "cache"))
     cfg.dataset.root = "some/../../data"
     assert own_folders(cfg).dataset.root == "data/synthetic"
+
+
+@pytest.mark.parametrize("place", ["http://{}/a", "file:///tmp/other"])
+def test_a_training_puts_no_file_to_where_a_copied_store_says(copied, elsewhere, place):
+    address, received = elsewhere
+    say_artifacts_are_at(copied, place.format(address))
+    tracking = SimpleNamespace(root=str(copied.folder), uri=None, experiment="ecgexp", patience=0.0)
+    with pytest.raises(UserError, match=r"outside of that folder: choose another tracking\.experiment"):
+        open_store(tracking)
+    tracking.experiment = "another"
+    store = open_store(tracking)
+    with pytest.raises(UserError, match="outside of that folder"):
+        Run(store, "one that is continued", {}, continues=store.client.get_run(copied.run_id))
+    with Run(store, "a new one", {}) as run, run.artifacts() as folder:
+        (folder / "file").write_text("here")
+    assert (copied.mlruns / "artifacts" / run.id / "artifacts" / "file").read_text() == "here"
+    assert received == []
+
+
+def test_the_folder_of_artifacts_may_be_a_link(trained, copied, tmp_path, monkeypatch):
+    large = tmp_path / "large disk"
+    (copied.mlruns / "artifacts").rename(large)
+    (copied.mlruns / "artifacts").symlink_to(large)
+    assert call(monkeypatch, "evaluate", copied.folder, *words(trained)) == 0
+    assert (large / trained.run_id / "artifacts" / "evaluation" / "val").is_dir()
 
 
 @pytest.mark.slow

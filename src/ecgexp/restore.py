@@ -44,7 +44,7 @@ from ecgexp.network import Network, output_layer
 from ecgexp.parts import instantiate_group
 from ecgexp.saved import SUMS, check_sum, load_tensors
 from ecgexp.tracking.looks import REUSED
-from ecgexp.tracking.store import PatientClient, Store
+from ecgexp.tracking.store import PatientClient, Store, is_own, place_inside
 
 logger = logging.getLogger(__name__)
 
@@ -283,7 +283,7 @@ def keep_files(store: Store, run: MlflowRun, source: Path, place: str) -> str:
     if folders is None:
         store.client.log_artifacts(run.info.run_id, str(source), place)
         return f"{place} among the artifacts of run {run.info.run_id}"
-    folder = next((folder for folder in folders if folder.is_dir()), folders[-1])
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         target = folder / place / path.relative_to(source)
         if not target.parent.resolve().is_relative_to(folder.resolve()):
@@ -296,16 +296,14 @@ def keep_files(store: Store, run: MlflowRun, source: Path, place: str) -> str:
 
 def _local_folders(store: Store, run: MlflowRun) -> list[Path] | None:
     """Folders that may hold the artifacts of a run, the likeliest first; None where a server keeps them."""
-    location = urlparse(run.info.artifact_uri)
-    recorded = [Path(unquote(location.path))] if location.scheme in ("", "file") else []
     moved = store.root / "artifacts" / run.info.run_id / "artifacts"
-    if not store.uri.startswith("sqlite:"):  # a server that the user named
-        return [*recorded, moved] if recorded else None
-    database = Path(store.uri.removeprefix("sqlite:///").partition("?")[0])
-    within = [store.root.resolve(), database.parent.resolve()]
-    folders = [folder for folder in (*recorded, moved) if any(folder.resolve().is_relative_to(root) for root in within)]
+    if not is_own(store):  # a server or a database that the user named
+        location = urlparse(run.info.artifact_uri)
+        return [moved, Path(unquote(location.path))] if location.scheme in ("", "file") else None
+    named = [place_inside(store, place) for place in (moved.as_uri(), run.info.artifact_uri)]
+    folders = [folder for folder in named if folder is not None]
     if not folders:
-        raise UserError(f"The artifacts of run {run.info.run_id} are not in {store.root}: copy them there.")
+        raise UserError(f"The artifacts of run {run.info.run_id} lie outside of {store.root}: copy them there.")
     return folders
 
 

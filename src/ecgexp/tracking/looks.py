@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run as MlflowRun
-from mlflow.entities import RunTag
+from mlflow.entities import RunTag, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ecgexp.tracking import provenance
@@ -73,8 +73,8 @@ def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple
 def looks(store: Store, run_id: str) -> list[dict[str, Any]]:
     """Looks at the test fold with a run, or with any trial of a sweep, the earliest first.
 
-    A trial that was reused has been seen through the run that trained it, whenever and through whatever sweep that
-    was looked at.
+    A trial was looked at with each run that is equal to it, whoever trained that and has deleted it since: with the
+    one that it reuses, for one.
 
     Parameters
     ----------
@@ -91,12 +91,13 @@ def looks(store: Store, run_id: str) -> list[dict[str, Any]]:
     """
     run = store.client.get_run(run_id)
     own = replace(store, experiment_id=run.info.experiment_id)
-    seen = {other.info.run_id: other for other in own.search(f"tags.`{_COUNT}` LIKE '%'")}
+    seen = own.search(f"tags.`{_COUNT}` LIKE '%'", ViewType.ALL)
     concerned = [run]
     if seen:
-        children = own.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'")
-        sources = {one.data.tags.get(REUSED) for one in (run, *children)}
-        concerned += [*children, *(seen[source] for source in sources if source in seen)]
+        concerned += own.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'", ViewType.ALL)
+        tags = [one.data.tags for one in concerned]
+        equal = {one.get("identity") for one in tags} | {one.get(REUSED) for one in tags}
+        concerned += [one for one in seen if equal & {one.info.run_id, one.data.tags.get("identity", "none")}]
     found = {key: text for one in concerned for key, text in one.data.tags.items() if key.startswith(_ENTRY)}
     return [json.loads(found[key]) for key in sorted(found)]
 

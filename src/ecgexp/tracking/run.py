@@ -30,7 +30,7 @@ from mlflow.utils.mlflow_tags import (
 from ecgexp.errors import first_line, without_passwords
 from ecgexp.saved import SUMS, sha256, write_sums
 from ecgexp.tracking.heartbeat import Heartbeat, is_alive, process_tags
-from ecgexp.tracking.store import HASTE, Store, StoreAway, away
+from ecgexp.tracking.store import HASTE, Store, StoreAway, away, check_place
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class Run:
         if continues is None:
             self.id = self._create({key: without_passwords(str(value)) for key, value in tags.items()})
         else:
+            check_place(store, continues.info.artifact_uri)
             self.id = continues.info.run_id
             self.set_tags(tags)
             store.client.update_run(self.id, status="RUNNING")
