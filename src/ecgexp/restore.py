@@ -299,7 +299,7 @@ def _local_folders(store: Store, run: MlflowRun) -> list[Path] | None:
     moved = store.root / "artifacts" / run.info.run_id / "artifacts"
     if not is_own(store):  # a server or a database that the user named
         location = urlparse(run.info.artifact_uri)
-        return [moved, Path(unquote(location.path))] if location.scheme in ("", "file") else None
+        return [Path(unquote(location.path)), moved] if location.scheme in ("", "file") else None
     named = [place_inside(store, place) for place in (moved.as_uri(), run.info.artifact_uri)]
     folders = [folder for folder in named if folder is not None]
     if not folders:
