@@ -305,9 +305,9 @@ def test_looks_through_another_sweep_count_where_a_trial_is_reused_later(store, 
     from ecgexp.tracking.looks import note_look
 
     tested, reusing = Sweep(store, "tested"), Sweep(store, "reusing")
-    run = tested.trial("lr=0.1")
+    run = tested.trial("lr=0.17")
     note_look(store, store.client.get_run(run), {"thresholds": "fixed", "records": 12, "data": "ab"})
-    reusing.trial("lr=0.1", reused_from=run)
+    reusing.trial("lr=0.17", reused_from=run)
     for sweep in (tested, reusing):
         sweep.end()
     report(monkeypatch, folder, "sweep=reusing", "out=reusing")
