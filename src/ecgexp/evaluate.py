@@ -281,12 +281,17 @@ def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun)
         if cfg.dataset[name] != found:
             raise UserError(f"The net of this run takes dataset.{name}={cfg.dataset[name]}, but the data have {found}.")
     with run_folder(store, run.info.run_id) as folder:
-        counts = read_json(folder / DATA).get("counts", {})
+        counts = read_json(folder / DATA).get("counts")
     if dataset.fingerprint() != run.data.tags.get("dataset_fingerprint"):
         return "their fingerprint differs"
     # Training reads no test record, but knows how many the table names.
-    named, found = (one.get("test", {}).get("records") for one in (counts, dataset.summary()))
-    return "" if named == found else f"their table names {found} test records and not {named}"
+    named, found = _test_records(counts), _test_records(dataset.summary())
+    return "" if named in (None, found) else f"their table names {found} test records and not {named}"
+
+
+def _test_records(counts: Any) -> Any:
+    test = counts.get("test") if isinstance(counts, dict) else None
+    return test.get("records") if isinstance(test, dict) else None
 
 
 def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
