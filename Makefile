@@ -59,7 +59,7 @@ $(VENV)/bench: $(VENV)/installed
 	touch $@
 
 ui: setup ## Open the MLflow UI on http://127.0.0.1:5000
-	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --host 127.0.0.1
+	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --host 127.0.0.1
 
 dashboard: setup ## Open optuna-dashboard on the latest search (STUDY=postgresql://... for a database)
 	@test -n "$(STUDY)" || { echo "There is no search in mlruns/ yet: python -m ecgexp -m hydra/sweeper=optuna ..."; exit 1; }

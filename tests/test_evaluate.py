@@ -22,6 +22,7 @@ from ecgexp.reports.evaluation import (
     tuned_thresholds,
 )
 from ecgexp.restore import find_run
+from ecgexp.saved import SUMS
 from ecgexp.tracking.looks import looks
 from trained import Trained, call, is_one_sentence, shell, trained_once
 
@@ -141,6 +142,64 @@ def test_each_look_is_counted_for_the_run_and_for_its_sweeps(trained, moved, mon
     assert steps == [1, 2]
 
 
+def test_a_sweep_that_reuses_a_trial_later_has_its_looks(trained, moved, monkeypatch, capsys):
+    client = moved.client
+    experiment = client.get_run(trained.run_id).info.experiment_id
+    words = (f"run={trained.run_id}", "split=test", *places(trained))
+    assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
+    later, another = (client.create_run(experiment, tags={"kind": "sweep"}).info.run_id for _ in range(2))
+    reused = client.create_run(experiment, tags={PARENT: later, "reused_from": trained.run_id}).info.run_id
+    client.create_run(experiment, tags={PARENT: another, "identity": "another"})
+    store, _ = find_run(trained.run_id, moved.folder, None)
+    for run in (later, reused):
+        assert [look["run"] for look in looks(store, run)] == [trained.run_id]
+    assert looks(store, another) == []
+    capsys.readouterr()
+    assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
+    assert "look number 2 at the test fold of this sweep" in capsys.readouterr().out
+    assert len(looks(store, later)) == 2
+    identity = client.get_run(trained.run_id).data.tags["identity"]
+    client.create_run(experiment, tags={PARENT: another, "identity": identity})  # the same trial, trained again
+    client.delete_run(trained.run_id)
+    assert len(looks(store, later)) == len(looks(store, another)) == 2
+
+
+def test_a_look_at_other_test_records_is_told_and_kept_apart(trained, moved, monkeypatch, capsys):
+    words = (f"run={trained.run_id}", "split=test")
+    assert call(monkeypatch, "evaluate", moved.folder, *words, *places(trained)) == 0
+    assert "not those" not in capsys.readouterr().out
+    first = {path: path.read_bytes() for path in (moved.artifacts / "evaluation" / "test").iterdir()}
+    metrics = moved.client.get_run(trained.run_id).data.metrics
+
+    data = shutil.copytree(trained.folder / "data" / "synthetic", moved.folder / "other")
+    (table,) = data.rglob("ptbxl_database.csv")
+    rows = pd.read_csv(table, dtype=str)
+    tested = rows.index[rows["strat_fold"].astype(float) == 10]
+    rows.drop(tested[::4]).to_csv(table, index=False)
+    table.with_name("SHA256SUMS.txt").unlink()
+    others = (f"dataset.root={data}", "dataset.cache_dir=cache")
+    assert call(monkeypatch, "evaluate", moved.folder, *words, *others) == 0
+    said = capsys.readouterr().out
+    assert f"their table names {len(tested) - len(tested[::4])} test records and not {len(tested)}" in said
+    store, run = find_run(trained.run_id, moved.folder, None)
+    one, two = looks(store, trained.run_id)
+    assert one["records"] > two["records"]
+    assert one["data"] != two["data"]
+    assert (one["place"], two["place"]) == ("test", f"test-{two['data'][:8]}")
+    assert (one["same_data"], two["same_data"]) == (True, False)
+    assert f"The {two['records']} test records are not the {one['records']} of this run's first look" in said
+    assert {path: path.read_bytes() for path in first} == first
+    apart = moved.artifacts / "evaluation" / two["place"]
+    assert len(pd.read_parquet(apart / "predictions_test.parquet")) == two["records"]
+    assert json.loads((apart / "metrics.json").read_text())["data"] == two["data"]
+    assert {key: run.data.metrics[key] for key in metrics} == metrics
+    assert f"{two['place']}/mlcm_f1_macro" in run.data.metrics
+
+    assert call(monkeypatch, "evaluate", moved.folder, *words, *places(trained)) == 0
+    assert looks(store, trained.run_id)[2]["place"] == "test"
+    assert "look number 3" in capsys.readouterr().out
+
+
 def test_the_commit_is_noted(trained, moved, monkeypatch, capsys):
     from ecgexp.tracking import provenance
 
@@ -223,6 +282,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(trained, tmp_path, monkeypa
 
 @pytest.mark.parametrize("group", ["model", "dataset", "loss"])
 def test_a_config_that_names_a_foreign_class_is_refused(trained, moved, monkeypatch, group):
+    (moved.artifacts / SUMS).unlink()  # a stranger would make them fit
     path = moved.artifacts / "config.yaml"
     lines = path.read_text().splitlines()
     at = lines.index(f"{group}:") + 1

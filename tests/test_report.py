@@ -441,6 +441,23 @@ def test_lost_predictions_cost_the_interval_only(store, folder, monkeypatch, cap
     assert pd.read_csv(folder / "lost" / "results.csv")[f"{F1}_low"].isna().tolist() == [False, True]
 
 
+def test_looks_through_another_sweep_count_where_a_trial_is_reused_later(store, folder, monkeypatch):
+    from ecgexp.tracking.looks import note_look
+
+    tested, reusing = Sweep(store, "tested"), Sweep(store, "reusing")
+    run = tested.trial("lr=0.17")
+    note_look(store, store.client.get_run(run), {"thresholds": "fixed", "records": 12, "data": "ab"})
+    reusing.trial("lr=0.17", reused_from=run)
+    for sweep in (tested, reusing):
+        sweep.end()
+    report(monkeypatch, folder, "sweep=reusing", "out=reusing")
+    page = Page(folder / "reusing" / "report.html")
+    assert "The test fold was looked at once" in page.text
+    assert [row[6] for row in page.rows if run in row] == ["12"]
+    report(monkeypatch, folder, "sweep=reusing,tested", "out=both")
+    assert "The test fold was looked at once" in Page(folder / "both" / "report.html").text
+
+
 def test_looks_at_the_test_fold_are_shown(store, folder, monkeypatch):
     from ecgexp.tracking import provenance
     from ecgexp.tracking.looks import note_look

@@ -149,6 +149,22 @@ def test_interrupted_where_not_each_epoch_was_worth_writing_it_ends_equal(tmp_pa
 
 
 @pytest.mark.slow
+def test_a_damaged_checkpoint_starts_the_trial_again_and_is_no_failure_of_it(tmp_path, monkeypatch, train):
+    whole = recorded(tmp_path / "whole", train("whole", "max_epochs=3").run_id)
+    with monkeypatch.context() as patch:
+        interrupt_in_step(patch, 2, 1)
+        with pytest.raises(Interrupted):
+            train("broken", "max_epochs=3")
+    (state,) = (tmp_path / "broken" / "mlruns" / "checkpoints").glob("*/last.ckpt")
+    state.write_bytes(state.read_bytes()[:-1000])
+    resumed = recorded(tmp_path / "broken", train("broken", "max_epochs=3").run_id)
+    assert resumed[0].info.status == "FINISHED"
+    assert resumed[0].data.tags["attempts"] == "1"
+    assert resumed[0].data.tags["restarted"] == "its checkpoint was damaged"
+    assert_equal(resumed, whole)
+
+
+@pytest.mark.slow
 def test_the_kept_weights_are_the_best_whether_or_not_they_were_written(tmp_path, monkeypatch, train):
     whole = recorded(tmp_path / "whole", train("whole", "max_epochs=6").run_id)
     create = Checkpoints.__init__

@@ -1,6 +1,11 @@
 """Which hyperparameters, for which net, on which ECG data? Answered with evidence."""
 
+import os
 from pathlib import Path
+
+# Nothing is told to anyone unasked. Both look when they are imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 __version__ = "0.1.0"
 

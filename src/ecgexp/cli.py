@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import warnings
+from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -16,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ecgexp import CONF
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, said, without_passwords
 from ecgexp.lit.launched import check_ranks, launched
 
 # What keeps Hydra from writing for a rank that torchrun or srun started beside the first.
@@ -50,6 +52,7 @@ def run_job(cfg: DictConfig) -> float | list[float]:
     from ecgexp.sweeps.job import Job
 
     register_resolvers()
+    _remove_passwords(HydraConfig.get())
     job = Job.of(HydraConfig.get())
     os.chdir(job.cwd)  # relative paths mean the same under every launcher
     if job.parent is not None:
@@ -99,7 +102,6 @@ def main() -> None:
         _show(args)
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, and we could not say them shortly
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone unasked
     rank, _ = launched()
     try:
         _run(args)
@@ -154,6 +156,18 @@ def _run(args: argparse.Namespace) -> None:
     else:
         sys.argv.extend(_UNSEEN if launched()[0] > 0 else [])
         run_job()
+
+
+def _remove_passwords(hydra: Any) -> None:
+    """Take passwords out of what Hydra has written of its configuration."""
+    own = [Path(hydra.runtime.output_dir) / hydra.output_subdir] if hydra.output_subdir else []
+    sweep = Path(hydra.runtime.cwd) / hydra.sweep.dir
+    for path in [file for folder in own for file in folder.glob("*.yaml")] + [sweep / "multirun.yaml"]:
+        text = path.read_text() if path.is_file() else ""
+        if (cleaned := without_passwords(text)) != text:
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_text(cleaned)
+            temporary.replace(path)
 
 
 def _mode(monitor: str) -> str:

@@ -62,6 +62,10 @@ class _Sweep(Checked):
     jobs_per_gpu: Annotated[int, Field(ge=1)]
 
 
+class _Privacy(Checked):
+    patients: Literal["hash", "keep"]
+
+
 class _Trial(Checked):
     dataset: Component
     model: Component
@@ -71,6 +75,7 @@ class _Trial(Checked):
     trainer: dict[str, Any]
     tracking: _Tracking
     sweep: _Sweep
+    privacy: _Privacy
     resume: bool
     early_stopping: _EarlyStopping
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]

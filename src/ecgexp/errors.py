@@ -1,14 +1,28 @@
+import re
+
+# Of a URL: what stands between the user's name and the host, and parameters that databases take for it.
+_PASSWORD = re.compile(r"(://[^\s:/@]*:)(?:[^\s@]*@)+|([?&](?:password|passwd|pwd)=)[^\s&'\"]*", re.IGNORECASE)
+
+
 class UserError(Exception):
     """Something that the user can mend, said in one sentence.
 
     The command line prints the message without a traceback. It names what is wrong, where (file, record,
-    column or key), and what to do.
+    column or key), and what to do. Passwords in URLs are left out.
     """
+
+    def __str__(self) -> str:
+        return without_passwords(super().__str__())
+
+
+def without_passwords(text: str) -> str:
+    """A text in which ``***`` stands for each password of a URL."""
+    return _PASSWORD.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
 
 
 def said(error: BaseException) -> str:
-    """The first line of what an error says; its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, without passwords; its kind where it says nothing."""
+    return without_passwords((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def first_line(error: BaseException) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,16 +38,18 @@ Evaluates the kept weights of a run on a split.
                          records with exactly one label, of which the most probable one is predicted
   dataset.root=FOLDER    where the data lie, if not where the run had them; so also dataset.cache_dir,
                          dataset.labels_csv, dataset.on_bad_record and dataset.workers
+  privacy.patients=keep  write patient identifiers as the data have them; default (hash): keyed hashes
   trust=PACKAGE,...      let the run's config build classes of these packages, too
   tracking.root=FOLDER   the folder that holds mlruns, copied from another machine or not; default: this one
   tracking=server        with tracking.uri=URI: an MLflow server, as in training
 
 Logs metrics test/... and files in evaluation/test/ to the run, and notes on the run and on its sweep that the test
-fold was looked at, when, by whom and with which commit. A further look is allowed, and counted.
+fold was looked at, when, by whom, with which commit and at which records. A further look is allowed, and counted. One
+at other records than the first is kept apart, as test-HASH.
 """
 # Keys of a dataset that say where data lie and how they are read, not which ones they are.
 PLACES = ("root", "cache_dir", "labels_csv", "on_bad_record", "workers")
-KEYS = ("run", "split", "thresholds", "trust", *TRACKING, *(f"dataset.{key}" for key in PLACES))
+KEYS = ("run", "split", "thresholds", "privacy.patients", "trust", *TRACKING, *(f"dataset.{key}" for key in PLACES))
 SHOWN = (
     "loss", "mlcm_f1_macro", "mlcm_f1_micro", "mlcm_precision_macro", "mlcm_recall_macro", "f1_macro", "f1_weighted",
     "precision_macro", "recall_macro", "accuracy", "auroc_macro", "ap_macro", "subset_accuracy", "binary_accuracy",
@@ -189,9 +190,11 @@ def _run(values: dict[str, list[str]]) -> None:
         raise UserError("The key 'run' is missing: write run=ID of a trial.")
     split: SplitName = "test" if one_of(values, "split", ("test", "val")) == "test" else "val"
     tune = one_of(values, "thresholds", ("fixed", "tuned"), "fixed") == "tuned"
+    keep_patients = one_of(values, "privacy.patients", ("hash", "keep"), "hash") == "keep"
 
     from ecgexp.parts import build_dataset
     from ecgexp.restore import check_trusted, find_run, load_run
+    from ecgexp.tracking.privacy import hashed_patients
 
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     root, uri = place_of_runs(values)
@@ -203,23 +206,35 @@ def _run(values: dict[str, list[str]]) -> None:
     dataset = build_dataset(cfg)
     if tune and dataset.multiclass:
         raise UserError("Records with exactly one label take no thresholds: leave out thresholds=tuned.")
-    same_data = _check_data(cfg, dataset, run)
-    dataset.load(split)  # what is wrong with the data is said before a look is noted
-    number, what = 0, ""
+    difference = _check_data(cfg, dataset, store, run)
+    records = dataset.load(split)  # what is wrong with the data is said before a look is noted
+    data = records.fingerprint()
+    number, what, place, first = 0, "", split if not difference else f"{split}-{data[:8]}", None
     if split == "test":
-        from ecgexp.tracking.looks import note_look
+        from ecgexp.tracking.looks import looks, note_look
 
         thresholds = "none" if dataset.multiclass else "tuned" if tune else "fixed"
-        number, what = note_look(store, run, {"thresholds": thresholds, "same_data": same_data})
+        first = next((look for look in looks(store, run.info.run_id) if look["run"] == run.info.run_id), None)
+        place = split if first is None or first.get("data") == data else f"{split}-{data[:8]}"
+        details = {"thresholds": thresholds, "same_data": not difference, "records": len(records), "data": data}
+        number, what = note_look(store, run, {**details, "place": place})
     predictions = predict_split(network, dataset, split, cfg)
     validation = predict_split(network, dataset, "val", cfg) if tune else None
     findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
-    folder = _record(store, run, predictions, findings, number, dataset.warning)
+    if not keep_patients:
+        hashed = hashed_patients(store, predictions.split.patients)
+        predictions = replace(predictions, split=replace(predictions.split, patients=hashed))
+    folder = _record(store, run, predictions, findings, number, dataset.warning, place, data)
     print(_summary(run, predictions, findings))
     if dataset.warning:
         print(f"\n{dataset.warning}")
-    if not same_data:
-        print("\nThe data are not those that the run was trained on: their fingerprint differs.")
+    if difference:
+        print(f"\nThe data are not those that the run was trained on: {difference}.")
+    if first is not None and place != split:
+        print(
+            f"\nThe {len(records)} test records are not the {first.get('records', '')} of this run's first look: "
+            f"metrics and files are kept apart, as {place}."
+        )
     if number:
         print(f"\nThis is look number {number} at the test fold of this {what}.")
     print(f"Files: {folder}")
@@ -245,6 +260,8 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
     """The configuration with the data where the command line says."""
     from omegaconf import DictConfig, OmegaConf
 
+    from ecgexp.restore import own_folders
+
     changes = [f"{key}={value[0]}" for key, value in values.items() if key.startswith("dataset.")]
     for change in changes:
         key = change.partition("=")[0].removeprefix("dataset.")
@@ -252,16 +269,29 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
             raise UserError(f"The dataset of this run has no key 'dataset.{key}': leave it out.")
     placed = OmegaConf.merge(cfg, OmegaConf.from_dotlist(changes))
     assert isinstance(placed, DictConfig)
-    return placed
+    return own_folders(placed, values)
 
 
-def _check_data(cfg: DictConfig, dataset: Dataset, run: MlflowRun) -> bool:
-    """Whether the data are those that the run was trained on; refuse such that do not fit the net."""
+def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun) -> str:
+    """How the data differ from those that the run was trained on, if at all; refuse such that do not fit the net."""
+    from ecgexp.restore import DATA, read_json, run_folder
+
     samples, leads = dataset.load("val").signals.shape[1:]
     for name, found in (("leads", leads), ("samples", samples), ("classes", len(dataset.label_names))):
         if cfg.dataset[name] != found:
             raise UserError(f"The net of this run takes dataset.{name}={cfg.dataset[name]}, but the data have {found}.")
-    return dataset.fingerprint() == run.data.tags.get("dataset_fingerprint")
+    with run_folder(store, run.info.run_id) as folder:
+        counts = read_json(folder / DATA).get("counts")
+    if dataset.fingerprint() != run.data.tags.get("dataset_fingerprint"):
+        return "their fingerprint differs"
+    # Training reads no test record, but knows how many the table names.
+    named, found = _test_records(counts), _test_records(dataset.summary())
+    return "" if named in (None, found) else f"their table names {found} test records and not {named}"
+
+
+def _test_records(counts: Any) -> Any:
+    test = counts.get("test") if isinstance(counts, dict) else None
+    return test.get("records") if isinstance(test, dict) else None
 
 
 def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
@@ -317,34 +347,36 @@ def _per_label(metric: str, values: pd.Series) -> dict[str, float]:
 
 
 def _record(
-    store: Store, run: MlflowRun, predictions: Predictions, findings: Findings, number: int, warning: str | None
+    store: Store,
+    run: MlflowRun,
+    predictions: Predictions,
+    findings: Findings,
+    number: int,
+    warning: str | None,
+    place: str,
+    data: str,
 ) -> str:
-    """Log to the run; returns where the files are."""
+    """Log to the run, under `place`; returns where the files are."""
     from mlflow.entities import Metric
 
-    from ecgexp.restore import artifact_folder
+    from ecgexp.restore import keep_files
 
-    run_id, split = run.info.run_id, predictions.name
+    run_id = run.info.run_id
     if number:
         now = int(time.time() * 1000)
-        entries = [Metric(f"{split}/{name}", value, now, number) for name, value in findings.metrics.items()]
-        left_out = {f"labels_left_out/{split}/{name}": ", ".join(labels) for name, labels in findings.left_out.items()}
+        entries = [Metric(f"{place}/{name}", value, now, number) for name, value in findings.metrics.items()]
+        left_out = {f"labels_left_out/{place}/{name}": ", ".join(labels) for name, labels in findings.left_out.items()}
         store.client.log_batch(run_id, metrics=entries)
         for key, value in left_out.items():
             store.client.set_tag(run_id, key, value)
-    local = artifact_folder(store, run)
-    place = f"evaluation/{split}"
     with tempfile.TemporaryDirectory() as temporary:
-        _write(Path(temporary), predictions, findings, number, warning)
-        if local is None:
-            store.client.log_artifacts(run_id, temporary, place)
-            return f"{place} among the artifacts of run {run_id}"
-        # MLflow would write to where the folder was before it was copied here.
-        shutil.copytree(temporary, local / place, dirs_exist_ok=True)
-        return str(local / place)
+        _write(Path(temporary), predictions, findings, number, warning, data)
+        return keep_files(store, run, Path(temporary), f"evaluation/{place}")
 
 
-def _write(folder: Path, predictions: Predictions, findings: Findings, number: int, warning: str | None) -> None:
+def _write(
+    folder: Path, predictions: Predictions, findings: Findings, number: int, warning: str | None, data: str
+) -> None:
     from ecgexp.reports.evaluation import reliability_figure
     from ecgexp.reports.trial import write_confusion, write_predictions
 
@@ -365,6 +397,7 @@ def _write(folder: Path, predictions: Predictions, findings: Findings, number: i
     whole = {
         "look": number or None,
         "records": len(predictions.split),
+        "data": data,
         "warning": warning,
         "metrics": findings.metrics,
         "labels_left_out": findings.left_out,

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def _run(values: dict[str, list[str]]) -> None:
     asked = [name.strip() for name in values.get("sweep", [""])[0].split(",") if name.strip()]
     parents = find_sweeps(store, asked)
     study = read_study(store, parents)
-    out = Path(values.get("out", [str(Path("reports") / study.name)])[0]).expanduser()
+    out = Path(values.get("out", [str(Path("reports") / _file_name(study.name))])[0]).expanduser()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,7 +73,7 @@ def _run(values: dict[str, list[str]]) -> None:
             f"The folder {out} cannot be made: {error.strerror}. Choose another one with out=FOLDER."
         ) from None
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / study.name
+        folder = Path(temporary) / _file_name(study.name)
         folder.mkdir()
         findings = write_report(folder, study)
         _put(folder, out)
@@ -80,6 +81,11 @@ def _run(values: dict[str, list[str]]) -> None:
             _keep(store, parent, folder)
     print("\n".join([*study.warnings, *findings]))
     print(f"\nReport: {(out / 'report.html').resolve()}")
+
+
+def _file_name(name: str) -> str:
+    """The name of a sweep, which the store says, as that of a folder and no path."""
+    return re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "sweep"
 
 
 def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
@@ -152,7 +158,11 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
                 continue
             threshold = float(setting(run, "threshold") or 0.5)
             multiclass = setting(run, "dataset.multiclass") == "True"  # None in runs from before there was such a key
-            read = _read_predictions(files, source, threshold, multiclass)
+            try:
+                read = _read_predictions(files, source, threshold, multiclass)
+            except UserError as error:
+                print(error, file=sys.stderr)
+                read = None
             if read is None:
                 missing.append(row["trial"])
             else:
@@ -180,7 +190,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         predictions=predictions,
         missing=missing,
         data=[found for found in data.values() if found],
-        looks=[{**entry, **_seen(looked_at[entry["run"]])} for entry in entries],
+        looks=[{**entry, **_seen(looked_at[entry["run"]], entry.get("place", "test"))} for entry in entries],
         histories={},
         search=search,
     )
@@ -204,9 +214,10 @@ def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any
     return sorted((json.loads(text) for text in noted.elements()), key=lambda entry: str(entry["when"]))
 
 
-def _seen(run: MlflowRun) -> dict[str, Any]:
-    """What the last look with a run came to."""
-    return {"metrics": run.data.metrics, "left_out": run.data.tags.get("labels_left_out/test/f1_macro", "")}
+def _seen(run: MlflowRun, place: str) -> dict[str, Any]:
+    """What the last look with a run at these test records came to."""
+    metrics = {key.replace(place, "test", 1): v for key, v in run.data.metrics.items() if key.startswith(f"{place}/")}
+    return {"metrics": metrics, "left_out": run.data.tags.get(f"labels_left_out/{place}/f1_macro", "")}
 
 
 @dataclass(frozen=True)
@@ -226,19 +237,24 @@ class _Files:
     scratch: Path
 
     def find(self, run_id: str, name: str) -> Path | None:
-        """One of a run; None where there is none."""
+        """One of a run; None where there is none, UserError where it is damaged."""
         from mlflow.exceptions import MlflowException
 
         from ecgexp.restore import artifact_folder
+        from ecgexp.saved import SUMS, check_sum
 
         try:
             local = artifact_folder(self.store, self.runs.get(run_id) or self.store.client.get_run(run_id))
-            if local is not None:
-                return local / name if (local / name).is_file() else None
-            (self.scratch / run_id).mkdir(exist_ok=True)
-            return Path(self.store.client.download_artifacts(run_id, name, str(self.scratch / run_id)))
+            if local is None:
+                local = self.scratch / run_id
+                for wanted in (SUMS, name) if not local.is_dir() else (name,):
+                    local.mkdir(exist_ok=True)
+                    with suppress(MlflowException, OSError):  # earlier runs have no sums
+                        self.store.client.download_artifacts(run_id, wanted, str(local))
         except (MlflowException, OSError, UserError):
             return None
+        check_sum(local / name)
+        return local / name if (local / name).is_file() else None
 
 
 def _read_predictions(files: _Files, run_id: str, threshold: float, multiclass: bool) -> Predictions | None:
@@ -257,8 +273,14 @@ def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
 
 
 def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
-    path = files.find(run_id, DATA)
-    return {} if path is None else dict(json.loads(path.read_text()))
+    from ecgexp.restore import read_json
+
+    try:
+        path = files.find(run_id, DATA)
+        return {} if path is None else read_json(path)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return {}
 
 
 def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.str_] | None:
@@ -266,15 +288,15 @@ def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.s
     import numpy as np
 
     from ecgexp.parts import build_dataset
-    from ecgexp.restore import CONFIG, check_trusted, read_config
+    from ecgexp.restore import CONFIG, check_trusted, own_folders, read_config
 
-    path = files.find(run_id, CONFIG)
-    if path is None:
-        return None
     try:
+        path = files.find(run_id, CONFIG)
+        if path is None:
+            return None
         cfg = read_config(path)
         check_trusted("dataset", cfg.get("dataset"))
-        split = build_dataset(cfg).load("val")
+        split = build_dataset(own_folders(cfg)).load("val")
     except UserError:
         return None
     known = dict(zip(split.ids.tolist(), split.patients.tolist(), strict=True))
@@ -292,35 +314,43 @@ def _history(store: Store, run_id: str, metric: str) -> list[dict[str, float]]:
 
 def _put(report: Path, folder: Path) -> None:
     """Copy a report to where an earlier one may be, and remove what that one had and this one has not."""
+    earlier = _listed(folder)
+    shutil.copytree(report, folder, dirs_exist_ok=True)
+    _remove_earlier(folder, earlier)
+
+
+def _listed(folder: Path | None) -> set[str]:
+    """Files of the report in a folder, as it lists them itself."""
     from ecgexp.reports.page import FILES
 
-    new = (report / FILES).read_text().splitlines()
-    old = (folder / FILES).read_text().splitlines() if (folder / FILES).is_file() else []
-    for name in set(old) - set(new):
+    listed = folder / FILES if folder is not None else None
+    return set(listed.read_text().splitlines()) if listed is not None and listed.is_file() else set()
+
+
+def _remove_earlier(folder: Path, earlier: set[str]) -> None:
+    for name in earlier - _listed(folder):
         path = folder / name
         if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
             path.unlink()
-    shutil.copytree(report, folder, dirs_exist_ok=True)
 
 
 def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
     """Put the files into the run of the sweep."""
     from mlflow.exceptions import MlflowException
 
-    from ecgexp.restore import artifact_folder
+    from ecgexp.restore import artifact_folder, keep_files
 
-    run_id, place = parent.info.run_id, f"reports/{folder.name}"
-    try:
+    place = f"reports/{folder.name}"
+    local = None
+    with suppress(UserError):  # nothing was put into this run before
         local = artifact_folder(store, parent)
-    except UserError:  # nothing was put into this run before
-        local = None
     try:
-        if local is not None:  # MLflow would write to where the folder was before it was copied here
-            _put(folder, local / place)
-        else:
-            store.client.log_artifacts(run_id, str(folder), place)
-    except (MlflowException, OSError) as error:
-        print(f"The report could not be put into run {run_id}: {said(error)}", file=sys.stderr)
+        earlier = _listed(local and local / place)
+        keep_files(store, parent, folder, place)
+        if local is not None:
+            _remove_earlier(local / place, earlier)
+    except (MlflowException, OSError, UserError) as error:
+        print(f"The report could not be put into run {parent.info.run_id}: {said(error)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ that run's config and weights instead.
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import re
+import shutil
 import tempfile
-import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,16 +35,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
+from ecgexp import CONF
+from ecgexp.config import locate, plain
+from ecgexp.datasets import Synthetic
 from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError, said
 from ecgexp.network import Network, output_layer
 from ecgexp.parts import instantiate_group
-from ecgexp.tracking.store import PatientClient, Store
+from ecgexp.saved import SUMS, check_sum, load_tensors
+from ecgexp.tracking.looks import REUSED
+from ecgexp.tracking.store import PatientClient, Store, is_own, place_inside
+
+logger = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, DATA = "config.yaml", "weights.pt", "data.json"
 EXPORTED = "pt2"
-# Tag of a trial that a sweep took over: the run that has the files.
-REUSED = "reused_from"
 # What a config group may build without being trusted: classes of one kind, defined in one package.
 _OWN: dict[str, tuple[str, type]] = {
     "model": ("ecgexp.models", nn.Module),
@@ -218,7 +225,7 @@ def run_folder(store: Store, run_id: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             there = {entry.path for entry in store.client.list_artifacts(run_id)}
-            for name in (CONFIG, WEIGHTS, DATA):
+            for name in (SUMS, CONFIG, WEIGHTS, DATA):
                 if name in there:
                     store.client.download_artifacts(run_id, name, folder)
         except (MlflowException, OSError) as error:
@@ -230,25 +237,105 @@ def artifact_folder(store: Store, run: MlflowRun) -> Path | None:
     """Where the artifacts of a run lie on this machine; None where a server keeps them.
 
     The store has the path of the machine that trained. Where that does not exist, the folder is looked for in
-    the same place of the ``mlruns/`` that the store was found in, which may have been copied or moved.
+    the same place of the ``mlruns/`` that the store was found in, which may have been copied or moved. A store that
+    is a file may come from a stranger: what it says of places outside of its folder is not followed.
 
     Raises
     ------
     UserError
         Where it is in neither place.
     """
-    run_id, location = run.info.run_id, urlparse(run.info.artifact_uri)
-    if location.scheme not in ("", "file"):
+    folders = _local_folders(store, run)
+    if folders is None:
         return None
-    path = Path(unquote(location.path))
-    moved = store.root / "artifacts" / run_id / "artifacts"
-    for folder in (path, moved):
+    for folder in folders:
         if folder.is_dir():
             return folder
-    raise UserError(
-        f"The artifacts of run {run_id} are neither in {path} nor in {moved}: "
-        "copy mlruns/artifacts as well as mlflow.db."
-    )
+    run_id, places = run.info.run_id, " nor in ".join(dict.fromkeys(map(str, folders)))
+    raise UserError(f"The artifacts of run {run_id} are not in {places}: copy mlruns/artifacts as well as mlflow.db.")
+
+
+def keep_files(store: Store, run: MlflowRun, source: Path, place: str) -> str:
+    """Put the files of a folder among the artifacts of a run, over earlier ones of the same name.
+
+    Parameters
+    ----------
+    store : Store
+        Where the run is kept.
+    run : MlflowRun
+        The run.
+    source : Path
+        Folder of the files.
+    place : str
+        Folder among the artifacts.
+
+    Returns
+    -------
+    str
+        Where they are, for people.
+
+    Raises
+    ------
+    UserError
+        Where a link would lead a file out of the run's folder.
+    """
+    folders = _local_folders(store, run)
+    if folders is None:
+        store.client.log_artifacts(run.info.run_id, str(source), place)
+        return f"{place} among the artifacts of run {run.info.run_id}"
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        target = folder / place / path.relative_to(source)
+        if not target.parent.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{target.parent} is a link that leads out of the run's folder: remove it.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # it may be a link
+        shutil.copyfile(path, target)
+    return str(folder / place)
+
+
+def _local_folders(store: Store, run: MlflowRun) -> list[Path] | None:
+    """Folders that may hold the artifacts of a run, the likeliest first; None where a server keeps them."""
+    moved = store.root / "artifacts" / run.info.run_id / "artifacts"
+    if not is_own(store):  # a server or a database that the user named
+        location = urlparse(run.info.artifact_uri)
+        return [Path(unquote(location.path)), moved] if location.scheme in ("", "file") else None
+    named = [place_inside(store, place) for place in (moved.as_uri(), run.info.artifact_uri)]
+    folders = [folder for folder in named if folder is not None]
+    if not folders:
+        raise UserError(f"The artifacts of run {run.info.run_id} lie outside of {store.root}: copy them there.")
+    return folders
+
+
+def own_folders(cfg: DictConfig, given: Collection[str] = ()) -> DictConfig:
+    """A run's configuration whose dataset writes to no folder outside of the current one, unless the user names it.
+
+    What a run says of folders was true on the machine that trained, and may be a stranger's word. Where it names one
+    elsewhere that the dataset writes to, the default is taken, and told.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        Of a run, whose dataset is trusted.
+    given : collection of str
+        Keys that the user has set, such as 'dataset.cache_dir'.
+    """
+    cfg = copy.deepcopy(cfg)
+    written = {"cache_dir": OmegaConf.load(CONF / "config.yaml").cache_dir}
+    target = locate("dataset", plain(cfg.dataset))
+    if isinstance(target, type) and issubclass(target, Synthetic):  # which makes its records where there are none
+        written["root"] = OmegaConf.load(CONF / "dataset" / "synthetic.yaml").root
+    for key, default in written.items():
+        named = str(cfg.dataset.get(key) or default)
+        if f"dataset.{key}" in given:
+            continue
+        if not Path(named).expanduser().resolve().is_relative_to(Path.cwd().resolve()):
+            OmegaConf.update(cfg, f"dataset.{key}", default)
+            logger.warning(
+                "The run names %s as dataset.%s, outside of this folder: %s is used (dataset.%s=FOLDER for another).",
+                *(named, key, default, key),
+            )
+    return cfg
 
 
 def read_config(path: Path) -> DictConfig:
@@ -261,6 +348,7 @@ def read_config(path: Path) -> DictConfig:
     """
     if not path.is_file():
         raise UserError(f"There is no {path}: it is no finished run or not all of it was copied.")
+    check_sum(path)
     try:
         cfg = OmegaConf.load(path)
         text = OmegaConf.to_yaml(cfg, resolve=False)  # as loaded: YAML has other ways to write the same
@@ -349,14 +437,8 @@ def _within(module: str, package: str) -> bool:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what the next lines say better
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
-        raise UserError(
-            f"{path} holds something other than weights, or is damaged ({type(error).__name__}): nothing of it was run."
-        ) from error
+    check_sum(path)
+    state = load_tensors(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds something other than weights.")
     return state
@@ -390,7 +472,7 @@ def _load_from_folder(folder: Path, name: str, trust: Collection[str]) -> Traine
 
 def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
     cfg, network = load_folder(folder, trust)
-    described = _description(_read_json(folder / DATA), folder / DATA)
+    described = _description(read_json(folder / DATA), folder / DATA)
     net = nn.Sequential(network, output_layer(described["multiclass"])).eval()
     return Trained(name, net, **described, threshold=float(cfg.threshold))
 
@@ -410,9 +492,11 @@ def _description(data: dict[str, Any], path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not say which labels, leads, sampling_rate and samples the net has.") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a run has noted in a file; UserError where it is missing or damaged."""
     if not path.is_file():
         raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
+    check_sum(path)
     try:
         data = json.loads(path.read_text())
     except ValueError as error:

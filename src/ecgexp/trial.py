@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ecgexp.config import check, objectives, plain
 from ecgexp.datasets.base import Dataset, Split, SplitName
-from ecgexp.errors import UserError
-from ecgexp.lit.callbacks import LAST
+from ecgexp.errors import UserError, without_passwords
+from ecgexp.lit.callbacks import find_checkpoint
 from ecgexp.lit.ranks import other_ranks
 from ecgexp.metrics.names import COSTS, LATENCY, PER_LABEL_METRIC_NAMES, escape_labels
 from ecgexp.network import Network, measure, output_layer
@@ -33,6 +33,7 @@ from ecgexp.sweeps.job import Interrupted, Job, Outcome
 from ecgexp.sweeps.ledger import claim, claim_unread, exclusive, slot_of, take
 from ecgexp.tracking import provenance, sources
 from ecgexp.tracking.model import log_model
+from ecgexp.tracking.privacy import hashed_patients
 from ecgexp.tracking.run import EpochLog, Run, end_orphans
 from ecgexp.tracking.runs import SLOT
 from ecgexp.tracking.store import Store, open_store
@@ -100,11 +101,15 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
             shutil.rmtree(store.scratch(claimed.earlier.info.run_id), ignore_errors=True)  # if killed there
             found = take(store, claimed, job, tags)
             return _outcome(_with_costs(store, found, cfg, parts, claimed.is_own), objectives(cfg), reused=True)
+        checkpoint, damaged = None, False
+        if claimed.earlier is not None:
+            checkpoint, damaged = find_checkpoint(store.scratch(claimed.earlier.info.run_id))
         tags |= {**claimed.tags, "attempts": claimed.attempts}
+        if damaged:  # which is no failure of the trial's
+            tags |= {"attempts": claimed.attempts - 1, "restarted": "its checkpoint was damaged"}
         with Run(store, job.name, tags, job.parent, claimed.earlier) as run, _no_exit(job):
             announce(run.id)
             _record_inputs(run, cfg, job.overrides)
-            checkpoint = run.scratch / LAST if (run.scratch / LAST).exists() else None
             epoch_log = EpochLog(run, cfg.tracking.system_metrics)
             rank = (plain(cfg), checkpoint, _is_judged(cfg, job))
             with epoch_log as log, other_ranks(cfg.trainer.devices, fit_rank, *rank):
@@ -203,8 +208,8 @@ def _record_inputs(run: Run, cfg: DictConfig, overrides: list[str]) -> None:
     config = plain(cfg)
     run.log_params(dict(provenance.flatten(config)))
     with run.artifacts() as folder:
-        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-        OmegaConf.save(OmegaConf.create(overrides), folder / "overrides.yaml")
+        for name, content in (("config.yaml", config), ("overrides.yaml", overrides)):
+            (folder / name).write_text(without_passwords(OmegaConf.to_yaml(content)))
         (folder / "environment.txt").write_text(provenance.packages())
 
 
@@ -242,8 +247,10 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
     records = fitted.data.splits["val"]
     run.set_tags({VALIDATION: validation_fingerprint(records.ids, targets.numpy(), names)})
     with run.artifacts() as folder:
+        keep = cfg.privacy.patients == "keep"
+        patients = records.patients if keep else hashed_patients(run.store, records.patients)
         path = folder / "predictions_val.parquet"
-        write_predictions(path, records.ids, probabilities, targets, names, patients=records.patients)
+        write_predictions(path, records.ids, probabilities, targets, names, patients)
         write_confusion(folder, "val", probabilities, targets, names, cfg.threshold, dataset.multiclass)
         write_curves(folder / "learning_curves.png", fitted.history, shown(cfg), fitted.best_epoch)
         (folder / "data.json").write_text(json.dumps(description, indent=1))

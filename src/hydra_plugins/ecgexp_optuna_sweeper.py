@@ -50,14 +50,14 @@ class OptunaSweeper(Sweeper):
         from optuna.exceptions import StorageInternalError
 
         from ecgexp.composition import parameters
-        from ecgexp.errors import UserError
+        from ecgexp.errors import UserError, without_passwords
         from ecgexp.sweeps.search import Search, Worker
         from ecgexp.sweeps.supervisor import TrialFailed
 
         assert self.config is not None and self.hydra_context is not None and self._task_function is not None
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        (folder / "multirun.yaml").write_text(without_passwords(OmegaConf.to_yaml(self.config)))
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         sweeper = self.config.hydra.sweeper
         search = Search.read(sweeper, [*parameters(sweeper, parser), *parser.parse_overrides(arguments)])

@@ -186,7 +186,7 @@ TABLES = {
     "split": (set_cell(3, "use", "tarin"), r"has the split 'tarin' in line 5: write train, val or test"),
     "patient in two splits": (
         set_cell(3, "use", "val"),
-        r"patient p1 is in more than one split \(records part0/rec02 in train, part1/rec03 in val\)",
+        r"a patient is in more than one split \(records part0/rec02 in train, part1/rec03 in val\)",
     ),
     "empty split": (
         lambda o: o.table.replace({"use": {"val": "train"}}, inplace=True),

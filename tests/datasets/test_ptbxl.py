@@ -215,7 +215,7 @@ FOLDERS = {
     "file twice": (lambda f: f.set(2, "filename_lr", "records100/00000/00001_lr"), r"record file .*1_lr occurs 2"),
     "patient in two splits": (
         lambda f: f.set(9, "patient_id", 1002.0),
-        r"patient 1002 is in more than one split \(records 2 in train, 9 in val\): put all",
+        r"a patient is in more than one split \(records 2 in train, 9 in val\): put all",
     ),
     "empty split": (
         lambda f: [f.set(i, "strat_fold", 3) for i in (9, 19)],

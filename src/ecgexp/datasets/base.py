@@ -50,6 +50,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def fingerprint(self) -> str:
+        """Hash of ids, targets and signals."""
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        digest.update(np.ascontiguousarray(self.targets).tobytes())
+        for signals in self.chunks():
+            digest.update(np.ascontiguousarray(signals).tobytes())
+        return digest.hexdigest()[:16]
+
     def chunks(self, records: int = 1024) -> Iterator[NDArray[np.float32]]:
         """Signals of the split, `records` at a time: (<= records, samples, leads)."""
         for start in range(0, len(self), records):

@@ -338,6 +338,4 @@ def _check_patients(records: Records) -> None:
         patient = patients[counts > 1][0]
         rows = np.flatnonzero(used & (records.patients == patient))
         where = ", ".join(f"{records.ids[row]} in {records.splits[row]}" for row in rows)
-        raise UserError(
-            f"patient {patient} is in more than one split (records {where}): put all records of a patient into one"
-        )
+        raise UserError(f"a patient is in more than one split (records {where}): put all records of a patient into one")

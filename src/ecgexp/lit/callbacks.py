@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -18,6 +19,9 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from ecgexp.errors import UserError, said
+from ecgexp.saved import load_tensors
+
+logger = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
 
@@ -113,12 +117,12 @@ class Checkpoints(Checkpoint):
 
     def best_weights(self) -> dict[str, Tensor]:
         """State of the module after the best epoch."""
-        return self._best or torch.load(self._best_path, map_location="cpu", weights_only=True)
+        return self._best or load_tensors(self._best_path)
 
     @property
     def _best_path(self) -> Path:
         assert self.folder is not None
-        return self.folder / f"best-{self.best_epoch}.pt"
+        return _best_path(self.folder, self.best_epoch)
 
     def _save(self, trainer: pl.Trainer) -> None:
         if self.folder is None:
@@ -150,6 +154,36 @@ class Checkpoints(Checkpoint):
         """Take over from an interrupted training which epoch is best."""
         self.best_epoch, self.best_value = state_dict["best_epoch"], state_dict["best_value"]
         self._written = None if self._best else self.best_epoch
+
+
+def find_checkpoint(folder: Path) -> tuple[Path | None, bool]:
+    """State of an interrupted training, with its best weights.
+
+    Parameters
+    ----------
+    folder : Path
+        Of `Checkpoints`.
+
+    Returns
+    -------
+    checkpoint : Path or None
+        None where there is none, or it was damaged.
+    damaged : bool
+        It was, and has been moved aside, so that the training starts again.
+    """
+    path = folder / LAST
+    if not path.exists():
+        return None, False
+    try:
+        state = load_tensors(path)
+        best = state["callbacks"][Checkpoints.__qualname__]["best_epoch"]
+        if best not in (None, state["epoch"]):
+            load_tensors(_best_path(folder, best))
+    except (UserError, KeyError, TypeError) as error:
+        aside = path.replace(folder / f"{LAST}.damaged")
+        logger.warning("The training starts again, since its checkpoint is damaged: it is now %s. %s", aside, error)
+        return None, True
+    return path, False
 
 
 class Pruning(Callback):
@@ -214,6 +248,10 @@ class _Lines(Callback):
 def _select(trainer: pl.Trainer, shown: tuple[str, ...]) -> dict[str, str]:
     metrics = trainer.callback_metrics
     return {name: f"{float(metrics[name]):.3f}" for name in shown if name in metrics}
+
+
+def _best_path(folder: Path, epoch: int | None) -> Path:
+    return folder / f"best-{epoch}.pt"
 
 
 class _Durable(TorchCheckpointIO):

@@ -429,12 +429,14 @@ class Study:
                 said.append(f"Macro averages are without {', '.join(absent)}, which no validation record has.")
         if self.missing:
             numbers = ", ".join(map(str, self.missing))
-            said.append(f"The predictions of trial {numbers} are not there, so they have no interval.")
+            said.append(f"The predictions of trial {numbers} are not there or damaged, so they have no interval.")
         return said
 
     def _said_of_looks(self) -> str:
         if not self.looks:
             return "The test fold has not been looked at with any of these trials."
         times = "once" if len(self.looks) == 1 else f"{len(self.looks)} times"
-        last = self.looks[-1]["when"]
+        last, sets = self.looks[-1]["when"], len({look["data"] for look in self.looks if "data" in look})
+        if sets > 1:
+            times += f", at {sets} different sets of test records"
         return f"The test fold was looked at {times}, last at {last}. Whoever chooses a trial after that has used it."

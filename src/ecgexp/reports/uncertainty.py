@@ -499,7 +499,8 @@ def _validate(
         raise UserError(f"Patients have the shape {given.shape[:1]}, one for each record, not {who.shape}.")
     if resamples < 2:
         raise UserError(f"resamples is a whole number of at least 2, better 1000, not {resamples!r}.")
-    names, patient = np.unique(who, return_inverse=True)
+    names, first, patient = np.unique(who, return_index=True, return_inverse=True)
+    patient = first.argsort().argsort()[patient]  # in the order of the records, however patients are called
     if len(names) < 2:
         raise UserError(f"The records are of {len(names)} patients: a bootstrap needs two at least.")
     return given == 1, patient

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ecgexp.errors import UserError
-from ecgexp.reports.sweep import PRUNED, is_pruned
+from ecgexp.reports.sweep import PRUNED, VALIDATION, is_pruned
 from ecgexp.sweeps.identity import cell, slot
 from ecgexp.sweeps.job import Job
 from ecgexp.tracking.run import Run
@@ -27,6 +27,7 @@ REUSED_FROM = "reused_from"
 # Tags that tell how a run was trained and what came out: a trial that is reused keeps them. All others are its own.
 _OF_THE_TRAINING = (
     "git_commit", "git_dirty", "package", "torch", "device", "threads", "diverged", "best_epoch", PRUNED,
+    VALIDATION,
 )  # fmt: skip
 _LABELS_LEFT_OUT = "labels_left_out/best/"
 

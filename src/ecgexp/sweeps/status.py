@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ecgexp.errors import without_passwords
 from ecgexp.words import shortened
 
 # Trials that the time left is estimated from: all of a large sweep would take longer than the trials do.
@@ -83,7 +84,7 @@ class Board:
         """Say where a job's trial stands."""
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{job}.{os.getpid()}"
-        temporary.write_text(json.dumps(asdict(status)))
+        temporary.write_text(without_passwords(json.dumps(asdict(status))))
         temporary.replace(self.folder / f"{job}.json")
 
     def read(self) -> dict[int, TrialStatus]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -88,8 +87,7 @@ def open_storage(place: str) -> BaseStorage:
             return _Journal(path, lock)
     except (OSError, ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         first = said(error)
-        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", place)
-        raise UserError(f"The study's storage {shown} (hydra.sweeper.storage) cannot be used: {first}") from error
+        raise UserError(f"The study's storage {place} (hydra.sweeper.storage) cannot be used: {first}") from error
 
 
 def open_study(storage: BaseStorage, name: str, directions: Sequence[Literal["maximize", "minimize"]]) -> Study:

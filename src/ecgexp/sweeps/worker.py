@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ecgexp.errors import UserError, first_line
+from ecgexp.errors import UserError, first_line, without_passwords
 from ecgexp.sweeps.job import Interrupted, Job
 
 GRACE = 20.0  # seconds that an interrupted trial may take to leave
@@ -78,7 +78,7 @@ def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, A
         print(error, file=sys.stderr, flush=True)
         return "failed", str(error)
     except Exception as error:
-        traceback.print_exc()
+        print(without_passwords(traceback.format_exc()), file=sys.stderr, flush=True)
         return "failed", first_line(error)
     except (SystemExit, KeyboardInterrupt):  # Lightning turns the latter into the former
         return "interrupted", None

@@ -9,18 +9,21 @@ from __future__ import annotations
 import getpass
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run as MlflowRun
-from mlflow.entities import RunTag
+from mlflow.entities import RunTag, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ecgexp.tracking import provenance
 from ecgexp.tracking.store import Store
 
 _ENTRY, _COUNT = "look/test/", "looks/test"
+# Tag of a trial that a sweep reuses: the run that has the files.
+REUSED = "reused_from"
 
 
 def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple[int, str]:
@@ -35,7 +38,8 @@ def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple
     run : MlflowRun
         The run that has the weights.
     details : mapping
-        What else to note, JSON-able.
+        What else to note, JSON-able: ``records`` (how many), ``data`` (their hash) and ``place`` (of the files and
+        metrics) tell looks at different test records apart.
 
     Returns
     -------
@@ -52,7 +56,7 @@ def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple
         "run": run.info.run_id,
         **details,
     }
-    copies = store.search(f"tags.reused_from = '{run.info.run_id}'")
+    copies = store.search(f"tags.{REUSED} = '{run.info.run_id}'")
     trials = {run.info.run_id, *(copy.info.run_id for copy in copies)}
     sweeps = {parent for trial in (run, *copies) if (parent := trial.data.tags.get(MLFLOW_PARENT_RUN_ID))}
     counts = {}
@@ -69,6 +73,9 @@ def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple
 def looks(store: Store, run_id: str) -> list[dict[str, Any]]:
     """Looks at the test fold with a run, or with any trial of a sweep, the earliest first.
 
+    A trial was looked at with each run that is equal to it, whoever trained that and has deleted it since: with the
+    one that it reuses, for one.
+
     Parameters
     ----------
     store : Store
@@ -82,8 +89,17 @@ def looks(store: Store, run_id: str) -> list[dict[str, Any]]:
         ``when`` (ISO 8601, UTC), ``by`` (user@host), ``run`` (the trial's id), ``git_commit`` and ``git_dirty``
         where known, and what `note_look` was told.
     """
-    tags = store.client.get_run(run_id).data.tags
-    return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(_ENTRY)]
+    run = store.client.get_run(run_id)
+    own = replace(store, experiment_id=run.info.experiment_id)
+    seen = own.search(f"tags.`{_COUNT}` LIKE '%'", ViewType.ALL)
+    concerned = [run]
+    if seen:
+        concerned += own.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'", ViewType.ALL)
+        tags = [one.data.tags for one in concerned]
+        equal = {one.get("identity") for one in tags} | {one.get(REUSED) for one in tags}
+        concerned += [one for one in seen if equal & {one.info.run_id, one.data.tags.get("identity", "none")}]
+    found = {key: text for one in concerned for key, text in one.data.tags.items() if key.startswith(_ENTRY)}
+    return [json.loads(found[key]) for key in sorted(found)]
 
 
 def _user() -> str:

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ecgexp.errors import without_passwords
+
 WARNING = "warning"
 MLFLOW_NOTE = "mlflow.note.content"
 
@@ -47,8 +49,9 @@ def warn(warning: str) -> dict[str, str]:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash of a resolved configuration; the order of its keys makes no difference."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    """Hash of a resolved configuration without passwords; the order of its keys makes no difference."""
+    text = without_passwords(json.dumps(config, sort_keys=True))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

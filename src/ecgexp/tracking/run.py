@@ -27,9 +27,10 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_USER,
 )
 
-from ecgexp.errors import first_line
+from ecgexp.errors import first_line, without_passwords
+from ecgexp.saved import SUMS, sha256, write_sums
 from ecgexp.tracking.heartbeat import Heartbeat, is_alive, process_tags
-from ecgexp.tracking.store import HASTE, Store, StoreAway, away
+from ecgexp.tracking.store import HASTE, Store, StoreAway, away, check_place
 
 logger = logging.getLogger(__name__)
 
@@ -80,12 +81,14 @@ class Run:
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = parent
         if continues is None:
-            self.id = self._create({key: str(value) for key, value in tags.items()})
+            self.id = self._create({key: without_passwords(str(value)) for key, value in tags.items()})
         else:
+            check_place(store, continues.info.artifact_uri)
             self.id = continues.info.run_id
             self.set_tags(tags)
             store.client.update_run(self.id, status="RUNNING")
         self._params = dict(continues.data.params) if continues else {}
+        self._sums: dict[str, str] = {}
         self._heartbeat = Heartbeat(lambda now: self.set_tags({"heartbeat": now}))
 
     @property
@@ -111,8 +114,8 @@ class Run:
             logger.warning("Run %s could not be ended; the next start ends it. %s", self.id, problem)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags; values are turned into text."""
-        entries = [RunTag(key, str(value)) for key, value in tags.items()]
+        """Set tags; values are turned into text, without passwords."""
+        entries = [RunTag(key, without_passwords(str(value))) for key, value in tags.items()]
         self.store.client.log_batch(self.id, tags=entries)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -120,7 +123,7 @@ class Run:
 
         A run that continues keeps what it has: MLflow lets no parameter change, and paths may have.
         """
-        missing = {key: str(value) for key, value in params.items() if key not in self._params}
+        missing = {key: without_passwords(str(value)) for key, value in params.items() if key not in self._params}
         entries = [Param(key, self._shortened(key, value)) for key, value in missing.items()]
         for start in range(0, len(entries), PARAMS_PER_CALL):
             self.store.client.log_batch(self.id, params=entries[start : start + PARAMS_PER_CALL])
@@ -139,6 +142,8 @@ class Run:
         """Folder whose files become artifacts of the run when the body ends."""
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
+            self._sums |= {path.name: sha256(path) for path in Path(folder).iterdir() if path.is_file()}
+            write_sums(Path(folder) / SUMS, self._sums)
             self.store.client.log_artifacts(self.id, folder)
 
     def _create(self, tags: dict[str, str]) -> str:
@@ -270,8 +275,8 @@ def _stopped(error: BaseException | None) -> bool:
 
 def record_failure(store: Store, run_id: str, sentence: str, details: str) -> None:
     """Note on a run why it failed: one sentence as a tag, the whole as an artifact."""
-    store.client.set_tag(run_id, "error", sentence)
-    store.client.log_text(run_id, details, "traceback.txt")
+    store.client.set_tag(run_id, "error", without_passwords(sentence))
+    store.client.log_text(run_id, without_passwords(details), "traceback.txt")
 
 
 def end_orphans(store: Store) -> None:

@@ -13,20 +13,24 @@ from functools import partial
 from inspect import ismethod
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import requests
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage
+from mlflow.entities import LifecycleStage, ViewType
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, said, without_passwords
 
 logger = logging.getLogger(__name__)
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print a password in the URL
 # MLflow repeats a request silently, at ever longer intervals and for minutes; `PatientClient` does it instead.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -100,7 +104,7 @@ class PatientClient(MlflowClient):
                 if not told:
                     logger.warning(
                         "The MLflow store %s does not answer: trying again for up to %.0f s (tracking.patience). %s",
-                        self.tracking_uri,
+                        without_passwords(self.tracking_uri),
                         self.patience,
                         said(error),
                     )
@@ -109,7 +113,7 @@ class PatientClient(MlflowClient):
             else:
                 self._known = True
                 if told:
-                    logger.warning("The MLflow store %s answers again.", self.tracking_uri)
+                    logger.warning("The MLflow store %s answers again.", without_passwords(self.tracking_uri))
                 return answer
 
     def download_artifacts(self, *args: Any, **kwargs: Any) -> str:
@@ -189,13 +193,13 @@ class Store:
         self.client.deadline = min(self.client.deadline, time.monotonic() + HASTE)
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(int(HASTE))
 
-    def search(self, filter_string: str) -> list[MlflowRun]:
-        """Runs of the experiment that MLflow's filter selects, the earliest first."""
+    def search(self, filter_string: str, view: int = ViewType.ACTIVE_ONLY) -> list[MlflowRun]:
+        """Runs of the experiment that MLflow's filter selects, the earliest first; those deleted only with `view`."""
         runs: list[MlflowRun] = []
         token = None
         while True:
             page = self.client.search_runs(
-                [self.experiment_id], filter_string, order_by=["attributes.start_time ASC"], page_token=token
+                [self.experiment_id], filter_string, view, order_by=["attributes.start_time ASC"], page_token=token
             )
             runs.extend(page)
             token = page.token
@@ -205,8 +209,8 @@ class Store:
     def ui_command(self) -> str:
         """Command that shows the runs in a browser."""
         if self.uri.startswith("http"):
-            return f"open {self.uri} in a browser"
-        return f"mlflow ui --backend-store-uri {self.uri}"
+            return f"open {without_passwords(self.uri)} in a browser"
+        return f"mlflow ui --backend-store-uri {without_passwords(self.uri)}"
 
 
 def open_store(tracking: Any, known: bool = False) -> Store:
@@ -248,7 +252,44 @@ def open_store(tracking: Any, known: bool = False) -> Store:
             f"The MLflow experiment '{tracking.experiment}' was deleted: choose another tracking.experiment, or bring "
             f"it back with MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {experiment_id}"
         )
-    return Store(client, uri, experiment_id, root)
+    store = Store(client, uri, experiment_id, root)
+    if experiment is not None:
+        check_place(store, experiment.artifact_location)
+    return store
+
+
+def is_own(store: Store) -> bool:
+    """Whether the database of a store lies in its folder on this machine, and may have been copied there."""
+    if store.uri.startswith("http"):
+        return False
+    url = make_url(store.uri)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return False
+    return Path(url.database).resolve().parent == store.root.resolve()
+
+
+def place_inside(store: Store, location: str) -> Path | None:
+    """Folder that a URI names, where that lies in the folder of a store; its ``artifacts`` may be a link."""
+    parts = urlparse(location)
+    path = Path(url2pathname(parts.path))
+    folders = (store.root.resolve(), (store.root / "artifacts").resolve())
+    inside = parts.scheme in ("", "file") and any(path.resolve().is_relative_to(folder) for folder in folders)
+    return path if inside else None
+
+
+def check_place(store: Store, location: str) -> None:
+    """Refuse to put files to where a database that may be a stranger's says, outside of the folder of its store.
+
+    Raises
+    ------
+    UserError
+        Where the store is this folder's and the URI names another place.
+    """
+    if is_own(store) and place_inside(store, location) is None:
+        raise UserError(
+            f"The database of {store.root} says that files are to be put to {location}, outside of that folder: "
+            "choose another tracking.experiment, for which a place is made in it."
+        )
 
 
 def _create_database(path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Files that are read back: whether they are what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ecgexp.errors import UserError
+
+SUMS = "checksums.txt"
+_FOLDER = 0x10  # as an entry of an archive says that it is none with content
+
+
+def load_tensors(path: Path) -> Any:
+    """What ``torch.save`` wrote, on the CPU and without running anything in it.
+
+    The checksums in the file are compared, which torch does not do: it takes what a flipped bit has made of a number.
+
+    Raises
+    ------
+    UserError
+        Where the file is not as it was written, or holds more than tensors and plain values.
+    """
+    import torch
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            if damaged is None and any(entry.external_attr & _FOLDER for entry in archive.infolist()):
+                damaged = "the list of contents"
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} differs")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what the next lines say better
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
+        raise UserError(
+            f"{path} holds something other than weights, or is damaged ({type(error).__name__}): nothing of it was run."
+        ) from error
+
+
+def write_sums(path: Path, sums: dict[str, str]) -> None:
+    """Write SHA-256 hashes by file name, as ``sha256sum -c`` reads them."""
+    path.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sum(path: Path) -> None:
+    """Compare a file of a run with what was noted of it beside it, if that is there.
+
+    Raises
+    ------
+    UserError
+        Where it differs.
+    """
+    noted = path.with_name(SUMS)
+    if not path.is_file() or not noted.is_file():
+        return
+    lines: Iterable[list[str]] = (line.split("  ", 1) for line in noted.read_text(errors="replace").splitlines())
+    if any(line[1:] == [path.name] and line[0] != sha256(path) for line in lines):
+        raise UserError(
+            f"{path} is damaged: its SHA-256 is not the one in {SUMS} beside it. Restore it, or remove {SUMS} if you "
+            "have changed it yourself."
+        )
