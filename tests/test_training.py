@@ -108,7 +108,7 @@ def test_float16_is_refused_on_a_cpu_where_lightning_would_compute_in_bfloat16(m
 def test_the_precision_that_is_meant_makes_another_trial():
     def of(asked, meant):
         config = {"dataset": {}, "trainer": {}, "precision": asked}
-        return identity(config, fingerprint="f", device="cpu", threads=1, precision=meant)
+        return identity(config, fingerprint="f", device="cpu", threads=1, precision=meant, code="")
 
     assert of("auto", "bf16-mixed") == of("bf16-mixed", "bf16-mixed")
     assert of("auto", 32) == of(32, 32) != of("auto", "bf16-mixed")
