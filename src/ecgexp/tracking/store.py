@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,9 +21,12 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ecgexp.errors import UserError, said
+from ecgexp.paths import check_writable, database_file
+from ecgexp.tracking.database import check_database, damaged, settle
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 PATIENCE = 900.0  # seconds that a store is waited for where the configuration does not say
 HASTE = 5.0  # seconds that a process which was told to stop still waits, in all
 RETRY_AFTER = 2.0  # seconds
+FOLDERS = ("artifacts", "checkpoints", "locks", "sweeps")  # in mlruns
 FIRST_ANSWER = "30"  # seconds that a server may take to answer at all
 # For what `PatientClient` cannot repeat: about ten minutes, MLflow allows no more.
 MLFLOW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "10"}
@@ -82,11 +87,7 @@ class PatientClient(MlflowClient):
                 with mlflow_settings(**timeout):
                     answer = method(*args, **kwargs)
             except MlflowException as error:
-                if "disk is full" in str(error):  # SQLite's words
-                    raise UserError(
-                        f"The disk of the MLflow store {self.tracking_uri} is full: once there is room, "
-                        "the same command goes on from the last finished epoch."
-                    ) from error
+                _refuse_broken(error, self.tracking_uri)
                 if not is_away(error):
                     raise
                 if not self._known:
@@ -116,6 +117,20 @@ class PatientClient(MlflowClient):
         """Download; of what MLflow says when it cannot, nothing tells that the store is away."""
         with mlflow_settings(**MLFLOW_RETRIES):
             return super().download_artifacts(*args, **kwargs)
+
+
+def _refuse_broken(error: MlflowException, uri: str) -> None:
+    """Raise a sentence where waiting does not help; the words looked for are SQLite's."""
+    text = str(error)
+    if "disk is full" in text:
+        raise UserError(
+            f"The disk of the MLflow store {uri} is full: once there is room, "
+            "the same command goes on from the last finished epoch."
+        ) from error
+    if "readonly database" in text:
+        raise UserError(f"The MLflow store {uri} is read-only for this user: nothing can be recorded in it.") from error
+    if "is malformed" in text or "malformed database" in text or "is not a database" in text:
+        raise damaged(uri) from error
 
 
 def away(uri: str, seconds: float) -> StoreAway:
@@ -206,7 +221,13 @@ class Store:
         """Command that shows the runs in a browser."""
         if self.uri.startswith("http"):
             return f"open {self.uri} in a browser"
-        return f"mlflow ui --backend-store-uri {self.uri}"
+        return shlex.join(["mlflow", "ui", "--backend-store-uri", self.uri])
+
+    def options(self) -> str:
+        """Words that let another command find this store, each after a space; none where that finds it by itself."""
+        if self.root != database_file(".").parent and not self.uri.startswith("http"):
+            return f" {shlex.quote(f'tracking.root={self.root.parent}')}"
+        return f" tracking=server {shlex.quote(f'tracking.uri={self.uri}')}" if self.uri.startswith("http") else ""
 
 
 def open_store(tracking: Any, known: bool = False) -> Store:
@@ -224,16 +245,22 @@ def open_store(tracking: Any, known: bool = False) -> Store:
     UserError
         Where the store cannot be reached.
     """
-    root = Path(tracking.root).resolve() / "mlruns"
-    database = root / "mlflow.db"
-    uri = tracking.uri or f"sqlite:///{database}"
+    database = database_file(tracking.root)
+    root = database.parent
+    uri = tracking.uri or database_uri(database)
     artifacts = None if tracking.uri else (root / "artifacts").as_uri()
+    for folder in (Path(tracking.root).expanduser() / "mlruns", *(root / name for name in FOLDERS)):
+        check_writable(folder, "tracking.root")
     try:
         root.mkdir(parents=True, exist_ok=True)
         # Two processes that open a new database at once break its migration, hence the lock.
         with nullcontext() if uri.startswith("http") else FileLock(root / ".lock"):
-            if not tracking.uri and not database.exists():
-                _create_database(database)
+            if not tracking.uri:
+                if not database.exists():
+                    _create_database(database)
+                elif not known:
+                    check_database(database)
+                    settle(database)
             client = PatientClient(uri, tracking.patience, known)
             experiment = client.get_experiment_by_name(tracking.experiment)
             if experiment is None:
@@ -246,9 +273,18 @@ def open_store(tracking: Any, known: bool = False) -> Store:
     if experiment is not None and experiment.lifecycle_stage == LifecycleStage.DELETED:
         raise UserError(
             f"The MLflow experiment '{tracking.experiment}' was deleted: choose another tracking.experiment, or bring "
-            f"it back with MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {experiment_id}"
+            f"it back with MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {experiment_id}"
         )
     return Store(client, uri, experiment_id, root)
+
+
+def database_uri(database: Path) -> str:
+    """Tracking URI of a local store, whatever characters its path has."""
+    uri = f"sqlite:///{database}"
+    if make_url(uri).database == str(database):
+        return uri
+    # Of a plain 'sqlite:' MLflow would make the folder as well whose name has the escapes in it.
+    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
 
 
 def _create_database(path: Path) -> None:
@@ -258,7 +294,7 @@ def _create_database(path: Path) -> None:
     temporary = path.with_name(f"{path.name}.part")
     for left_behind in path.parent.glob(f"{temporary.name}*"):
         left_behind.unlink()
-    SqlAlchemyStore(f"sqlite:///{temporary}", path.parent.as_uri()).engine.dispose()
+    SqlAlchemyStore(database_uri(temporary), path.parent.as_uri()).engine.dispose()
     temporary.replace(path)
 
 
