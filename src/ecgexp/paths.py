@@ -16,11 +16,16 @@ def database_file(root: str | Path) -> Path:
     Raises
     ------
     UserError
-        Where the path cannot be written as text.
+        Where the path cannot be written as text, or is a link to nothing.
     """
-    path = (Path(root).expanduser() / "mlruns" / "mlflow.db").resolve()
-    check_name(path)
-    return path
+    path = Path(root).expanduser() / "mlruns" / "mlflow.db"
+    found = path.resolve()
+    check_name(found)
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"{path.absolute()} is a link to {found}, which is not there: bring it back, or remove the link."
+        )
+    return found
 
 
 def check_name(path: str | Path) -> None:
@@ -56,14 +61,15 @@ def check_writable(folder: Path, key: str) -> None:
         Naming what stands in its place or keeps it from being made.
     """
     for path in (folder, *folder.absolute().parents):
+        name = "it" if path == folder else str(path)
         if path.is_dir():
             if os.access(path, os.W_OK | os.X_OK):
                 return
-            problem = f"{path} is read-only for this user"
+            problem = f"{name} is read-only for this user"
         elif path.is_symlink():
-            problem = f"{path} is a link to {path.readlink()}, which is not there"
+            problem = f"{name} is a link to {path.readlink()}, which is not there"
         elif path.exists():
-            problem = f"{path} is a file"
+            problem = f"{name} is a file"
         else:
             continue
         raise UserError(
