@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,10 @@ MLFLOW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "10"}
 
 class StoreAway(UserError):
     """The store did not answer for as long as it was waited for."""
+
+
+class RunDeleted(UserError):
+    """A run was deleted, in the UI say, while something was recorded in it."""
 
 
 class PatientClient(MlflowClient):
@@ -126,6 +131,11 @@ def _refuse_broken(error: MlflowException, uri: str) -> None:
         raise UserError(
             f"The disk of the MLflow store {uri} is full: once there is room, "
             "the same command goes on from the last finished epoch."
+        ) from error
+    if deleted := re.search(r"run (\w+) must be in the 'active' state. Current state is deleted", text):
+        raise RunDeleted(
+            f"Run {deleted[1]} was deleted in the MLflow store, so nothing more is recorded in it: "
+            "the same command starts it again."
         ) from error
     if "readonly database" in text:
         raise UserError(f"The MLflow store {uri} is read-only for this user: nothing can be recorded in it.") from error
