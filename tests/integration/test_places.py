@@ -100,7 +100,7 @@ def test_a_folder_of_any_name_holds_project_data_and_store_and_the_printed_comma
 
     elsewhere = tmp_path / "elsewhere"
     root = "tracking.root='" + str(odd).replace("'", r"\'") + "'"  # as Hydra's grammar wants it
-    done = ecgexp(elsewhere, *LINEAR, "max_epochs=1", root, "-m", "seed=1").expect()
+    done = ecgexp(elsewhere, "-m", *LINEAR, "max_epochs=1", root, "seed=1").expect()
     report = re.search(r"^Report: (.*)$", done.stdout, re.M)[1]
     words = pasted(report, "python")
     subprocess.run([sys.executable, *words], cwd=elsewhere, check=True, capture_output=True)

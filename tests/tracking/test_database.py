@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -76,6 +78,16 @@ def test_a_moved_store_is_used_where_it_lies_and_says_so_once(tmp_path, caplog):
     caplog.clear()
     opened(new)
     assert caplog.text == ""
+
+
+def test_printed_commands_name_the_store_where_it_is_not_in_this_folder(tmp_path, monkeypatch):
+    store = opened(tmp_path / "it's here")
+    assert shlex.split(store.arguments()) == [f"tracking.root={tmp_path}/it's here"]
+    assert shlex.split(store.ui_command()) == ["mlflow", "ui", "--backend-store-uri", store.uri]
+    monkeypatch.chdir(tmp_path / "it's here")
+    assert store.arguments() == ""
+    assert replace(store, uri="http://127.0.0.1:5000").arguments() == " tracking.uri=http://127.0.0.1:5000"
+    assert "secret" not in replace(store, uri="postgresql://user:secret@host/runs").arguments()
 
 
 def test_a_copy_never_writes_into_the_original(tmp_path):

@@ -361,7 +361,9 @@ def _report(run: Run, plan: _Plan) -> None:
     if len(best) > MOST_SETS:
         print(f"The best of {len(best) - MOST_SETS} further validation sets are marked * in the table.")
     _record_best(run, best, objective, keys)
-    print(f"Report: python -m ecgexp.report sweep={run.id}{run.store.options()}\nLook at it: {run.store.ui_command()}")
+    print(
+        f"Report: python -m ecgexp.report sweep={run.id}{run.store.arguments()}\nLook at it: {run.store.ui_command()}"
+    )
 
 
 def _write_study(path: Path, storage: str, name: str) -> None:

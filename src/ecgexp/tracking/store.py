@@ -233,11 +233,15 @@ class Store:
             return f"open {self.uri} in a browser"
         return shlex.join(["mlflow", "ui", "--backend-store-uri", self.uri])
 
-    def options(self) -> str:
-        """Words that let another command find this store, each after a space; none where that finds it by itself."""
-        if self.root != database_file(".").parent and not self.uri.startswith("http"):
-            return f" {shlex.quote(f'tracking.root={self.root.parent}')}"
-        return f" tracking=server {shlex.quote(f'tracking.uri={self.uri}')}" if self.uri.startswith("http") else ""
+    def arguments(self) -> str:
+        """Arguments by which another command finds this store, each after a space; none where it needs none."""
+        if self.uri != database_uri(self.root / "mlflow.db"):
+            # who may use the store has its password, and a terminal's log needs none
+            return f" {shlex.quote(f'tracking.uri={self.uri}')}" if "@" not in self.uri else " tracking.uri=URI"
+        if self.root == database_file(".").parent:
+            return ""
+        holder = self.root.parent if self.root.name == "mlruns" else self.root
+        return f" {shlex.quote(f'tracking.root={holder}')}"
 
 
 def open_store(tracking: Any, known: bool = False) -> Store:
