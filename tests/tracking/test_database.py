@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sqlite3
+import traceback
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +190,8 @@ def as_nobody(function) -> int:
             os.setuid(65534)
             function()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

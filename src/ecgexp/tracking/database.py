@@ -66,17 +66,17 @@ def settle(database: Path) -> None:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         try:
             connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
+            for earlier in places:
+                for table, column in _LOCATIONS:
+                    if table in tables:
+                        connection.execute(
+                            f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                            (f"{here.as_uri()}/", len(earlier) + 2, len(earlier) + 1, f"{earlier}/"),
+                        )
+            connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:  # closing takes back what was begun
             logger.warning("The database %s still names artifacts below %s: %s.", database, ", ".join(places), error)
             return
-        for earlier in places:
-            for table, column in _LOCATIONS:
-                if table in tables:
-                    connection.execute(
-                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                        (f"{here.as_uri()}/", len(earlier) + 2, len(earlier) + 1, f"{earlier}/"),
-                    )
-        connection.execute("COMMIT")
         runs = {run for (run,) in connection.execute("SELECT run_uuid FROM runs")}
     for earlier in places:
         place = _path(earlier)
