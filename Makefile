@@ -59,11 +59,12 @@ $(VENV)/bench: $(VENV)/installed
 	touch $@
 
 ui: setup ## Open the MLflow UI on http://127.0.0.1:5000
-	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --host 127.0.0.1
+	uri=$$(python -m ecgexp.tracking) && \
+	  MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri "$$uri" --host 127.0.0.1
 
 dashboard: setup ## Open optuna-dashboard on the latest search (STUDY=postgresql://... for a database)
-	@test -n "$(STUDY)" || { echo "There is no search in mlruns/ yet: python -m ecgexp -m hydra/sweeper=optuna ..."; exit 1; }
-	optuna-dashboard $(STUDY) --host 127.0.0.1 --port 8080
+	@test -n '$(STUDY)' || { echo "There is no search in mlruns/ yet: python -m ecgexp -m hydra/sweeper=optuna ..."; exit 1; }
+	optuna-dashboard '$(STUDY)' --host 127.0.0.1 --port 8080
 
 clean: ## Remove what tests and builds leave behind (not data, not mlruns)
 	rm -rf build dist outputs multirun .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

@@ -20,9 +20,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from ecgexp import CONF
 from ecgexp.errors import UserError, said, without_passwords
 from ecgexp.lit.launched import check_ranks, launched
+from ecgexp.paths import check_name, check_writable
 
 # What keeps Hydra from writing for a rank that torchrun or srun started beside the first.
 _UNSEEN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+# What the system says of a file or folder that something stands in the way of.
+_IN_THE_WAY = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 def register_resolvers() -> None:
@@ -108,9 +113,11 @@ def main() -> None:
     except UserError as error:
         sys.exit(str(error) if rank == 0 else 1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        sys.exit(f"{said(error)}: once there is room, the same command goes on.")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sys.exit(f"{said(error)}: once there is room, the same command goes on.")
+        if error.errno in _IN_THE_WAY and error.filename is not None:
+            sys.exit(f"{error.filename} cannot be written: {error.strerror}. Once it can, the same command goes on.")
+        raise
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last finished epoch.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -133,7 +140,10 @@ def _run(args: argparse.Namespace) -> None:
     from ecgexp.composition import plan
     from ecgexp.config import check
 
+    check_name(Path.cwd())
     asked = plan(CONF, args)
+    if asked.output is not None:
+        check_writable(Path(asked.output[0]), asked.output[1])
     multirun = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
     for cfg in asked.configurations:
         check(cfg)

@@ -14,7 +14,15 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, OverrideType, RangeSweep
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -22,6 +30,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from ecgexp.errors import UserError, said
 
@@ -47,12 +56,15 @@ class Plan:
         Of a search.
     local : bool
         Trials run on this machine.
+    output : tuple of str, optional
+        Hydra's folder, and the key that sets it; None where only a job will know it.
     """
 
     configurations: list[DictConfig]
     cells: list[list[str]] | None
     search: Search | None
     local: bool
+    output: tuple[str, str] | None
 
 
 def plan(conf: Path, args: argparse.Namespace) -> Plan:
@@ -90,6 +102,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             begun = {**{key: values[0] for key, values in _axes(given, True).items()}, **fixed}
             base = compose(name, [*searchpath, *begun.values()], return_hydra_config=True)
             _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
+            output = _output(base, "sweep" if args.multirun or "hydra.mode=MULTIRUN" in args.overrides else "run")
             sweeper = base.hydra.sweeper
             is_search = _is_search(sweeper)
             listed = parameters(sweeper, parser)
@@ -124,7 +137,12 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
 
         search = Search.read(sweeper, [*listed, *given])
     local = str(base.hydra.launcher._target_).endswith((".BasicLauncher", ".JoblibLauncher"))
-    return Plan(configurations, cells, search, local)
+    return Plan(configurations, cells, search, local, output)
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar reads it, whatever is in it."""
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def check_options(conf: Path, args: argparse.Namespace) -> None:
@@ -148,7 +166,16 @@ def parameters(sweeper: DictConfig, parser: OverridesParser) -> list[Override]:
 
 
 def _searchpath(args: argparse.Namespace) -> list[str]:
-    return [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
+    if not args.config_dir:
+        return []
+    return [f"hydra.searchpath=[{quoted(f'file://{Path(args.config_dir).resolve()}')}]"]
+
+
+def _output(cfg: DictConfig, mode: str) -> tuple[str, str] | None:
+    try:
+        return str(cfg.hydra[mode].dir), f"hydra.{mode}.dir"
+    except OmegaConfBaseException:
+        return None
 
 
 def _is_search(sweeper: DictConfig) -> bool:
@@ -249,7 +276,8 @@ def _sentence(error: HydraException) -> str:
     cause = f" ({said(error.__cause__)})" if error.__cause__ else ""
     first = said(error).rstrip(".")
     if isinstance(error, OverrideParseException):
-        return f"{first}: write KEY=VALUE, in quotes where the shell or Hydra would read the value otherwise."
+        where = "" if error.override in first else f"{error.override}: "
+        return f"{where}{first}: write KEY=VALUE, and where Hydra would read the value otherwise 'KEY=\"VALUE\"'."
     if isinstance(error, ConfigCompositionException):
         return f"{first}{cause}: python -m ecgexp --cfg job shows the keys that there are."
     return f"{first}{cause}."

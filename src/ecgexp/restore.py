@@ -42,9 +42,11 @@ from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError, said
 from ecgexp.network import Network, output_layer
 from ecgexp.parts import instantiate_group
+from ecgexp.paths import database_file
 from ecgexp.saved import SUMS, check_sum, load_tensors
+from ecgexp.tracking.database import check_database, settle
 from ecgexp.tracking.looks import REUSED
-from ecgexp.tracking.store import PatientClient, Store, is_own, place_inside
+from ecgexp.tracking.store import PatientClient, Store, database_uri, is_own, place_inside
 
 logger = logging.getLogger(__name__)
 
@@ -167,14 +169,18 @@ def find_store(root: str | Path, uri: str | None) -> Store:
     UserError
         Where there is none.
     """
-    folder = Path(root).expanduser().resolve() / "mlruns"
-    if uri is None and not (folder / "mlflow.db").is_file():
-        moved = Path(root).expanduser().resolve()
-        if not (moved / "mlflow.db").is_file():  # tracking.root may also name mlruns itself
-            raise UserError(f"There is no {folder / 'mlflow.db'}: set tracking.root to the folder that holds mlruns.")
-        folder = moved
-    uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
-    return Store(PatientClient(uri), uri, "", folder)
+    if uri is not None:
+        return Store(PatientClient(uri), uri, "", database_file(root).parent)
+    database = database_file(root)
+    if not database.is_file():
+        inside = Path(root).expanduser().resolve() / database.name
+        if not inside.is_file():  # tracking.root may also name mlruns itself
+            raise UserError(f"There is no {database}: set tracking.root to the folder that holds mlruns.")
+        database = inside
+    check_database(database)
+    settle(database)
+    uri = database_uri(database)
+    return Store(PatientClient(uri), uri, "", database.parent)
 
 
 def find_run(run_id: str, root: str | Path, uri: str | None) -> tuple[Store, MlflowRun]:
@@ -236,9 +242,9 @@ def run_folder(store: Store, run_id: str) -> Iterator[Path]:
 def artifact_folder(store: Store, run: MlflowRun) -> Path | None:
     """Where the artifacts of a run lie on this machine; None where a server keeps them.
 
-    The store has the path of the machine that trained. Where that does not exist, the folder is looked for in
-    the same place of the ``mlruns/`` that the store was found in, which may have been copied or moved. A store that
-    is a file may come from a stranger: what it says of places outside of its folder is not followed.
+    They are looked for in the ``mlruns/`` that the store was found in, which may have been copied or moved, and
+    then where the store says. A store that is a file may come from a stranger: what it says of places outside of its
+    folder is not followed.
 
     Raises
     ------

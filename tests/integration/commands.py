@@ -21,6 +21,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import DictConfig, OmegaConf
+from sqlalchemy.engine import URL
 
 SENTENCE = ("-m", "optimizer=sgd,adam", "lr=0.001,0.01")
 # Small enough for seconds; results on a CPU are equal only at equal threads.
@@ -135,7 +136,8 @@ def parents_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
 
 
 def store_client(folder: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
+    database = str(folder / "mlruns" / "mlflow.db")
+    return MlflowClient(URL.create("sqlite+pysqlite", database=database).render_as_string())
 
 
 def all_runs(folder: Path) -> list[Run]:

@@ -19,10 +19,10 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from filelock import Timeout
-from hydra.core.override_parser.types import Quote, QuotedString
 from mlflow.entities import Run as MlflowRun
 from omegaconf import DictConfig
 
+from ecgexp.composition import quoted
 from ecgexp.config import objectives
 from ecgexp.errors import UserError
 from ecgexp.parts import build_dataset, describe, example
@@ -165,11 +165,11 @@ class _Plan:
         """What tells the trials of their sweep."""
         told = [f"+hydra.job.env_set.{PARENT_VARIABLE}={parent}", *_QUIET]
         if swept := self.swept():
-            told.append(f"+hydra.job.env_set.{SWEPT_VARIABLE}={_quoted(','.join(swept))}")
+            told.append(f"+hydra.job.env_set.{SWEPT_VARIABLE}={quoted(','.join(swept))}")
         if self.search is None:
             return told
         storage, study = self.study(store, parent)
-        return [*told, f"hydra.sweeper.storage={_quoted(storage)}", f"hydra.sweeper.study={_quoted(study)}"]
+        return [*told, f"hydra.sweeper.storage={quoted(storage)}", f"hydra.sweeper.study={quoted(study)}"]
 
     def swept(self) -> list[str]:
         """Keys that the cells of a grid differ in."""
@@ -334,11 +334,6 @@ def _await_trials(run: Run, seconds: float) -> None:
         time.sleep(0.1)
 
 
-def _quoted(text: str) -> str:
-    """A text as Hydra's grammar reads it, whatever is in it."""
-    return QuotedString(text, Quote.single).with_quotes()
-
-
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
@@ -366,7 +361,9 @@ def _report(run: Run, plan: _Plan) -> None:
     if len(best) > MOST_SETS:
         print(f"The best of {len(best) - MOST_SETS} further validation sets are marked * in the table.")
     _record_best(run, best, objective, keys)
-    print(f"Report: python -m ecgexp.report sweep={run.id}\nLook at it: {run.store.ui_command()}")
+    print(
+        f"Report: python -m ecgexp.report sweep={run.id}{run.store.arguments()}\nLook at it: {run.store.ui_command()}"
+    )
 
 
 def _write_study(path: Path, storage: str, name: str) -> None:

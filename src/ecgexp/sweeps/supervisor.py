@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.errors import UserError
+from ecgexp.paths import database_file
 from ecgexp.processes import training_environment
 from ecgexp.sweeps.job import Job, Outcome
 from ecgexp.sweeps.status import Board, TrialStatus
@@ -76,7 +77,7 @@ def supervise(cfg: DictConfig, job: Job) -> list[float]:
         Where it raised, or its process died.
     """
     assert job.parent is not None
-    root = Path(cfg.tracking.root).resolve() / "mlruns"
+    root = database_file(cfg.tracking.root).parent
     board = Board(root, job.parent)
     limit = cfg.sweep.max_failures
     if limit is not None and sum(status.state == "failed" for status in board.read().values()) >= limit:

@@ -64,6 +64,8 @@ def log_model(
             warnings.filterwarnings("ignore", "No complete tensor found in the group")
             # and so of the list in which a recurrent layer has its weights once more
             warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights")
+            # and GitPython of a $ in the folder's name
+            warnings.filterwarnings("ignore", "The use of environment variables in paths")
             mlflow.set_experiment(experiment_id=store.experiment_id)  # else the model is put among those of 'Default'
             model = Model.log(
                 artifact_path=None,

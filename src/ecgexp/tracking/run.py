@@ -30,7 +30,7 @@ from mlflow.utils.mlflow_tags import (
 from ecgexp.errors import first_line, without_passwords
 from ecgexp.saved import SUMS, sha256, write_sums
 from ecgexp.tracking.heartbeat import Heartbeat, is_alive, process_tags
-from ecgexp.tracking.store import HASTE, Store, StoreAway, away, check_place
+from ecgexp.tracking.store import HASTE, RunDeleted, Store, StoreAway, away, check_place
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ SAMPLING_INTERVAL = 5.0  # seconds between system metrics
 class Run:
     """A run that ends as what happened to it: FINISHED, FAILED with its traceback, or KILLED.
 
-    Used as a context manager.
+    Used as a context manager. Where the run of a sweep's trial is deleted meanwhile, another one says so in its place.
 
     Parameters
     ----------
@@ -80,8 +80,9 @@ class Run:
         tags = {**tags, **_own_tags(), MLFLOW_RUN_NAME: name[:LONGEST_NAME]}
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = parent
+        self._tags = {key: without_passwords(str(value)) for key, value in tags.items()}
         if continues is None:
-            self.id = self._create({key: without_passwords(str(value)) for key, value in tags.items()})
+            self.id = self._create(self._tags)
         else:
             check_place(store, continues.info.artifact_uri)
             self.id = continues.info.run_id
@@ -108,6 +109,12 @@ class Run:
             self.store.hurry()
         try:
             self._end(error)
+        except RunDeleted as problem:
+            if MLFLOW_PARENT_RUN_ID in self._tags:  # so that the sweep shows what became of its trial
+                self.id = self._create(self._tags)
+                self._end(problem)
+            if kind is None:
+                raise
         except StoreAway as problem:
             if kind is None:
                 raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,10 +24,12 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, ViewType
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ecgexp.errors import UserError, said, without_passwords
+from ecgexp.paths import check_writable, database_file
+from ecgexp.tracking.database import check_database, damaged, settle
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 PATIENCE = 900.0  # seconds that a store is waited for where the configuration does not say
 HASTE = 5.0  # seconds that a process which was told to stop still waits, in all
 RETRY_AFTER = 2.0  # seconds
+FOLDERS = ("artifacts", "checkpoints", "locks", "sweeps")  # in mlruns
 FIRST_ANSWER = "30"  # seconds that a server may take to answer at all
 # For what `PatientClient` cannot repeat: about ten minutes, MLflow allows no more.
 MLFLOW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "10"}
@@ -47,6 +52,10 @@ MLFLOW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "10"}
 
 class StoreAway(UserError):
     """The store did not answer for as long as it was waited for."""
+
+
+class RunDeleted(UserError):
+    """A run was deleted, in the UI say, while something was recorded in it."""
 
 
 class PatientClient(MlflowClient):
@@ -86,11 +95,7 @@ class PatientClient(MlflowClient):
                 with mlflow_settings(**timeout):
                     answer = method(*args, **kwargs)
             except MlflowException as error:
-                if "disk is full" in str(error):  # SQLite's words
-                    raise UserError(
-                        f"The disk of the MLflow store {self.tracking_uri} is full: once there is room, "
-                        "the same command goes on from the last finished epoch."
-                    ) from error
+                _refuse_broken(error, self.tracking_uri)
                 if not is_away(error):
                     raise
                 if not self._known:
@@ -120,6 +125,25 @@ class PatientClient(MlflowClient):
         """Download; of what MLflow says when it cannot, nothing tells that the store is away."""
         with mlflow_settings(**MLFLOW_RETRIES):
             return super().download_artifacts(*args, **kwargs)
+
+
+def _refuse_broken(error: MlflowException, uri: str) -> None:
+    """Raise a sentence where waiting does not help; the words looked for are SQLite's."""
+    text = str(error)
+    if "disk is full" in text:
+        raise UserError(
+            f"The disk of the MLflow store {uri} is full: once there is room, "
+            "the same command goes on from the last finished epoch."
+        ) from error
+    if deleted := re.search(r"run (\w+) must be in the 'active' state. Current state is deleted", text):
+        raise RunDeleted(
+            f"Run {deleted[1]} was deleted in the MLflow store, so nothing more is recorded in it: "
+            "the same command starts it again."
+        ) from error
+    if "readonly database" in text:
+        raise UserError(f"The MLflow store {uri} is read-only for this user: nothing can be recorded in it.") from error
+    if "is malformed" in text or "malformed database" in text or "is not a database" in text:
+        raise damaged(uri) from error
 
 
 def away(uri: str, seconds: float) -> StoreAway:
@@ -210,7 +234,17 @@ class Store:
         """Command that shows the runs in a browser."""
         if self.uri.startswith("http"):
             return f"open {without_passwords(self.uri)} in a browser"
-        return f"mlflow ui --backend-store-uri {without_passwords(self.uri)}"
+        return shlex.join(["mlflow", "ui", "--backend-store-uri", without_passwords(self.uri)])
+
+    def arguments(self) -> str:
+        """Arguments by which another command finds this store, each after a space; none where it needs none."""
+        if self.uri != database_uri(self.root / "mlflow.db"):
+            # who may use the store has its password, and a terminal's log needs none
+            return f" {shlex.quote(f'tracking.uri={self.uri}')}" if "@" not in self.uri else " tracking.uri=URI"
+        if self.root == database_file(".").parent:
+            return ""
+        holder = self.root.parent if self.root.name == "mlruns" else self.root
+        return f" {shlex.quote(f'tracking.root={holder}')}"
 
 
 def open_store(tracking: Any, known: bool = False) -> Store:
@@ -228,16 +262,22 @@ def open_store(tracking: Any, known: bool = False) -> Store:
     UserError
         Where the store cannot be reached.
     """
-    root = Path(tracking.root).resolve() / "mlruns"
-    database = root / "mlflow.db"
-    uri = tracking.uri or f"sqlite:///{database}"
+    database = database_file(tracking.root)
+    root = database.parent
+    uri = tracking.uri or database_uri(database)
     artifacts = None if tracking.uri else (root / "artifacts").as_uri()
+    for folder in (Path(tracking.root).expanduser() / "mlruns", *(root / name for name in FOLDERS)):
+        check_writable(folder, "tracking.root")
     try:
         root.mkdir(parents=True, exist_ok=True)
         # Two processes that open a new database at once break its migration, hence the lock.
         with nullcontext() if uri.startswith("http") else FileLock(root / ".lock"):
-            if not tracking.uri and not database.exists():
-                _create_database(database)
+            if not tracking.uri:
+                if not database.exists():
+                    _create_database(database)
+                elif not known:
+                    check_database(database)
+                    settle(database)
             client = PatientClient(uri, tracking.patience, known)
             experiment = client.get_experiment_by_name(tracking.experiment)
             if experiment is None:
@@ -250,7 +290,7 @@ def open_store(tracking: Any, known: bool = False) -> Store:
     if experiment is not None and experiment.lifecycle_stage == LifecycleStage.DELETED:
         raise UserError(
             f"The MLflow experiment '{tracking.experiment}' was deleted: choose another tracking.experiment, or bring "
-            f"it back with MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {experiment_id}"
+            f"it back with MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {experiment_id}"
         )
     store = Store(client, uri, experiment_id, root)
     if experiment is not None:
@@ -292,6 +332,15 @@ def check_place(store: Store, location: str) -> None:
         )
 
 
+def database_uri(database: Path) -> str:
+    """Tracking URI of a local store, whatever characters its path has."""
+    uri = f"sqlite:///{database}"
+    if make_url(uri).database == str(database):
+        return uri
+    # Of a plain 'sqlite:' MLflow would make the folder as well whose name has the escapes in it.
+    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
+
+
 def _create_database(path: Path) -> None:
     """Make a database under a temporary name, then move it: MLflow cannot go on with one half made."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -299,7 +348,7 @@ def _create_database(path: Path) -> None:
     temporary = path.with_name(f"{path.name}.part")
     for left_behind in path.parent.glob(f"{temporary.name}*"):
         left_behind.unlink()
-    SqlAlchemyStore(f"sqlite:///{temporary}", path.parent.as_uri()).engine.dispose()
+    SqlAlchemyStore(database_uri(temporary), path.parent.as_uri()).engine.dispose()
     temporary.replace(path)
 
 
