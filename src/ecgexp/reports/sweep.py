@@ -115,9 +115,7 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
                 "reused": "reused_from" in tags,
                 "reused_from_commit": tags.get("reused_from_commit", ""),
                 "source_run_id": tags.get("reused_from", run.info.run_id),
-                **{
-                    name: tags.get(name, "") for name in ("device", "threads", "dataset_fingerprint", "code", "package")
-                },
+                **{name: tags.get(name, "") for name in _PROVENANCE},
                 "warning": tags.get(WARNING, ""),
                 "validation_set": validation_set,
                 **{key: own.get(key, setting(run, key)) for key in overridden},
