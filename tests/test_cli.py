@@ -196,7 +196,7 @@ def test_a_torch_that_cannot_be_loaded_is_named_as_the_cause(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
-    assert "libtorch_cpu.so: cannot open it" in sentence
+    assert "libtorch_cpu.so: cannot open shared object file" in sentence
     assert is_one_sentence(sentence)
 
 

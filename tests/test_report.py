@@ -250,12 +250,12 @@ def test_looks_of_a_sweep_whose_name_only_resembles_it_are_not_its_own(store, fo
     when = "before 2026-01-01 00:00:00"
     for name in (f"aXb {when}", f"a_b {when}", "a_b before dinner", f"it's {when}", "it's"):
         sweep = Sweep(store, name)
-        run = sweep.trial("lr=0.1", skill=0.6)
+        run = sweep.trial("lr=0.1", skill=0.6, identity=name)
         sweep.end()
         if name != "it's":
             note_look(store, store.client.get_run(run), {})
     sweep = Sweep(store, "a_b")
-    sweep.trial("lr=0.1", skill=0.6)
+    sweep.trial("lr=0.1", skill=0.6, identity="a_b")
     sweep.end()
     for name in ("a_b", "it's"):
         report(monkeypatch, folder, f"sweep={name}", "out=names")
@@ -463,7 +463,7 @@ def test_looks_at_the_test_fold_are_shown(store, folder, monkeypatch):
     from ecgexp.tracking.looks import note_look
 
     sweep = Sweep(store, "looked")
-    run = sweep.trial("lr=0.1", skill=1.0)
+    run = sweep.trial("lr=0.1", skill=1.0, identity="looked")
     sweep.trial("lr=0.2", skill=0.9)
     sweep.end()
     note_look(store, store.client.get_run(run), {"thresholds": "fixed"})

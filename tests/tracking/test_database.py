@@ -107,7 +107,8 @@ def test_a_copy_never_writes_into_the_original(tmp_path):
 
 def test_models_and_their_registered_versions_move_along(tmp_path, monkeypatch):
     store = opened(tmp_path / "old")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)  # MLflow itself looks the model up there
+    # MLflow itself looks the model up there.
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", store.uri)
     model = store.client.create_logged_model(store.experiment_id, name="model")
     store.client.create_registered_model("net")
     source = f"{model.artifact_location}/"

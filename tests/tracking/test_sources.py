@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,9 +79,9 @@ def test_of_this_package_of_torch_and_of_python_nothing_is_hashed(target):
 def test_of_an_installed_package_the_sums_of_its_installer_are_taken(monkeypatch):
     before = sources.own_code({"loss": {"_target_": "filelock.FileLock"}})
     assert before and before == sources.own_code({"loss": [{"_target_": "filelock.Timeout"}]})
-    listed = "filelock/a.py,sha256=other,1\n"
+    listed = SimpleNamespace(read_text=lambda name: "filelock/a.py,sha256=other,1\n")
     monkeypatch.setattr(sources.metadata, "packages_distributions", lambda: {"filelock": ["filelock"]})
-    monkeypatch.setattr(sources.metadata.PathDistribution, "read_text", lambda self, name: listed)
+    monkeypatch.setattr(sources.metadata, "distribution", lambda name: listed)
     sources._installed.cache_clear()
     sources._source.cache_clear()
     assert sources.own_code({"loss": {"_target_": "filelock.FileLock"}}) != before
