@@ -46,6 +46,7 @@ from ecgexp.paths import database_file
 from ecgexp.saved import SUMS, check_sum, load_tensors
 from ecgexp.tracking.database import check_database, settle
 from ecgexp.tracking.looks import REUSED
+from ecgexp.tracking.sources import targets
 from ecgexp.tracking.store import PatientClient, Store, database_uri, is_own, place_inside
 
 logger = logging.getLogger(__name__)
@@ -390,10 +391,10 @@ def check_trusted(group: str, component: Any, trust: Collection[str] = ()) -> No
     """
     if OmegaConf.is_config(component):
         component = OmegaConf.to_container(component, resolve=False)
-    targets = list(_targets(component))
-    if not targets:
+    named = list(targets(component))
+    if not named:
         raise UserError(f"The run's config key '{group}' names no class.")
-    for target in targets:
+    for target in named:
         if not isinstance(target, str) or not _allowed(group, target, trust):
             raise UserError(
                 f"The run's config builds its {group} with '{target}', which is no {group} of ecgexp: "
@@ -404,19 +405,7 @@ def check_trusted(group: str, component: Any, trust: Collection[str] = ()) -> No
 def named_packages(cfg: DictConfig) -> set[str]:
     """Packages that a configuration builds from: what to trust where the user has just composed it."""
     component = OmegaConf.to_container(cfg, resolve=False)
-    return {target.partition(".")[0] for target in _targets(component) if isinstance(target, str)}
-
-
-def _targets(component: Any) -> Iterator[Any]:
-    if isinstance(component, dict):
-        for key, value in component.items():
-            if key == "_target_":
-                yield value
-            else:
-                yield from _targets(value)
-    elif isinstance(component, list):
-        for value in component:
-            yield from _targets(value)
+    return {target.partition(".")[0] for target in targets(component) if isinstance(target, str)}
 
 
 def _allowed(group: str, target: str, trust: Collection[str]) -> bool:

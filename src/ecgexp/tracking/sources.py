@@ -18,11 +18,11 @@ import ecgexp
 _KNOWN = ("ecgexp", "torch")
 
 
-def targets(component: Any) -> Iterator[str]:
-    """Names of all classes and functions that a resolved configuration builds from."""
+def targets(component: Any) -> Iterator[Any]:
+    """Each ``_target_`` in a resolved configuration, at any depth: names of classes and functions, unless it is odd."""
     if isinstance(component, Mapping):
         for key, value in component.items():
-            if key == "_target_" and isinstance(value, str):
+            if key == "_target_":
                 yield value
             else:
                 yield from targets(value)
@@ -48,7 +48,7 @@ def own_code(config: Mapping[str, Any]) -> str:
     str
         12 hexadecimal digits; empty where nothing is named.
     """
-    modules = sorted({module for target in targets(config) if (module := _module_of(target)) is not None})
+    modules = sorted({module for target in targets(config) if (module := _module_of(str(target))) is not None})
     if not modules:
         return ""
     digest = hashlib.sha256()
