@@ -1,4 +1,4 @@
-"""Annotation files, generated and damaged, beside what wfdb makes of them."""
+"""Annotation files, generated and damaged, beside what was written into them."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ import numpy as np
 import pytest
 import wfdb
 
-from ecgexp.datasets.annotations import SYMBOLS, read_annotations
+from ecgexp.datasets.annotations import read_annotations
 from ecgexp.datasets.headers import Problem
 
-KNOWN = [symbol for symbol in SYMBOLS.values() if symbol != " "]
+SYMBOLS = ' NLRaVFJASEj/Q~ | sT*D"=pB^t+u?![]en@xf()r'
+"""By code; ' ' for codes without one."""
+KNOWN = [symbol for symbol in SYMBOLS if symbol != " "]
 
 
 def word(code: int, number: int) -> bytes:
     return (code << 10 | number).to_bytes(2, "little")
 
 
-def write(folder: Path, rng: np.random.Generator, **options: object) -> Path:
-    """A file of annotations near and far, some with texts, subtypes, channels and numbers."""
+def write(folder: Path, rng: np.random.Generator, **options: object) -> tuple[Path, list[int], list[str]]:
+    """A file of annotations near and far, some with texts, subtypes, channels and numbers; where and what they are."""
     count = int(rng.integers(10, 40))
     samples = np.cumsum(rng.choice([1, 300, 1023, 1024, 70_000, 3_000_000], count))
     texts = [str(rng.choice(["", "(N", "(AFIB", "text of odd length"])) for _ in range(count)]
+    symbols = rng.choice(KNOWN, count).tolist()
     wfdb.wrann(
         "r",
         "atr",
         samples,
-        symbol=rng.choice(KNOWN, count).tolist(),
+        symbol=symbols,
         subtype=rng.integers(-5, 6, count),
         chan=rng.integers(0, 3, count),
         num=rng.integers(0, 6, count),
@@ -35,30 +38,63 @@ def write(folder: Path, rng: np.random.Generator, **options: object) -> Path:
         write_dir=str(folder),
         **options,
     )
-    return folder / "r.atr"
+    return folder / "r.atr", samples.tolist(), symbols
+
+
+def decoded(content: bytes) -> tuple[list[int], list[str]]:
+    """Annotations of a sound file, decoded word by word."""
+    words, samples, symbols, here, at = np.frombuffer(content, "<u2").tolist(), [], [], 0, 0
+    while words[at]:
+        code, number = divmod(words[at], 1024)
+        at += 1
+        if code == 59:
+            here, at = here + (words[at] << 16 | words[at + 1]), at + 2
+        elif code == 63:
+            at += (number + 1) // 2
+        elif code < 50:
+            here += number
+            samples.append(here)
+            symbols.append(SYMBOLS[code])
+    return samples, symbols
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_files_are_read_as_wfdb_reads_them(tmp_path, seed):
+def test_files_are_read_as_they_were_written(tmp_path, seed):
     fs = [None, 250, 360, 62.5][seed % 4]
-    path = write(tmp_path, np.random.default_rng(seed), **({"fs": fs} if fs else {}))
-    oracle, found = wfdb.rdann(str(path.with_suffix("")), "atr"), read_annotations(path)
-    first = int(fs is not None)  # the comment that gives the rate
-    assert found.samples[first:].tolist() == oracle.sample.tolist()
-    assert found.symbols[first:].tolist() == oracle.symbol
-    assert found.rate == oracle.fs == fs
+    path, samples, symbols = write(tmp_path, np.random.default_rng(seed), **({"fs": fs} if fs else {}))
+    found = read_annotations(path)
+    assert found.samples.tolist() == samples
+    assert found.symbols.tolist() == symbols
+    assert found.rate == fs
 
 
-def test_real_files_are_read_as_wfdb_reads_them(mitdb):
+def test_real_files_are_read_as_they_are(mitdb):
     for path in sorted(mitdb.glob("*.atr")):
-        oracle, found = wfdb.rdann(str(path.with_suffix("")), "atr"), read_annotations(path)
-        assert found.samples.tolist() == oracle.sample.tolist()
-        assert found.symbols.tolist() == oracle.symbol
+        found = read_annotations(path)
+        samples, symbols = decoded(path.read_bytes())
+        assert found.samples.tolist() == samples
+        assert found.symbols.tolist() == symbols
         assert found.rate is None
 
 
+def test_codes_without_a_sign_and_files_without_an_annotation(tmp_path):
+    path = tmp_path / "r.atr"
+    path.write_bytes(b"".join(word(code, 7) for code in range(1, 50)) + bytes(2))
+    found = read_annotations(path)
+    assert found.samples.tolist() == list(range(7, 7 * 50, 7))
+    assert found.symbols.tolist() == [*SYMBOLS[1:], *" " * (50 - len(SYMBOLS))]
+    path.write_bytes(bytes(2))
+    assert not len(read_annotations(path).samples) and not len(read_annotations(path).symbols)
+
+
+def test_a_header_beside_the_file_does_not_give_its_rate(tmp_path):
+    path, *_ = write(tmp_path, np.random.default_rng(0))
+    path.with_suffix(".hea").write_text("r 1 250 1000\nr.dat 16 200 12 0 0 0 0 I\n")
+    assert read_annotations(path).rate is None
+
+
 def test_a_file_that_is_cut_off_anywhere_is_no_file(tmp_path):
-    path = write(tmp_path, np.random.default_rng(5), fs=360)
+    path, *_ = write(tmp_path, np.random.default_rng(5), fs=360)
     content = path.read_bytes()
     for end in range(len(content)):
         path.write_bytes(content[:end])
@@ -79,6 +115,11 @@ def test_a_file_that_is_cut_off_anywhere_is_no_file(tmp_path):
         ),
         (word(50, 5) + bytes(2), r"annotation 1 has the code 50, which there is none of"),
         (word(61, 5) + word(1, 5) + bytes(2), r"it begins with a field of an annotation that is not there"),
+        (word(63, 2) + b"ab" + word(1, 5) + bytes(2), r"it begins with a field of an annotation that is not there"),
+        (
+            word(1, 5) + word(59, 0) + bytes(4) + word(61, 5) + bytes(2),
+            r"annotation 2 begins with a field, where a code is expected",
+        ),
         (
             word(1, 5) + word(59, 0) + b"\xff\xff\xfe\xff" + word(1, 0) + bytes(2),
             r"annotation 2 is at sample 3, which lies before",
@@ -106,8 +147,8 @@ def test_a_missing_file(tmp_path):
 
 
 def test_any_changed_byte_ends_in_a_sentence_or_in_annotations(tmp_path):
-    """Some of these keep wfdb.rdann from returning: the text of a comment at the beginning is one that it waits for."""
-    path = write(tmp_path, np.random.default_rng(7), fs=360)
+    """Some of these would keep wfdb.rdann from returning, which waits for a text in a comment at the beginning."""
+    path, *_ = write(tmp_path, np.random.default_rng(7), fs=360)
     content = path.read_bytes()
     count = len(read_annotations(path).samples)
     for place in range(0, len(content), 2 if len(content) > 400 else 1):

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,16 @@ def test_what_wfdb_itself_reads_and_writes_stays_the_same(tmp_path):
     assert (record.units, record.adc_gain, record.fmt) == (["mV"] * 2, [1000.0] * 2, ["16"] * 2)
     write_record(tmp_path / "r", signal, ["I", "II"], 100)
     assert (tmp_path / "r.hea").read_text() == header
+
+
+@pytest.mark.parametrize(("fmt", "needed"), [("16", False), ("212", False), ("24", True)])
+def test_wfdb_which_takes_a_second_to_import_is_imported_for_rare_formats_alone(tmp_path, fmt, needed):
+    write_record(tmp_path / "r", RNG.uniform(-1, 1, (50, 1)), ["I"], 100, fmt=[fmt])
+    code = (
+        "import sys; from ecgexp.datasets import read_record; "
+        "read_record(sys.argv[1], lead_names=['I'], sampling_rate=100); sys.exit('wfdb' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "r")], check=False).returncode == needed
 
 
 def test_leads_by_name_whatever_case_and_order(tmp_path):

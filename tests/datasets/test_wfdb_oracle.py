@@ -1,4 +1,7 @@
-"""Generated records of every kind, read by `read_record` and by wfdb."""
+"""Generated records of every kind, as they were written and as wfdb reads them.
+
+wfdb decodes the rare formats for `read_record`, too, so that only what was written tells that these are right.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,14 @@ from folders import write_record
 from ecgexp.datasets import read_record
 from ecgexp.datasets.records import RecordError
 
+GAINS = {
+    "200": (200, None, 1),
+    "1000.5(12)": (1000.5, 12, 1),
+    "-4.5e1(-300)/mV": (-45, -300, 1),
+    "13(5)/uV": (13, 5, 1e-3),
+    "0.25/V": (0.25, None, 1e3),
+}
+"""Steps per unit, baseline, which the zero of the converter stands for where there is none, and mV in a unit."""
 BITS = {"8": 8, "16": 16, "24": 24, "32": 31, "61": 16, "80": 8, "160": 16, "212": 12, "310": 10, "311": 10}
 
 
@@ -38,10 +49,10 @@ def packed(fmt: str, values: np.ndarray) -> bytes:
     return data.astype("u1").tobytes()
 
 
-def write(path: Path, rng: np.random.Generator) -> tuple[list[str], list[int]]:
-    """A record of one to three signal files; names of its leads and samples per frame of each."""
+def write(path: Path, rng: np.random.Generator) -> tuple[list[str], list[int], list[np.ndarray]]:
+    """A record of one to three signal files; names of its leads, samples per frame and mV of each."""
     frames, rate = int(rng.integers(2, 400)), rng.choice(["100", "360", "62.5", "128/16(0)"])
-    lines, names, counts = [], [], []
+    lines, names, counts, signals = [], [], [], []
     for file in range(rng.integers(1, 4)):
         fmt = str(rng.choice(list(BITS)))
         offset = int(rng.choice([0, 0, 24]))
@@ -58,33 +69,36 @@ def write(path: Path, rng: np.random.Generator) -> tuple[list[str], list[int]]:
                 values = np.cumsum(stored.reshape(-1)).reshape(stored.shape) + 7
             checksum = int(values.sum()) % 65536 if rng.random() < 0.7 else 0
             initial = 7 if fmt == "8" else int(values[0, 0]) if rng.random() < 0.7 else 0
-            gain = rng.choice(["200", "1000.5(12)", "-4.5e1(-300)/mV", "13(5)/uV", "0.25/V"])
+            gain, zero = str(rng.choice(list(GAINS))), int(rng.integers(-5, 5))
+            steps, baseline, unit = GAINS[gain]
+            signals.append((values[skew:].reshape(-1) - (zero if baseline is None else baseline)) / steps * unit)
             names.append(f"lead {len(names)}")
             counts.append(per_frame)
             layout = f"{fmt}x{per_frame}" if per_frame > 1 or rng.random() < 0.5 else fmt
             layout += f":{skew}" * (skew > 0) + f"+{offset}" * (offset > 0)
             signed = checksum - 65536 * (checksum >= 32768 and rng.random() < 0.5)
-            lines.append(f"r{file}.dat {layout} {gain} 12 {rng.integers(-5, 5)} {initial} {signed} 0 {names[-1]}")
+            lines.append(f"r{file}.dat {layout} {gain} 12 {zero} {initial} {signed} 0 {names[-1]}")
             frame.append(stored)
         flat = np.concatenate(frame, axis=1).reshape(-1)
         (path.parent / f"r{file}.dat").write_bytes(bytes(offset) + packed(fmt, flat))
     path.with_suffix(".hea").write_text("\n".join([f"r {len(names)} {rate} {frames}", *lines, "# comment"]) + "\n")
-    return names, counts
+    return names, counts, signals
 
 
 @pytest.mark.parametrize("seed", range(150))
 def test_every_format_gain_skew_and_number_of_samples_per_frame(tmp_path, seed):
-    names, counts = write(tmp_path / "r", np.random.default_rng(seed))
+    names, counts, signals = write(tmp_path / "r", np.random.default_rng(seed))
     oracle = wfdb.rdrecord(str(tmp_path / "r"), smooth_frames=False)
     scale = {"mV": 1, "uV": 1e-3, "V": 1e3}
     skews = [skew or 0 for skew in oracle.skew]
-    for i, (name, count) in enumerate(zip(names, counts, strict=True)):
+    for i, (name, count, signal) in enumerate(zip(names, counts, signals, strict=True)):
         length = (oracle.sig_len - skews[i]) * count
         expected = oracle.e_p_signal[i][:length] * scale[oracle.units[i]]
         if np.ptp(expected) == 0 or np.isnan(expected).any():
             continue
         reading = read_record(tmp_path / "r", lead_names=[name], sampling_rate=oracle.fs * count)
         np.testing.assert_array_equal(reading.signal[:, 0], expected.astype(np.float32))
+        np.testing.assert_array_equal(reading.signal[:, 0], signal.astype(np.float32))
 
 
 @pytest.mark.parametrize("fmt", ["508", "516", "524"])
@@ -114,10 +128,64 @@ def test_compressed_formats(tmp_path, fmt, count):
     reading = read_record(tmp_path / "r", lead_names=["c", "a"], sampling_rate=100 * count)
     expected = np.stack([oracle.e_p_signal[2], oracle.e_p_signal[0]], axis=1)
     np.testing.assert_array_equal(reading.signal, expected.astype(np.float32))
+    written = (np.stack([signals[2], signals[0]], axis=1) - 3) / 10
+    np.testing.assert_array_equal(reading.signal, written.astype(np.float32))
+    header = (tmp_path / "r.hea").read_text()
+    (tmp_path / "r.hea").write_text(header.replace("r 3 100 200", "r 3 100"))
+    without = read_record(tmp_path / "r", lead_names=["c", "a"], sampling_rate=100 * count)
+    np.testing.assert_array_equal(without.signal, reading.signal)
+    (tmp_path / "r.hea").write_text(header)
     content = (tmp_path / "r.dat").read_bytes()
     (tmp_path / "r.dat").write_bytes(content[: len(content) // 2])
     with pytest.raises(RecordError, match="its files are truncated or damaged"):
         read_record(tmp_path / "r", lead_names=["a"], sampling_rate=100 * count)
+
+
+def test_a_compressed_file_that_is_not_what_its_header_says(tmp_path):
+    write_record(tmp_path / "r", np.random.default_rng(0).uniform(-1, 1, (90, 2)), ["a", "b"], 100, fmt=["516"] * 2)
+    header, content = ((tmp_path / f"r{suffix}").read_bytes() for suffix in (".hea", ".dat"))
+    for old, new, message in (
+        (b"r 2 100 90", b"r 2 100 91", r"r\.dat has 90 samples where its header says 91"),
+        (
+            b"r 2 100 90\n",
+            b"r 3 100 90\nr.dat 516 9 8 0 0 0 0 c\n",
+            r"wrong number of channels in r\.dat \(2, expected 3",
+        ),
+        (b"r.dat 516 ", b"r.dat 516x2 ", r"r\.dat has 45 samples where its header says 90"),
+    ):
+        assert old in header
+        (tmp_path / "r.hea").write_bytes(header.replace(old, new))
+        with pytest.raises(RecordError, match=message):
+            read_record(tmp_path / "r", lead_names=["a"], sampling_rate=100)
+    (tmp_path / "r.hea").write_bytes(header)
+    (tmp_path / "r.dat").write_bytes(content[:4] + b"\xff" + content[5:])
+    with pytest.raises(RecordError, match=r"r\.dat cannot be read as 2 leads in format 516: [^<]*\)"):
+        read_record(tmp_path / "r", lead_names=["a"], sampling_rate=100)
+    (tmp_path / "r.dat").write_bytes(content[1:])
+    with pytest.raises(RecordError, match=r"r\.dat is no FLAC file, where its header says format 516"):
+        read_record(tmp_path / "r", lead_names=["a"], sampling_rate=100)
+
+
+@pytest.mark.parametrize("fmt", ["24", "61", "310"])
+@pytest.mark.parametrize("first", ["r 1 100 50 2006", "r 1 100", "r 1 100./360(0) 50 12:30 1/2/06"])
+def test_a_rare_format_beside_a_header_that_wfdb_does_not_read(tmp_path, fmt, first):
+    values = np.random.default_rng(0).integers(-500, 500, 50)
+    (tmp_path / "r.1.d\u00e4t").write_bytes(packed(fmt, values))
+    (tmp_path / "r.hea").write_text(f"{first}\nr.1.d\u00e4t {fmt} 8(3)/\u00b5V 0 0 0 0 0 \u00e4 b\n")
+    reading = read_record(tmp_path / "r", lead_names=["\u00e4 b"], sampling_rate=100, samples=50)
+    np.testing.assert_array_equal(reading.signal[:, 0], ((values - 3) / 8 * 1e-3).astype(np.float32))
+
+
+@pytest.mark.parametrize("fmt", ["24", "32", "61", "80", "160", "310", "311"])
+def test_missing_samples_of_rare_formats(tmp_path, fmt):
+    values = np.arange(60) % 50
+    values[30] = -(1 << (31 if fmt == "32" else BITS[fmt] - 1))
+    (tmp_path / "r.dat").write_bytes(packed(fmt, values))
+    (tmp_path / "r.hea").write_text(f"r 1 100 60\nr.dat {fmt} 8 0 0 0 {int(values.sum()) % 65536} 0 I\n")
+    with pytest.raises(RecordError, match=r"lead I has missing samples \(NaN\)"):
+        read_record(tmp_path / "r", lead_names=["I"], sampling_rate=100)
+    beginning = read_record(tmp_path / "r", lead_names=["I"], sampling_rate=100, samples=30)
+    np.testing.assert_array_equal(beginning.signal[:, 0], np.arange(30, dtype=np.float32) / 8)
 
 
 def write_segments(folder: Path, rng: np.random.Generator, variable: bool) -> list[tuple[str, int]]:
@@ -240,7 +308,7 @@ def test_blocks_do_not_change_what_is_read(tmp_path, monkeypatch):
     from ecgexp.datasets import samples
 
     for seed in range(20):
-        names, counts = write(tmp_path / "r", np.random.default_rng(seed))
+        names, counts, _ = write(tmp_path / "r", np.random.default_rng(seed))
         for name, count in zip(names, counts, strict=True):
             readings = []
             for block in (1 << 20, 6, 60):

@@ -1,13 +1,20 @@
-"""Samples of WFDB signal files, in every format that wfdb reads, compared with what their header says of them."""
+"""Samples of WFDB signal files, in every format that wfdb reads, compared with what their header says of them.
+
+Formats 16 and 212, which nearly all records have, are decoded here, since there can be many such records; wfdb decodes
+the others.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +24,7 @@ from ecgexp.datasets.paths import unreadable
 
 Steps = NDArray[np.signedinteger[Any]]
 BLOCK = 6 << 18
-"""Samples that are read at a time: whole groups of every format, and little memory for a recording of days."""
+"""Samples of formats 16 and 212 that are read at a time: little memory for a recording of days."""
 
 
 @dataclass(frozen=True)
@@ -95,44 +102,18 @@ def _by_file(header: Header) -> dict[str, dict[int, Lead]]:
     return files
 
 
-class _Packed(NamedTuple):
-    """A format that packs a group of samples into bytes; `partial` are the bytes of an incomplete group."""
-
-    samples: int
-    bytes: int
-    partial: tuple[int, ...]
-    unpack: Callable[[list[Steps]], list[Steps]]
-    bits: int
-
-
-_PLAIN = {"8": "i1", "16": "<i2", "32": "<i4", "61": ">i2", "80": "u1", "160": "<u2"}
-_PACKED = {
-    "24": _Packed(1, 3, (0,), lambda b: [b[0] | b[1] << 8 | b[2] << 16], 24),
-    "212": _Packed(2, 3, (0, 2), lambda b: [b[0] | (b[1] & 15) << 8, b[2] | (b[1] >> 4) << 8], 12),
-    "310": _Packed(
-        3,
-        4,
-        (0, 2, 4),
-        lambda b: [b[0] >> 1 | (b[1] & 7) << 7, b[2] >> 1 | (b[3] & 7) << 7, b[1] >> 3 | (b[3] >> 3) << 5],
-        10,
-    ),
-    "311": _Packed(
-        3,
-        4,
-        (0, 2, 3),
-        lambda b: [b[0] | (b[1] & 3) << 8, b[1] >> 2 | (b[2] & 15) << 6, b[2] >> 4 | (b[3] & 63) << 4],
-        10,
-    ),
+# Bytes of a sample; a fraction where several samples share bytes.
+_BYTES: dict[str, int | Fraction] = {
+    **{"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2},
+    **{"212": Fraction(3, 2), "310": Fraction(4, 3), "311": Fraction(4, 3)},
 }
-_OFFSET = {"80": 1 << 7, "160": 1 << 15}
-_COMPRESSED = {"508": 8, "516": 16, "524": 24}
+_COMPRESSED = ("508", "516", "524")
+_READ = (*_BYTES, *_COMPRESSED)
 _MISSING = {
     **{"80": -(1 << 7), "508": -(1 << 7), "310": -(1 << 9), "311": -(1 << 9), "212": -(1 << 11)},
     **{"16": -(1 << 15), "61": -(1 << 15), "160": -(1 << 15), "516": -(1 << 15)},
     **{"24": -(1 << 23), "524": -(1 << 23), "32": -(1 << 31)},
 }
-_BITS = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}
-_READ = (*_PLAIN, *_PACKED, *_COMPRESSED)
 # Kinds of arrays in MAT files of version 4, and the format of the same bytes.
 _MAT = {
     **{0: ("doubles", ""), 10: ("floats", ""), 20: ("int32", "32"), 30: ("int16", "16")},
@@ -148,6 +129,7 @@ class _File:
         self.path, self.leads = folder / name, list(leads.values())
         self.format, self.offset = self.leads[0].format, self.leads[0].offset
         self.width = sum(lead.per_frame for lead in self.leads)
+        self.missing = _MISSING.get(self.format, math.nan)
         if name == "~":
             raise Problem(f"its header names no signal file for lead {self.leads[0].name}")
         if "/" in name:
@@ -174,7 +156,7 @@ class _File:
             if whole:
                 self._compare(lead, int(values[0, start]), int(sums[start:end].sum()))
             part = values[lead.skew : lead.skew + keep, start:end].reshape(-1)
-            samples.append(Samples(part, _MISSING.get(self.format, np.nan)))
+            samples.append(Samples(part, self.missing))
             start = end
         return samples
 
@@ -193,38 +175,49 @@ class _File:
     def frames(self) -> int:
         """Frames that the file has room for."""
         with self._opened() as file:
-            if self.format in _COMPRESSED:
-                with self._flac(file) as flac:
-                    return max(flac.frames - self.offset, 0) // self.leads[0].per_frame
             return self._room(file) // self.width
 
     def _blocks(self, frames: int) -> Iterator[Steps]:
         """Frames of the file, (frames, samples in a frame)."""
         with self._opened() as file:
-            if self.format in _COMPRESSED:
-                yield from self._compressed(file, frames)
-                return
             if self.path.suffix.lower() == ".mat":
                 self._check_mat(file, frames)
             self._check_size(self._room(file), frames)
+            if self.format not in ("16", "212"):
+                yield self._decoded_by_wfdb(frames)
+                return
             file.seek(self.offset)
-            carry = np.array([lead.start for lead in self.leads], dtype=np.int64)
-            step = max(BLOCK // 6 // self.width, 1) * 6
+            step = max(BLOCK // 2 // self.width, 1) * 2  # an even number of samples ends with a whole byte
             for start in range(0, frames, step):
                 count = min(step, frames - start)
-                block = _decode(self.format, file.read(_bytes(self.format, count * self.width)), count * self.width)
-                block = block.reshape(count, self.width)
-                yield self._summed(block, carry) if self.format == "8" else block
+                data = file.read(math.ceil(count * self.width * _BYTES[self.format]))
+                yield _decoded(self.format, data, count * self.width).reshape(count, self.width)
 
-    def _summed(self, differences: Steps, carry: NDArray[np.int64]) -> Steps:
-        """Samples of format 8, which has differences; `carry` goes from block to block."""
-        values, start = np.empty(differences.shape, dtype=np.int64), 0
-        for i, lead in enumerate(self.leads):
-            columns = slice(start, start + lead.per_frame)
-            sums = carry[i] + differences[:, columns].reshape(-1).cumsum(dtype=np.int64)
-            values[:, columns] = sums.reshape(-1, lead.per_frame)
-            start, carry[i] = columns.stop, sums[-1]
-        return values
+    def _decoded_by_wfdb(self, frames: int) -> Steps:
+        """Frames of the file, which wfdb reads beside a header that says no more than how.
+
+        The record's own header may have what wfdb does not read, such as a date that is only a year.
+        """
+        import wfdb
+
+        with TemporaryDirectory() as folder:
+            link = Path(folder, "signals")
+            link.symlink_to(self.path.absolute())
+            lines = [
+                f"signals {self.format}x{lead.per_frame}+{self.offset} 1(0) 0 0 {lead.start}" for lead in self.leads
+            ]
+            Path(folder, "r.hea").write_text("\n".join([f"r {len(lines)} 1 {frames}", *lines]) + "\n")
+            try:
+                # With a gain of 1 these are the steps; as whole numbers wfdb gives none of format 61.
+                found = wfdb.rdrecord(f"{folder}/r", smooth_frames=False).e_p_signal
+            except Exception as error:  # of many kinds, by format and damage
+                reason = re.sub("<[^>]*>", self.path.name, str(error)).replace(str(link), self.path.name).rstrip(".")
+                raise Problem(
+                    f"its files are truncated or damaged ({self.path.name} cannot be read as {len(lines)} leads in "
+                    f"format {self.format}: {reason})"
+                ) from error
+        steps = [np.nan_to_num(values, nan=self.missing).astype(np.int64).reshape(frames, -1) for values in found]
+        return np.concatenate(steps, axis=1)
 
     def _opened(self) -> BinaryIO:
         try:
@@ -234,16 +227,20 @@ class _File:
 
     def _room(self, file: BinaryIO) -> int:
         """Samples that the file has room for."""
+        if self.format in _COMPRESSED:
+            head = os.pread(file.fileno(), 26, 0)
+            if not head.startswith(b"fLaC"):
+                raise Problem(f"{self.path.name} is no FLAC file, where its header says format {self.format}")
+            each = int.from_bytes(head[18:]) & ((1 << 36) - 1)
+            return max(each - self.offset, 0) * len(self.leads)
         size = max(os.fstat(file.fileno()).st_size - self.offset, 0)
-        if self.format in _PLAIN:
-            return size // np.dtype(_PLAIN[self.format]).itemsize
-        packed = _PACKED[self.format]
-        groups, left = divmod(size, packed.bytes)
-        return groups * packed.samples + sum(0 < needed <= left for needed in packed.partial)
+        if self.format == "310":
+            size -= size % 2  # it consists of words of two bytes
+        return int(size // _BYTES[self.format])
 
     def _check_size(self, room: int, frames: int) -> None:
         """Refuse a file that is too short, and one that is too long where no checksum tells that all is well."""
-        group = _PACKED[self.format].samples if self.format in _PACKED else 1
+        group = _BYTES.get(self.format, 1).denominator
         surplus = room - frames * self.width
         checked = any(lead.checksum for lead in self.leads)
         if surplus < 0 or (surplus >= max(group, self.width) and not checked):
@@ -271,55 +268,14 @@ class _File:
                         f"header says {self.width} x {frames} in format {self.format} from byte {self.offset} on"
                     )
 
-    def _compressed(self, file: BinaryIO, frames: int) -> Iterator[Steps]:
-        per_frame, channels = self.leads[0].per_frame, len(self.leads)
-        step = max(BLOCK // self.width, 1)
-        with self._flac(file) as flac:
-            self._check_size(max(flac.frames - self.offset, 0) * channels, frames)
-            flac.seek(self.offset)
-            for start in range(0, frames, step):
-                count = min(step, frames - start)
-                block = flac.read(count * per_frame, dtype="int32", always_2d=True, fill_value=0)
-                block = block >> 32 - _BITS[flac.subtype]
-                yield block.reshape(count, per_frame, channels).transpose(0, 2, 1).reshape(count, self.width)
 
-    @contextmanager
-    def _flac(self, file: BinaryIO) -> Iterator[Any]:
-        import soundfile
-
-        name = self.path.name
-        try:
-            with soundfile.SoundFile(file) as flac:
-                found = (flac.channels, len({lead.per_frame for lead in self.leads}))
-                if found != (len(self.leads), 1) or _BITS.get(flac.subtype, 99) > _COMPRESSED[self.format]:
-                    raise Problem(
-                        f"its files are truncated or damaged ({name} has {flac.channels} channels of {flac.subtype} "
-                        f"where its header says {len(self.leads)} of format {self.format})"
-                    )
-                yield flac
-        except soundfile.SoundFileError as error:
-            raise Problem(f"its files are truncated or damaged ({name} cannot be read as FLAC: {error})") from error
-
-
-def _bytes(format: str, samples: int) -> int:
-    """Bytes of so many samples."""
-    if format in _PLAIN:
-        return samples * np.dtype(_PLAIN[format]).itemsize
-    packed = _PACKED[format]
-    return samples // packed.samples * packed.bytes + packed.partial[samples % packed.samples]
-
-
-def _decode(format: str, data: bytes, samples: int) -> Steps:
-    if format in _PLAIN:
-        values = np.frombuffer(data, _PLAIN[format])
-        return values.astype(np.int32) - _OFFSET[format] if format in _OFFSET else values
-    packed = _PACKED[format]
-    groups = -(-samples // packed.samples)
-    raw = np.frombuffer(data.ljust(groups * packed.bytes, b"\0"), np.uint8).reshape(groups, packed.bytes)
-    values = np.empty((groups, packed.samples), dtype=np.int16 if packed.bits <= 16 else np.int32)
-    for i, unpacked in enumerate(packed.unpack([column.astype(values.dtype) for column in raw.T])):
-        values[:, i] = unpacked
-    unused = 8 * values.itemsize - packed.bits
-    values <<= unused
-    values >>= unused  # brings the sign down
+def _decoded(format: str, data: bytes, samples: int) -> Steps:
+    """Samples of format 16 or 212."""
+    if format == "16":
+        return np.frombuffer(data, "<i2")
+    raw = np.frombuffer(data.ljust(-(-samples // 2) * 3, b"\0"), np.uint8).reshape(-1, 3)
+    low, shared, high = (column.astype(np.int16) for column in raw.T)
+    values = np.stack([low | shared << 8, high | shared >> 4 << 8], axis=1)
+    values <<= 4
+    values >>= 4  # brings the sign down
     return values.reshape(-1)[:samples]
