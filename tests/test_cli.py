@@ -155,6 +155,28 @@ def test_a_range_without_a_step_is_refused():
     assert "step of a range cannot be 0" in first_refusal("-m", "batch_size=range(8,16,0)")
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["max_epochs=range(4,1)"], "max_epochs=range(4,1) holds no value"),
+        (["model=glob(none*)"], "model=glob(none*) holds no value"),
+        (["lr=range(nan,1)"], "lr=range(nan,1): the ends"),
+        (["lr=range(0,1e9)"], "lr=range(0,1e9) is 1,000,000,000 values"),
+        (["hydra/sweeper=optuna", "lr=range(0,1e9)"], "lr=range(0,1e9) is"),
+        (["model=0,linear"], "model=0,linear: this is no option of the group model"),
+        (["~dataset=[a]"], "~dataset=[a]: this is no option"),
+        (["hydra.sweeper=auto"], "'hydra.sweeper' names nothing to run"),
+        (["hydra.launcher=1"], "'hydra.launcher' names nothing to run"),
+        (["+hydra.sweeper=[]", "lr=1,2"], "hydra.sweeper"),
+        (["lr=\ufeff"], "Hydra cannot read lr="),
+    ],
+)
+def test_what_no_sweep_can_be_made_of_is_refused(words, named):
+    sentence = first_refusal("-m", *words)
+    assert sentence.startswith(named) or named in sentence
+    assert is_one_sentence(sentence.replace("\ufeff", ""))
+
+
 def test_a_search_over_very_many_whole_numbers_is_read_at_once():
     register_resolvers()
     words = ["-m", "hydra/sweeper=optuna", "seed=range(0,1000000000)"]

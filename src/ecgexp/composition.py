@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import re
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
+    Glob,
     IntervalSweep,
     Override,
     OverrideType,
@@ -37,6 +39,8 @@ from ecgexp.errors import UserError, said
 if TYPE_CHECKING:
     from ecgexp.sweeps.search import Search
 
+MOST_VALUES = 100_000
+"""That a key may have on one command line."""
 # What Hydra says where the other package's schema of the same name does not know our keys.
 _FOREIGN_SCHEMA = re.compile(r"hydra/sweeper/.* (with|against ConfigStore) schema", re.S)
 
@@ -101,6 +105,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             fixed = _fixed(given)
             begun = {**{key: values[0] for key, values in _axes(given, True).items()}, **fixed}
             base = compose(name, [*searchpath, *begun.values()], return_hydra_config=True)
+            _check_parts(base.hydra)
             _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
             output = _output(base, "sweep" if args.multirun or "hydra.mode=MULTIRUN" in args.overrides else "run")
             sweeper = base.hydra.sweeper
@@ -120,7 +125,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
                         chosen = {**first, key: value}
                         changed = _without_hydra(compose(name, [*searchpath, *chosen.values()]))
                     configurations.append(changed)
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra checks some values with the last
         if _FOREIGN_SCHEMA.search(str(error)) and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
             raise UserError(
                 "The package hydra-optuna-sweeper is installed here too, and takes the name hydra/sweeper=optuna for "
@@ -183,18 +188,26 @@ def _is_search(sweeper: DictConfig) -> bool:
 
 
 def _check_options(overrides: list[Override], parser: OverridesParser, searchpath: list[str]) -> None:
-    """Refuse null as the option of a group, of which Hydra makes an error without a name."""
+    """Refuse null, numbers and the like as options of a group, of which Hydra makes an error without a name."""
     for override in overrides:
         value = override.value()
-        nothing = value is None or (isinstance(value, ChoiceSweep) and None in value.list)
-        if not nothing or override.is_delete() or parser.config_loader is None:
+        chosen = value.list if isinstance(value, ChoiceSweep) else [value]
+        odd = [one for one in chosen if not _may_be_option(one, override)]
+        if not odd or parser.config_loader is None:
             continue
         options = parser.config_loader.get_group_options(override.key_or_group, overrides=searchpath)
         if options:
             raise UserError(
-                f"{override.input_line}: null is no option of the group {override.key_or_group}: "
+                f"{override.input_line}: {'null' if None in odd else 'this'} is no option of the group "
+                f"{override.key_or_group}: "
                 f"leave it out, or choose from {', '.join(options)}."
             )
+
+
+def _may_be_option(value: object, override: Override) -> bool:
+    if override.is_delete():
+        return isinstance(value, str) or "=" not in str(override.input_line)
+    return isinstance(value, (str, QuotedString, Glob, list))
 
 
 def _check_once(overrides: list[Override]) -> None:
@@ -206,6 +219,12 @@ def _check_once(overrides: list[Override]) -> None:
         if len(same) > 1 and any(override.is_sweep_override() for override in same):
             both = " and ".join(str(override.input_line) for override in same)
             raise UserError(f"The key '{key}' is given twice, with several values: {both}: keep one of them.")
+
+
+def _check_parts(hydra: DictConfig) -> None:
+    for part in ("launcher", "sweeper"):
+        if not isinstance(hydra[part], DictConfig) or "_target_" not in hydra[part]:
+            raise UserError(f"Config key 'hydra.{part}' names nothing to run: choose one with hydra/{part}=NAME.")
 
 
 def _check_launcher(launcher: DictConfig, name: str) -> None:
@@ -240,12 +259,27 @@ def _values(override: Override, ends: bool) -> list[str]:
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         return [str(sweep.start), str(sweep.end)]
-    if isinstance(sweep, RangeSweep) and not sweep.step:
-        raise UserError(f"{override.input_line}: the step of a range cannot be 0.")
+    if isinstance(sweep, RangeSweep):
+        _check_range(sweep, ends, str(override.input_line))
     if isinstance(sweep, RangeSweep) and isinstance(whole := sweep.range(), range) and ends and whole:
         return [str(whole[0]), str(whole[-1])]  # without making a list of what may be millions
     values = list(override.sweep_string_iterator())
-    return [values[0], values[-1]] if ends and isinstance(sweep, RangeSweep) and values else values
+    if not values:
+        raise UserError(f"{override.input_line} holds no value: give it one at least.")
+    return [values[0], values[-1]] if ends and isinstance(sweep, RangeSweep) else values
+
+
+def _check_range(sweep: RangeSweep, ends: bool, line: str) -> None:
+    """Refuse a range that has no end, or more values than can be listed."""
+    start, stop, step = sweep.start, sweep.stop, sweep.step
+    assert start is not None and stop is not None
+    if not step:
+        raise UserError(f"{line}: the step of a range cannot be 0.")
+    if not all(isinstance(number, int) or math.isfinite(number) for number in (start, stop, step)):
+        raise UserError(f"{line}: the ends of a range and its step must be finite.")
+    count = int((stop - start) // step)
+    if count > MOST_VALUES and not (ends and isinstance(sweep.range(), range)):
+        raise UserError(f"{line} is {count:,} values, where {MOST_VALUES:,} are the most: give a larger step.")
 
 
 def _changed(cfg: DictConfig, override: Override) -> DictConfig | None:
@@ -267,14 +301,14 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def _sentence(error: HydraException) -> str:
+def _sentence(error: Exception) -> str:
     """Hydra's message, which runs over many lines, as one sentence."""
     text = str(error)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
         options = re.findall(r"^\t(\S+)$", text, re.M)
         return f"There is no {found[1]}={found[2]}: choose one of {', '.join(options)}."
     cause = f" ({said(error.__cause__)})" if error.__cause__ else ""
-    first = said(error).rstrip(".")
+    first = re.sub("^Lexer[A-Za-z]+: ", "Hydra cannot read ", said(error).rstrip("."))
     if isinstance(error, OverrideParseException):
         where = "" if error.override in first else f"{error.override}: "
         return f"{where}{first}: write KEY=VALUE, and where Hydra would read the value otherwise 'KEY=\"VALUE\"'."
