@@ -2,17 +2,24 @@ import re
 
 # Of a URL: what stands between the user's name and the host, and parameters that databases take for it.
 _PASSWORD = re.compile(r"(://[^\s:/@]*:)(?:[^\s@]*@)+|([?&](?:password|passwd|pwd)=)[^\s&'\"]*", re.IGNORECASE)
+_LONGEST = 2000  # characters of a message
 
 
 class UserError(Exception):
     """Something that the user can mend, said in one sentence.
 
     The command line prints the message without a traceback. It names what is wrong, where (file, record,
-    column or key), and what to do. Passwords in URLs are left out.
+    column or key), and what to do. Passwords in URLs are left out, and a file's odd text cannot move the cursor.
     """
 
     def __str__(self) -> str:
-        return without_passwords(super().__str__())
+        return shown(without_passwords(super().__str__()))
+
+
+def shown(text: str) -> str:
+    """A text as one line of a terminal: what cannot be printed as an escape, and not endless."""
+    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
 
 
 def without_passwords(text: str) -> str:

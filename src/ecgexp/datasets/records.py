@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ecgexp.datasets.headers import DEFAULT_RATE, Header, Lead, Problem, read_header
 from ecgexp.datasets.samples import Samples, frames_of, read_samples
-from ecgexp.errors import UserError
+from ecgexp.errors import UserError, shown
 
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u03bcv": 1e-3, "v": 1e3}
 """What one unit of a header is in mV, by its casefold, which makes a Greek mu (U+03BC) of the micro sign (U+00B5)."""
@@ -41,7 +41,7 @@ class RecordError(UserError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"record {self.args[0]}: {self.problem}; mend, replace or leave out this record"
+        return shown(f"record {self.args[0]}: {self.problem}; mend, replace or leave out this record")
 
 
 @dataclass(frozen=True)
