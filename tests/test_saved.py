@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import warnings
@@ -15,6 +16,7 @@ import torch
 
 from ecgexp.errors import UserError
 from ecgexp.lit.callbacks import find_checkpoint
+from ecgexp.restore import read_json
 from ecgexp.saved import SUMS, check_sum, load_tensors, sha256, write_sums
 from trained import Trained, call, is_one_sentence, trained_once
 
@@ -119,6 +121,30 @@ def test_a_flipped_bit_in_a_run_is_told_instead_of_used(trained, tmp_path, monke
         assert f"{name} is damaged" in said
         (run / name).write_bytes(whole)
     assert call(monkeypatch, "predict", tmp_path, f"run={run}", trained.records / "00001_lr") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": ["NORM"]}, "names 1 labels, and the net of config.yaml beside it gives 5"),
+        ({"leads": ["I", "II"]}, "does not fit the net of config.yaml"),
+        ({"samples": 2000}, "does not fit the net of config.yaml"),
+    ],
+)
+def test_a_description_of_another_net_is_refused(trained, tmp_path, monkeypatch, change, words):
+    run = shutil.copytree(trained.artifacts, tmp_path / "run")
+    (run / SUMS).unlink()  # earlier runs have none
+    data = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps(data | change))
+    said = call(monkeypatch, "predict", tmp_path, f"run={run}", trained.records / "00001_lr")
+    assert is_one_sentence(said), said
+    assert words in said
+
+
+def test_a_file_of_many_brackets_is_damaged(tmp_path):
+    (tmp_path / "data.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"data\.json is damaged"):
+        read_json(tmp_path / "data.json")
 
 
 def test_what_has_no_sum_is_not_checked(tmp_path):

@@ -111,15 +111,16 @@ def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
     sweeps.sort(key=lambda run: (run.info.end_time or float("inf"), run.info.start_time))
     if not sweeps:
         raise UserError(f"There is no sweep in {store.uri}: python -m ecgexp -m KEY=VALUE,VALUE makes one.")
-    if not asked:
-        return sweeps[-1:]
-    found = []
+    found = [] if asked else sweeps[-1:]
     for name in asked:
         same = [run for run in sweeps if name in (run.data.tags.get("sweep"), run.info.run_id)]
         if not same:
             known = ", ".join(dict.fromkeys(run.data.tags.get("sweep", "") for run in reversed(sweeps)))
             raise UserError(f"There is no sweep {name} in {store.uri}, only {known}.")
         found.append(same[-1])
+    for run in found:
+        if "sweep" not in run.data.tags:
+            raise UserError(f"The sweep {run.info.run_id} has lost its tag 'sweep': set it to a name in the MLflow UI.")
     return list({run.info.run_id: run for run in found}.values())
 
 
@@ -268,8 +269,12 @@ def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
     from ecgexp.reports.search import read_study as read_search
     from ecgexp.reports.sweep import STUDY
 
-    path = files.find(parent.info.run_id, STUDY) if "search" in parent.data.tags else None
-    return None if path is None else read_search(path)
+    try:
+        path = files.find(parent.info.run_id, STUDY) if "search" in parent.data.tags else None
+        return None if path is None else read_search(path)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return None
 
 
 def _read_data(files: _Files, run_id: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ import yaml  # type: ignore[import-untyped]
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor, nn
 
 from ecgexp import CONF
@@ -171,7 +171,12 @@ def find_store(root: str | Path, uri: str | None) -> Store:
         Where there is none.
     """
     if uri is not None:
-        return Store(PatientClient(uri), uri, "", database_file(root).parent)
+        try:
+            return Store(PatientClient(uri), uri, "", database_file(root).parent)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise UserError(
+                f"The MLflow store {uri} (tracking.uri) cannot be used: {said(error).rstrip('.')}."
+            ) from error
     database = database_file(root)
     if not database.is_file():
         inside = Path(root).expanduser().resolve() / database.name
@@ -359,7 +364,7 @@ def read_config(path: Path) -> DictConfig:
     try:
         cfg = OmegaConf.load(path)
         text = OmegaConf.to_yaml(cfg, resolve=False)  # as loaded: YAML has other ways to write the same
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+    except Exception as error:  # OmegaConf meets odd YAML with whatever it happens to raise
         raise UserError(f"{path} cannot be read: {said(error)}.") from error
     if "${" in text:  # a run logs its configuration resolved
         raise UserError(f"{path} holds an interpolation '${{...}}', which no run writes: it was tampered with.")
@@ -469,7 +474,22 @@ def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
     cfg, network = load_folder(folder, trust)
     described = _description(read_json(folder / DATA), folder / DATA)
     net = nn.Sequential(network, output_layer(described["multiclass"])).eval()
+    _check_fit(net, described, folder)
     return Trained(name, net, **described, threshold=float(cfg.threshold))
+
+
+def _check_fit(net: nn.Module, described: dict[str, Any], folder: Path) -> None:
+    """Refuse a net that gives other numbers than one for each label of such records."""
+    wanted = (1, len(described["label_names"]))
+    try:
+        with torch.no_grad():
+            found = tuple(net(torch.zeros(1, len(described["lead_names"]), described["samples"])).shape)
+    except (UserError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder / DATA} does not fit the net of {CONFIG} beside it: {said(error)}") from error
+    if found != wanted:
+        raise UserError(
+            f"{folder / DATA} names {wanted[1]} labels, and the net of {CONFIG} beside it gives {found[-1]}."
+        )
 
 
 def _description(data: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -494,7 +514,7 @@ def read_json(path: Path) -> dict[str, Any]:
     check_sum(path)
     try:
         data = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}.") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} is damaged: it holds no object.")

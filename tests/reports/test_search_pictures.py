@@ -11,6 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
+from ecgexp.errors import UserError
 from ecgexp.reports.search import _most, pareto_front, read_study, search_figures, write_study
 
 SPACE = {"lr": FloatDistribution(1e-4, 1e-1, log=True), "optimizer": CategoricalDistribution(["adam", "sgd"])}
@@ -75,3 +76,13 @@ def test_a_pruned_trial_has_reports_and_no_value_whatever_an_earlier_version_tol
     path.write_text(json.dumps(kept))
     _, pruned = read_study(path).trials
     assert (pruned.value, pruned.intermediate_values, pruned.user_attrs["run_id"]) == (None, {1: -0.7}, "abc")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", '{"name": "study"}', '{"name": "study", "directions": 1, "trials": []}']
+)
+def test_a_search_whose_file_is_damaged_is_refused_in_a_sentence(tmp_path, content):
+    path = Path(tmp_path / "study.json")
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"study\.json is damaged"):
+        read_study(path)

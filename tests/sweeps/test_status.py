@@ -50,6 +50,17 @@ def test_a_board_that_another_command_clears_can_be_read(board, monkeypatch):
     assert board.read() == {}
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"state": "done"}', '{"state": "done", "overrides": 1, "started": 0}'])
+def test_a_status_that_is_damaged_is_said_and_left_out(board, content, caplog):
+    for job in range(2):
+        board.write(job, TrialStatus("done", ["lr=1"], started=0.0, value=0.5))
+    (board.folder / "0.json").write_text(content)
+    assert list(board.read()) == list(board.read()) == [1]
+    (message,) = caplog.messages
+    assert f"{board.folder / '0.json'} is damaged" in message
+    assert line(board, [["lr=1"], ["lr=1"]]).startswith("1/2 trials")
+
+
 @pytest.mark.parametrize("times", [1, 400])
 def test_the_time_left_is_that_of_trials_like_those_to_come(board, times):
     cells = [[model, f"lr={number}"] for number in range(2 * times) for model in SECONDS]

@@ -476,7 +476,7 @@ def _read_table(table: Path, path: Path) -> dict[str, Any]:
         target = read["target"] if "target" in read else read.iloc[:, -1]
         classes = target.to_numpy(dtype=np.float64)
         values = read.drop(columns=target.name).to_numpy(dtype=np.float32)
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's parser errors, and text where numbers should be
+    except Exception as error:  # a damaged parquet file raises whatever its parsing happens to raise
         raise UserError(f"The table {table} cannot be read ({said(error)}): restore it.") from error
     if values.shape[1] != LONGEST:
         raise UserError(

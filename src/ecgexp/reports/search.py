@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ecgexp.errors import UserError, first_line
 from ecgexp.reports.figures import LONGEST_NAME, plain
 from ecgexp.sweeps.study import first_number
 
@@ -63,9 +64,21 @@ def write_study(path: Path, storage: BaseStorage, name: str) -> None:
 
 
 def read_study(path: Path) -> Study:
-    """Read what `write_study` wrote, into memory; the job of each trial is a user attribute of it."""
-    kept = json.loads(path.read_text())
+    """Read what `write_study` wrote, into memory; the job of each trial is a user attribute of it.
+
+    Raises
+    ------
+    UserError
+        Where the file is damaged.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return _restored(json.loads(path.read_text()))
+    except Exception as error:  # Optuna meets odd trials with whatever it happens to raise
+        raise UserError(f"{path} is damaged: {first_line(error)}.") from error
+
+
+def _restored(kept: Any) -> Study:
     study = optuna.create_study(study_name=kept["name"], directions=kept["directions"])
     for trial in kept["trials"]:
         distributions = {key: json_to_distribution(text) for key, text in trial["distributions"].items()}

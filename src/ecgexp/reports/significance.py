@@ -85,7 +85,7 @@ def read_predictions(path: Path, threshold: float, multiclass: bool = False) -> 
             multiclass,
             table["patient"].to_numpy(dtype=str) if "patient" in table else None,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged parquet file raises whatever its parsing happens to raise
         raise UserError(f"{path} is damaged or holds no predictions: {said(error)}.") from error
 
 

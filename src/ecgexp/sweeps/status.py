@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import re
@@ -18,8 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
+
 from ecgexp.errors import without_passwords
 from ecgexp.words import shortened
+
+logger = logging.getLogger(__name__)
 
 # Trials that the time left is estimated from: all of a large sweep would take longer than the trials do.
 _ESTIMATED_FROM = 200
@@ -48,9 +53,9 @@ class TrialStatus:
 
     state: str
     overrides: list[str]
-    started: float
+    started: FiniteFloat
     value: float | None = None
-    seconds: float | None = None
+    seconds: FiniteFloat | None = None
     error: str = ""
 
     def ended(self, state: str, **known: Any) -> TrialStatus:
@@ -72,7 +77,7 @@ class Board:
 
     def __init__(self, root: Path, parent: str) -> None:
         self.folder = root / "sweeps" / parent
-        self._known: dict[str, tuple[tuple[int, int], TrialStatus]] = {}
+        self._known: dict[str, tuple[tuple[int, int], TrialStatus | None]] = {}
 
     def clear(self) -> None:
         """Forget an earlier start of the sweep."""
@@ -88,19 +93,28 @@ class Board:
         temporary.replace(self.folder / f"{job}.json")
 
     def read(self) -> dict[int, TrialStatus]:
-        """Status of each job that has begun."""
+        """Status of each job that has begun; without those whose files are damaged, which is said."""
         found = {}
         for path in sorted(self.folder.glob("[0-9]*.json")):
             with suppress(FileNotFoundError):  # another command begins, and has cleared the board
-                found[int(path.stem)] = self._status(path)
+                if (status := self._status(path)) is not None:
+                    found[int(path.stem)] = status
         return found
 
-    def _status(self, path: Path) -> TrialStatus:
+    def _status(self, path: Path) -> TrialStatus | None:
         stat = path.stat()
         version = stat.st_mtime_ns, stat.st_ino
         if path.stem not in self._known or self._known[path.stem][0] != version:  # it is read every second
-            self._known[path.stem] = version, TrialStatus(**json.loads(path.read_text()))
+            self._known[path.stem] = version, _parsed(path)
         return self._known[path.stem][1]
+
+
+def _parsed(path: Path) -> TrialStatus | None:
+    try:
+        return TypeAdapter(TrialStatus).validate_json(path.read_bytes())
+    except ValidationError:
+        logger.warning("%s is damaged: where its trial stands is not known.", path)
+        return None
 
 
 class StatusLine:
