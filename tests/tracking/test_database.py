@@ -284,3 +284,19 @@ def test_a_database_that_is_a_link_to_nothing_is_not_made_there(tmp_path):
     with pytest.raises(UserError, match=r"is a link to .*unmounted"):
         opened(tmp_path)
     assert not (tmp_path / "unmounted").exists()
+
+
+@pytest.mark.parametrize("table", ["experiments", "metrics"])
+def test_a_database_without_a_table_is_damaged_and_not_waited_for(tmp_path, table):
+    store = opened(tmp_path)
+    run_id = recorded(store)
+    with closing(sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")) as connection, connection:
+        connection.execute(f"DROP TABLE {table}")
+    with pytest.raises(UserError, match="is damaged: put a copy of it back"):
+        find_store(tmp_path, None).client.get_metric_history(run_id, "loss")
+
+
+@pytest.mark.parametrize("uri", ["../x", "@", "none:x"])
+def test_an_address_that_no_store_can_have_is_refused_in_a_sentence(tmp_path, uri):
+    with pytest.raises(UserError, match=r"\(tracking\.uri\) cannot be used"):
+        find_store(tmp_path, uri)

@@ -60,7 +60,10 @@ def settle(database: Path) -> None:
     """
     here = database.parent
     with closing(_connect(database)) as connection:
-        places = _earlier_places(connection, here)
+        try:
+            places = _earlier_places(connection, here)
+        except sqlite3.OperationalError as error:  # whole, and without a table that MLflow has
+            raise damaged(database) from error
         if not places:
             return
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -127,6 +127,10 @@ class PatientClient(MlflowClient):
             return super().download_artifacts(*args, **kwargs)
 
 
+# What SQLite says of a file that is damaged; MLflow takes most of it for a store that is away.
+_DAMAGE = ("is malformed", "malformed database", "is not a database", "no such table", "no such column")
+
+
 def _refuse_broken(error: MlflowException, uri: str) -> None:
     """Raise a sentence where waiting does not help; the words looked for are SQLite's."""
     text = str(error)
@@ -142,7 +146,7 @@ def _refuse_broken(error: MlflowException, uri: str) -> None:
         ) from error
     if "readonly database" in text:
         raise UserError(f"The MLflow store {uri} is read-only for this user: nothing can be recorded in it.") from error
-    if "is malformed" in text or "malformed database" in text or "is not a database" in text:
+    if any(words in text for words in _DAMAGE):
         raise damaged(uri) from error
 
 
