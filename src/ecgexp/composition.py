@@ -286,7 +286,7 @@ def _changed(cfg: DictConfig, override: Override) -> DictConfig | None:
     """What composing with another plain value would give, which takes Hydra 0.2 s; None where it may be more."""
     key, value = override.key_or_group, override.value()
     is_plain = isinstance(value, (bool, int, float)) or (isinstance(value, str) and "${" not in value)
-    if not is_plain or override.type is not OverrideType.CHANGE or override.package is not None:
+    if not is_plain or override.type is OverrideType.DEL or override.package is not None:
         return None
     if OmegaConf.select(cfg, key) is None or OmegaConf.is_config(OmegaConf.select(cfg, key)):
         return None

@@ -211,7 +211,7 @@ FOLDERS = {
         lambda f: replace_statement(f, "NDT,", "NORM,"),
         r"scp_statements\.csv has the statement 'NORM' twice",
     ),
-    "id twice": (rows_twice, r"record id 1 occurs 2 times in the table: keep one"),
+    "id twice": (rows_twice, r"record id 1 occurs 2 times in the table of .*/ptbxl: keep one"),
     "file twice": (lambda f: f.set(2, "filename_lr", "records100/00000/00001_lr"), r"record file .*1_lr occurs 2"),
     "patient in two splits": (
         lambda f: f.set(9, "patient_id", 1002.0),

@@ -202,7 +202,7 @@ class RecordDataset(Dataset):
     @cached_property
     def _records(self) -> Records:
         records = self._read_records()
-        _check_unique(records)
+        _check_unique(records, self.root)
         _check_patients(records)
         return records
 
@@ -320,12 +320,12 @@ def _without(rows: NDArray[np.int64], problems: Iterable[int]) -> NDArray[np.int
     return rows[~np.isin(rows, list(problems))]
 
 
-def _check_unique(records: Records) -> None:
+def _check_unique(records: Records, root: Path) -> None:
     for what, values in (("id", records.ids), ("file", records.files)):
         names, counts = np.unique(values, return_counts=True)
         if (counts > 1).any():
             raise UserError(
-                f"record {what} {names[counts > 1][0]} occurs {counts[counts > 1][0]} times in the table: "
+                f"record {what} {names[counts > 1][0]} occurs {counts[counts > 1][0]} times in the table of {root}: "
                 "keep one row of each"
             )
 
