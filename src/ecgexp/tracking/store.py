@@ -244,7 +244,12 @@ class Store:
         """Arguments by which another command finds this store, each after a space; none where it needs none."""
         if self.uri != database_uri(self.root / "mlflow.db"):
             # who may use the store has its password, and a terminal's log needs none
-            return f" {shlex.quote(f'tracking.uri={self.uri}')}" if "@" not in self.uri else " tracking.uri=URI"
+            has_password = without_passwords(self.uri) != self.uri
+            return (
+                " tracking.uri=URI"
+                if has_password or "@" in self.uri
+                else f" {shlex.quote(f'tracking.uri={self.uri}')}"
+            )
         if self.root == database_file(".").parent:
             return ""
         holder = self.root.parent if self.root.name == "mlruns" else self.root
