@@ -35,7 +35,7 @@ from ecgexp.tracking import provenance, sources
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.privacy import hashed_patients
 from ecgexp.tracking.run import EpochLog, Run, end_orphans
-from ecgexp.tracking.runs import SLOT
+from ecgexp.tracking.runs import SLOT, SUM, metrics_sum
 from ecgexp.tracking.store import Store, open_store
 from ecgexp.training import (
     Fitted,
@@ -240,6 +240,7 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
                 "choose another metric, or data in which its labels occur."
             )
     run.log_metrics(metrics)
+    run.set_tags({SUM: metrics_sum(metrics)})
     run.set_tags({f"labels_left_out/{name}": ", ".join(labels) for name, labels in left_out.items()})
     logits, targets = outputs["val"]
     names, probabilities = dataset.label_names, output_layer(dataset.multiclass)(logits)

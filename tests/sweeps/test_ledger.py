@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import sqlite3
 from types import SimpleNamespace
 
 import pytest
@@ -12,13 +14,13 @@ from hydra import compose, initialize_config_dir
 from ecgexp import CONF
 from ecgexp.cli import register_resolvers
 from ecgexp.reports.study import merge
-from ecgexp.reports.sweep import sweep_results, sweep_table, swept_keys
+from ecgexp.reports.sweep import best_trial, failures, sweep_results, sweep_table, swept_keys
 from ecgexp.sweeps.identity import cell, identity
 from ecgexp.sweeps.job import Job
 from ecgexp.sweeps.ledger import RetriesExhausted, begin_lost, claim, claim_unread, slot_of, take
 from ecgexp.sweeps.study import StudyTrial
 from ecgexp.tracking.run import Run
-from ecgexp.tracking.runs import SUPERSEDED, children, standing
+from ecgexp.tracking.runs import SUM, SUPERSEDED, children, metrics_sum, standing
 from ecgexp.tracking.store import open_store
 from ecgexp.trial import run_trial
 
@@ -75,7 +77,9 @@ class Sweep:
             with Run(self.store, job.name, marks, self.parent, claimed.earlier) as run:
                 if killed:
                     raise KeyboardInterrupt
-                run.log_metrics({F1: fresh_value(value, here)})
+                metrics = {F1: fresh_value(value, here)}
+                run.log_metrics(metrics)
+                run.set_tags({SUM: metrics_sum(metrics)})
         except KeyboardInterrupt:
             raise Killed from None
         return "resumed" if claimed.earlier else "trained"
@@ -202,6 +206,32 @@ def test_a_reused_trial_whose_run_is_deleted_is_trained_again(shared_store):
     assert second.start() == ["trained", "taken"]
     expect(second)
     assert list(second.table["reused"]) == [False, True]
+
+
+def test_a_metric_that_was_changed_in_the_database_is_no_result(tmp_path):
+    store = new_store(tmp_path)
+    sweep, other = (Sweep(store, name, net="net") for name in ("one", "other"))
+    sweep.start()
+    run_id = sweep.table["run_id"][0]
+    database = sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")
+    for table in ("metrics", "latest_metrics"):
+        database.execute(f"UPDATE {table} SET value = value + 1e-9 WHERE run_uuid = ?", [run_id])
+    database.commit()
+    database.close()
+    assert list(sweep.table["status"]) == ["DAMAGED", "FINISHED"]
+    assert "not those that were recorded" in failures(sweep.table, ["lr"])[0]
+    best = best_trial(sweep.table, F1)
+    assert best is not None and best["trial"] == 1
+    assert other.start() == ["trained", "reused"]
+    assert sweep.start() == ["reused", "taken"]
+    for one in (sweep, other):
+        expect(one)
+
+
+def test_metrics_that_stores_keep_in_their_own_way_make_no_damage():
+    odd = {"best/val/loss": math.inf, "best/val/auroc_macro": math.nan, "test/loss": 1.0, "best/val/f1_macro": 0.1}
+    assert metrics_sum(odd) == metrics_sum({"best/val/loss": math.nan, "best/val/f1_macro": 0.1})
+    assert metrics_sum(odd) != metrics_sum({**odd, "best/val/f1_macro": 0.10000000000000002})
 
 
 def test_a_killed_trial_is_resumed_in_the_run_that_it_had(shared_store):

@@ -14,7 +14,14 @@ from ecgexp.tracking import sources
 CODE = "import sys; from ecgexp.tracking.sources import own_code; print(own_code({'a': [{'_target_': sys.argv[1]}]}))"
 PACKAGE = {
     "mine/__init__.py": "",
-    "mine/nets.py": "from . import parts\nfrom mine.deep.more import x\nimport beside\n\n\nclass Net: ...\n",
+    "mine/nets.py": (
+        "import importlib\nfrom . import parts\nfrom mine.deep.more import x\nimport beside\n"
+        "named = importlib.import_module('mine.named')\nother = __import__('hidden')\n"
+        "near = importlib.import_module('.near', __package__)\n\n\nclass Net: ...\n"
+    ),
+    "mine/named.py": "",
+    "mine/near.py": "",
+    "hidden.py": "",
     "mine/parts.py": "import torch\n",
     "mine/deep/__init__.py": "",
     "mine/deep/more.py": "x = 1\n",
@@ -97,3 +104,35 @@ def test_the_version_of_this_package_tells_its_code(tmp_path, monkeypatch):
     content = b"a.py\n" + hashlib.sha256(b"x = 1\n").digest()
     assert sources.package.__wrapped__() == f"{version}+{hashlib.sha256(content).hexdigest()[:8]}"
     assert digest != sources.package.__wrapped__().partition("+")[2]
+
+
+@pytest.mark.parametrize("function", ["get_class", "get_method", "get_object"])
+def test_what_hydra_is_told_to_import_counts(folder, monkeypatch, function):
+    monkeypatch.syspath_prepend(str(folder))
+    config = {"model": {"_target_": "ecgexp.models.Ribeiro", "act": {"_target_": f"hydra.utils.{function}"}}}
+    assert sources.own_code(config) == sources.own_code({"a": {"_target_": "hydra.utils.get_class"}})
+    config["model"]["act"]["path"] = "alone.Net"
+    assert sources.own_code(config) not in ("", sources.own_code({"a": {"_target_": "hydra.utils.get_class"}}))
+
+
+def test_what_a_link_imports_is_sought_beside_the_link(folder):
+    (folder / "lib").mkdir()
+    (folder / "lib" / "linked.py").write_text("import beside\n\n\nclass Net: ...\n")
+    (folder / "linked.py").symlink_to("lib/linked.py")
+    before = own_code(folder, "linked.Net")
+    (folder / "beside.py").write_text("y = 2\n")
+    changed = own_code(folder, "linked.Net")
+    (folder / "lib" / "linked.py").write_text("import beside\n\n\nclass Net:\n    x = 1\n")
+    assert len({before, changed, own_code(folder, "linked.Net")}) == 3
+
+
+def test_files_that_a_net_is_given_count_and_those_of_a_dataset_do_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / "weights.txt"
+    weights.write_text("1.0")
+    config = {"model": {"_target_": "ecgexp.models.Ribeiro", "deep": [{"pretrained": "weights.txt"}]}}
+    before = sources.own_code(config)
+    assert before == sources.own_code(config) != ""
+    weights.write_text("-4.0")
+    assert sources.own_code(config) != before
+    assert sources.own_code({"dataset": {"labels_csv": "weights.txt"}, "model": {"name": "x" * 5000}}) == ""

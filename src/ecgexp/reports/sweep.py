@@ -16,7 +16,7 @@ from ecgexp.metrics.names import PARAMETERS
 from ecgexp.reports.figures import heat_map, save_figure
 from ecgexp.tracking import sources
 from ecgexp.tracking.provenance import WARNING
-from ecgexp.tracking.runs import children, left_out, standing
+from ecgexp.tracking.runs import DAMAGED, children, left_out, standing, status_of
 from ecgexp.tracking.store import Store
 from ecgexp.words import shortened
 
@@ -108,10 +108,10 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
             {
                 "trial": number,
                 "run_id": run.info.run_id,
-                "status": run.info.status,
+                "status": status_of(run),
                 "diverged": tags.get("diverged", "false") == "true",
                 "pruned": is_pruned(run),
-                "error": tags.get("error", "") if run.info.status == "FAILED" else "",
+                "error": _error_of(run),
                 "reused": "reused_from" in tags,
                 "reused_from_commit": tags.get("reused_from_commit", ""),
                 "source_run_id": tags.get("reused_from", run.info.run_id),
@@ -127,6 +127,12 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
     results.attrs["overridden"] = list(overridden)
     results.attrs["remarks"] = [*remarks, *_differences(results)]
     return results
+
+
+def _error_of(run: MlflowRun) -> str:
+    if status_of(run) == DAMAGED:
+        return "its metrics in the store are not those that were recorded: the same command trains it again"
+    return run.data.tags.get("error", "") if run.info.status == "FAILED" else ""
 
 
 def _differences(results: pd.DataFrame) -> list[str]:

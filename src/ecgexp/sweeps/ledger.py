@@ -20,7 +20,7 @@ from ecgexp.reports.sweep import PRUNED, VALIDATION, is_pruned
 from ecgexp.sweeps.identity import cell, slot
 from ecgexp.sweeps.job import Job
 from ecgexp.tracking.run import Run
-from ecgexp.tracking.runs import CLAIM, SLOT, claim_of, precedence
+from ecgexp.tracking.runs import CLAIM, SLOT, SUM, claim_of, precedence, status_of
 from ecgexp.tracking.store import Store
 
 REUSED_FROM = "reused_from"
@@ -28,6 +28,7 @@ REUSED_FROM = "reused_from"
 _OF_THE_TRAINING = (
     "git_commit", "git_dirty", "package", "torch", "device", "threads", "diverged", "best_epoch", PRUNED,
     VALIDATION,
+    SUM,
 )  # fmt: skip
 _LABELS_LEFT_OUT = "labels_left_out/best/"
 
@@ -187,7 +188,7 @@ def _next_claim(tags: Mapping[str, Any], own: Sequence[MlflowRun]) -> dict[str, 
 
 def _last_whole(store: Store, runs: Sequence[MlflowRun]) -> MlflowRun | None:
     """The last finished run whose files are still there: what a reused one stands for may have been deleted since."""
-    finished = [run for run in runs if run.info.status == "FINISHED"]
+    finished = [run for run in runs if status_of(run) == "FINISHED"]
     trained = [run for run in finished if REUSED_FROM not in run.data.tags]
     return trained[-1] if trained else next((run for run in finished[::-1] if _has_its_source(store, run)), None)
 

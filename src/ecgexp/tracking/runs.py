@@ -7,8 +7,10 @@ highest claim stands for the slot. Nothing is ever hidden for good: whatever is 
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mlflow.entities import Run as MlflowRun
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -16,6 +18,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from ecgexp.tracking.store import Store
 
 SLOT, CLAIM = "slot", "claim"
+# Tag: sum of the metrics of the best weights, which a database keeps without one.
+SUM = "metrics_sum"
+# Status in tables of a finished run whose metrics are not those that were recorded.
+DAMAGED = "DAMAGED"
+_SUMMED = "best/"
 # Tag by which stores of earlier versions hid a run.
 SUPERSEDED = "superseded"
 # What tells two runs of a slot apart, and how it is called.
@@ -84,3 +91,17 @@ def precedence(run: MlflowRun) -> tuple[int, bool, int]:
     Two machines that work on one search at once may give the same number.
     """
     return claim_of(run), run.info.status == "FINISHED", run.info.start_time
+
+
+def metrics_sum(metrics: Mapping[str, float]) -> str:
+    """Hash of the metrics of the best weights, of those that are finite: stores keep others in their own way."""
+    known = {name: float(value) for name, value in metrics.items() if name.startswith(_SUMMED)}
+    lines = [f"{name} {value!r}" for name, value in sorted(known.items()) if math.isfinite(value)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def status_of(run: MlflowRun) -> str:
+    """MLflow's status of a run, or DAMAGED where its metrics are not those that were recorded."""
+    noted = run.data.tags.get(SUM)
+    intact = run.info.status != "FINISHED" or noted is None or noted == metrics_sum(run.data.metrics)
+    return str(run.info.status) if intact else DAMAGED

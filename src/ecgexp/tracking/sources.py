@@ -35,8 +35,9 @@ def own_code(config: Mapping[str, Any]) -> str:
     """Hash of the source of every class that a configuration names outside of this package and of torch.
 
     Of a class in a file of the user's own it is the module's file, and each file of the same folder of packages that
-    it imports, directly or through others. Of an installed package it is the list of files and sums that its
-    installer wrote.
+    it imports, directly or through others, by a statement or by a name that stands in the source. Of an installed
+    package it is the list of files and sums that its installer wrote. Files that the configuration names outside of
+    its dataset (weights to begin with, say) count with their contents.
 
     Parameters
     ----------
@@ -48,13 +49,58 @@ def own_code(config: Mapping[str, Any]) -> str:
     str
         12 hexadecimal digits; empty where nothing is named.
     """
-    modules = sorted({module for target in targets(config) if (module := _module_of(str(target))) is not None})
-    if not modules:
-        return ""
-    digest = hashlib.sha256()
-    for module in modules:
-        digest.update(f"{module} {_source(module)}\n".encode())
-    return digest.hexdigest()[:12]
+    named = {*targets(config), *_located(config)}
+    modules = sorted({module for target in named if (module := _module_of(str(target))) is not None})
+    parts = [f"{module} {_source(module)}" for module in modules]
+    parts += [f"{file} {_content(file, *_stamp(file))}" for file in sorted(set(_files_in(config)))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12] if parts else ""
+
+
+def _located(component: Any) -> Iterator[str]:
+    """What Hydra's own functions, such as ``hydra.utils.get_class``, are told to import."""
+    if isinstance(component, Mapping):
+        if str(component.get("_target_")).startswith("hydra.utils.get_"):
+            yield str(component.get("path"))
+        for value in component.values():
+            yield from _located(value)
+    elif isinstance(component, list):
+        for value in component:
+            yield from _located(value)
+
+
+def _files_in(config: Mapping[str, Any]) -> Iterator[str]:
+    """Files that a configuration names, but those of its dataset, which has a fingerprint, and of its store."""
+    for key, value in config.items():
+        if key not in ("dataset", "tracking"):
+            yield from (text for text in _texts(value) if _is_file(text))
+
+
+def _texts(component: Any) -> Iterator[str]:
+    if isinstance(component, Mapping):
+        component = list(component.values())
+    if isinstance(component, list):
+        for value in component:
+            yield from _texts(value)
+    elif isinstance(component, str):
+        yield component
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, ValueError):  # too long, or no path at all
+        return False
+
+
+def _stamp(file: str) -> tuple[int, int, int]:
+    found = Path(file).expanduser().stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@cache
+def _content(file: str, *stamp: int) -> str:
+    with Path(file).expanduser().open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @cache
@@ -84,7 +130,7 @@ def _source(module: str) -> str:
     spec = find_spec(module)
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return "built in"
-    path = Path(spec.origin).resolve()
+    path = Path(spec.origin).absolute()  # of a link: it is from where it lies that others are imported
     # Listing what is installed takes half a second, and what a user edits is seldom there.
     if "site-packages" in path.parts and (installed := _installed(module.partition(".")[0])) is not None:
         return installed
@@ -142,6 +188,18 @@ def _imports(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             yield module
             for alias in node.names:
                 yield (*module, alias.name)
+        elif isinstance(node, ast.Call) and (name := _imported_by_name(node)):
+            base = package[: len(package) - len(name) + len(name.lstrip(".")) + 1] if name.startswith(".") else ()
+            yield (*base, *name.lstrip(".").split("."))
+
+
+def _imported_by_name(call: ast.Call) -> str:
+    """Module that a call of ``import_module`` or the like imports, where its name stands there; else empty."""
+    function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if function not in ("import_module", "__import__", "resolve_name") or not call.args:
+        return ""
+    first = call.args[0]
+    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
 
 
 def _candidates(root: Path, name: tuple[str, ...]) -> Iterator[Path]:
