@@ -36,8 +36,8 @@ def own_code(config: Mapping[str, Any]) -> str:
 
     Of a class in a file of the user's own it is the module's file, and each file of the same folder of packages that
     it imports, directly or through others, by a statement or by a name that stands in the source. Of an installed
-    package it is the list of files and sums that its installer wrote. Files that the configuration names outside of
-    its dataset (weights to begin with, say) count with their contents.
+    package it is the list of files and sums that its installer wrote. Files that the configuration names for its net
+    and what trains it (weights to begin with, say) count with their contents.
 
     Parameters
     ----------
@@ -69,10 +69,9 @@ def _located(component: Any) -> Iterator[str]:
 
 
 def _files_in(config: Mapping[str, Any]) -> Iterator[str]:
-    """Files that a configuration names, but those of its dataset, which has a fingerprint, and of its store."""
-    for key, value in config.items():
-        if key not in ("dataset", "tracking"):
-            yield from (text for text in _texts(value) if _is_file(text))
+    """Files that a configuration names for its net and what trains it; its dataset has a fingerprint."""
+    for group in ("model", "loss", "optimizer", "scheduler", "trainer"):
+        yield from (text for text in _texts(config.get(group)) if _is_file(text))
 
 
 def _texts(component: Any) -> Iterator[str]:
