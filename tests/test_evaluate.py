@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ import torch
 from sklearn import metrics as oracle
 
 from ecgexp.datasets import PTBXL, Synthetic, WFDBFolder
+from ecgexp.evaluate import other_records
 from ecgexp.reports.evaluation import (
     SMALLEST_CLASS,
     SMALLEST_GROUP,
@@ -24,6 +27,7 @@ from ecgexp.reports.evaluation import (
 from ecgexp.restore import find_run
 from ecgexp.saved import SUMS
 from ecgexp.tracking.looks import looks
+from ecgexp.tracking.overlap import TRAINED_ON
 from trained import Trained, call, is_one_sentence, shell, trained_once
 
 LABELS = ("NORM", "STTC", "CD", "MI", "HYP")
@@ -256,6 +260,54 @@ def test_other_data_than_those_of_the_training_are_pointed_out(trained, moved, m
     words = (f"run={trained.run_id}", "split=val", f"dataset.root={data}", "dataset.cache_dir=cache")
     assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
     assert "fingerprint differs" in capsys.readouterr().out
+
+
+def with_folds(trained: Trained, folder: Path, swap: dict[int, int]) -> list[str]:
+    """A copy of the data whose records change folds; returns the words that name it."""
+    data = shutil.copytree(trained.folder / "data" / "synthetic", folder / "other")
+    (path,) = data.rglob("ptbxl_database.csv")
+    table = pd.read_csv(path, dtype=str)
+    folds = table["strat_fold"].astype(float).astype(int)
+    table["strat_fold"] = folds.map(lambda fold: swap.get(fold, fold)).astype(str)
+    table.to_csv(path, index=False)
+    path.with_name("SHA256SUMS.txt").unlink()
+    return [f"dataset.root={data}", "dataset.cache_dir=cache"]
+
+
+@pytest.mark.parametrize(("swap", "how"), [({1: 10, 10: 1}, "trained on"), ({9: 10, 10: 9}, "used in validation")])
+def test_test_records_that_the_run_has_seen_are_refused_before_a_look(trained, moved, monkeypatch, capsys, swap, how):
+    before = moved.client.get_run(trained.run_id).data
+    others = with_folds(trained, moved.folder, swap)
+    said = call(monkeypatch, "evaluate", moved.folder, f"run={trained.run_id}", "split=test", *others)
+    assert is_one_sentence(said), said
+    assert re.match(rf"(2\d) of the \1 test records were {how}", said), said
+    assert capsys.readouterr().out == ""
+    after = moved.client.get_run(trained.run_id).data
+    assert (after.metrics, after.tags) == (before.metrics, before.tags)
+    assert not (moved.artifacts / "evaluation").exists()
+
+
+def test_validation_records_that_were_trained_on_are_told_before_and_after(trained, moved, monkeypatch, capsys):
+    words = (f"run={trained.run_id}", "split=val", *with_folds(trained, moved.folder, {1: 9, 9: 1}))
+    assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
+    said = capsys.readouterr().out
+    found = re.findall(r"((\d+) of the \2 val records were trained on)", said)
+    told, count = found[0]
+    assert int(count) == len(pd.read_parquet(next(moved.artifacts.glob("evaluation/val-*/*.parquet"))))
+    first, second = said.index(told), said.rindex(told)
+    assert first < said.index("mlcm_f1_macro") < second
+    (written,) = (moved.artifacts / "evaluation").glob("val-*/metrics.json")
+    assert told in json.loads(written.read_text())["trained_on"]
+
+    (moved.artifacts / TRAINED_ON).unlink()  # as of an earlier version
+    assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
+    assert "Whether val records were trained on cannot be checked" in capsys.readouterr().out
+
+
+def test_records_of_the_first_look_with_other_labels_are_not_called_other_records():
+    assert other_records(12, "a", {"records": 12, "names": "a"}).endswith("but their labels or signals differ")
+    assert other_records(12, "b", {"records": 12, "names": "a"}).startswith("The 12 test records are not the 12 of")
+    assert other_records(12, "b", {"records": 11}).endswith("or their labels or signals differ")
 
 
 # --- sentences

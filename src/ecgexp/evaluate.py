@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import tempfile
@@ -45,7 +46,8 @@ Evaluates the kept weights of a run on a split.
 
 Logs metrics test/... and files in evaluation/test/ to the run, and notes on the run and on its sweep that the test
 fold was looked at, when, by whom, with which commit and at which records. A further look is allowed, and counted. One
-at other records than the first is kept apart, as test-HASH.
+at other records than the first, or at other labels or signals of them, is kept apart, as test-HASH. Test records that
+the run was trained on or used in validation are refused.
 """
 # Keys of a dataset that say where data lie and how they are read, not which ones they are.
 PLACES = ("root", "cache_dir", "labels_csv", "on_bad_record", "workers")
@@ -208,7 +210,8 @@ def _run(values: dict[str, list[str]]) -> None:
         raise UserError("Records with exactly one label take no thresholds: leave out thresholds=tuned.")
     difference = _check_data(cfg, dataset, store, run)
     records = dataset.load(split)  # what is wrong with the data is said before a look is noted
-    data = records.fingerprint()
+    overlap = _overlap(store, run, records, split, bool(difference))
+    data, names = records.fingerprint(), hashlib.sha256("\n".join(records.ids).encode()).hexdigest()[:16]
     number, what, place, first = 0, "", split if not difference else f"{split}-{data[:8]}", None
     if split == "test":
         from ecgexp.tracking.looks import looks, note_look
@@ -216,7 +219,13 @@ def _run(values: dict[str, list[str]]) -> None:
         thresholds = "none" if dataset.multiclass else "tuned" if tune else "fixed"
         first = next((look for look in looks(store, run.info.run_id) if look["run"] == run.info.run_id), None)
         place = split if first is None or first.get("data") == data else f"{split}-{data[:8]}"
-        details = {"thresholds": thresholds, "same_data": not difference, "records": len(records), "data": data}
+        details = {
+            "thresholds": thresholds,
+            "same_data": not difference,
+            "records": len(records),
+            "data": data,
+            "names": names,
+        }
         number, what = note_look(store, run, {**details, "place": place})
     predictions = predict_split(network, dataset, split, cfg)
     validation = predict_split(network, dataset, "val", cfg) if tune else None
@@ -224,17 +233,15 @@ def _run(values: dict[str, list[str]]) -> None:
     if not keep_patients:
         hashed = hashed_patients(store, predictions.split.patients)
         predictions = replace(predictions, split=replace(predictions.split, patients=hashed))
-    folder = _record(store, run, predictions, findings, number, dataset.warning, place, data)
-    print(_summary(run, predictions, findings))
+    folder = _record(store, run, predictions, findings, number, dataset.warning, place, data, overlap)
+    said = [overlap] if overlap else []
+    print("\n\n".join([*said, _summary(run, predictions, findings), *said]))
     if dataset.warning:
         print(f"\n{dataset.warning}")
     if difference:
         print(f"\nThe data are not those that the run was trained on: {difference}.")
     if first is not None and place != split:
-        print(
-            f"\nThe {len(records)} test records are not the {first.get('records', '')} of this run's first look: "
-            f"metrics and files are kept apart, as {place}."
-        )
+        print(f"\n{other_records(len(records), names, first)}: metrics and files are kept apart, as {place}.")
     if number:
         print(f"\nThis is look number {number} at the test fold of this {what}.")
     print(f"Files: {folder}")
@@ -287,6 +294,46 @@ def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun)
     # Training reads no test record, but knows how many the table names.
     named, found = _test_records(counts), _test_records(dataset.summary())
     return "" if named in (None, found) else f"their table names {found} test records and not {named}"
+
+
+def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, differ: bool) -> str:
+    """What of a split the run has seen as another one, in words; refuse the test split where it has seen records."""
+    from ecgexp.restore import run_folder
+    from ecgexp.tracking.overlap import TRAINED_ON, find_overlap
+
+    with run_folder(store, run.info.run_id) as folder:
+        found = find_overlap(folder / TRAINED_ON, store, records)
+    if isinstance(found, str):
+        return f"Whether {split} records were trained on cannot be checked: {found}." if differ else ""
+    known, said = {"trained on": found["train"]}, []
+    if split == "test":
+        known["used in validation"] = found["val"]
+    for how, seen in known.items():
+        which = f"{seen.records} of the {seen.of_records} {split} records were {how}"
+        if seen.records and split == "test":
+            raise UserError(
+                f"{which}, by their names, so nothing is measured and no look is noted: take the splits that run "
+                f"{run.info.run_id} was trained with, or train again."
+            )
+        if seen.records:
+            said.append(f"{which}: these figures say nothing about other records.")
+        elif seen.patients:
+            said.append(f"Other records of {seen.patients} of the {seen.of_patients} {split} patients were {how}.")
+        elif differ:
+            said.append(f"No {split} record, and no other one of these patients, was {how}.")
+    return "\n".join(said)
+
+
+def other_records(records: int, names: str, first: dict[str, Any]) -> str:
+    """How test records differ from those of a first look, which has not always noted their names."""
+    if first.get("names") == names:
+        return f"The {records} test records are those of this run's first look, but their labels or signals differ"
+    if "names" in first:
+        return f"The {records} test records are not the {first['records']} of this run's first look"
+    return (
+        f"The {records} test records are not the {first.get('records', '')} of this run's first look, or their labels "
+        "or signals differ"
+    )
 
 
 def _test_records(counts: Any) -> Any:
@@ -355,6 +402,7 @@ def _record(
     warning: str | None,
     place: str,
     data: str,
+    overlap: str,
 ) -> str:
     """Log to the run, under `place`; returns where the files are."""
     from mlflow.entities import Metric
@@ -370,12 +418,18 @@ def _record(
         for key, value in left_out.items():
             store.client.set_tag(run_id, key, value)
     with tempfile.TemporaryDirectory() as temporary:
-        _write(Path(temporary), predictions, findings, number, warning, data)
+        _write(Path(temporary), predictions, findings, number, warning, data, overlap)
         return keep_files(store, run, Path(temporary), f"evaluation/{place}")
 
 
 def _write(
-    folder: Path, predictions: Predictions, findings: Findings, number: int, warning: str | None, data: str
+    folder: Path,
+    predictions: Predictions,
+    findings: Findings,
+    number: int,
+    warning: str | None,
+    data: str,
+    overlap: str,
 ) -> None:
     from ecgexp.reports.evaluation import reliability_figure
     from ecgexp.reports.trial import write_confusion, write_predictions
@@ -399,6 +453,7 @@ def _write(
         "records": len(predictions.split),
         "data": data,
         "warning": warning,
+        "trained_on": overlap or None,
         "metrics": findings.metrics,
         "labels_left_out": findings.left_out,
         "interval": findings.uncertainty

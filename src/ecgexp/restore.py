@@ -46,6 +46,7 @@ from ecgexp.paths import database_file
 from ecgexp.saved import SUMS, check_sum, load_tensors
 from ecgexp.tracking.database import check_database, settle
 from ecgexp.tracking.looks import REUSED
+from ecgexp.tracking.overlap import TRAINED_ON
 from ecgexp.tracking.sources import targets
 from ecgexp.tracking.store import PatientClient, Store, database_uri, is_own, place_inside
 
@@ -237,7 +238,7 @@ def run_folder(store: Store, run_id: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             there = {entry.path for entry in store.client.list_artifacts(run_id)}
-            for name in (SUMS, CONFIG, WEIGHTS, DATA):
+            for name in (SUMS, CONFIG, WEIGHTS, DATA, TRAINED_ON):
                 if name in there:
                     store.client.download_artifacts(run_id, name, folder)
         except (MlflowException, OSError) as error:

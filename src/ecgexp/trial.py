@@ -33,6 +33,7 @@ from ecgexp.sweeps.job import Interrupted, Job, Outcome
 from ecgexp.sweeps.ledger import claim, claim_unread, exclusive, slot_of, take
 from ecgexp.tracking import provenance, sources
 from ecgexp.tracking.model import log_model
+from ecgexp.tracking.overlap import TRAINED_ON, write_trained_on
 from ecgexp.tracking.privacy import hashed_patients
 from ecgexp.tracking.run import EpochLog, Run, end_orphans
 from ecgexp.tracking.runs import SLOT, SUM, metrics_sum
@@ -254,6 +255,7 @@ def _record_results(run: Run, cfg: DictConfig, fitted: Fitted) -> None:
         write_predictions(path, records.ids, probabilities, targets, names, patients)
         write_confusion(folder, "val", probabilities, targets, names, cfg.threshold, dataset.multiclass)
         write_curves(folder / "learning_curves.png", fitted.history, shown(cfg), fitted.best_epoch)
+        write_trained_on(folder / TRAINED_ON, run.store, fitted.data.splits)
         (folder / "data.json").write_text(json.dumps(description, indent=1))
         torch.save(fitted.network.cpu().state_dict(), folder / "weights.pt")
 

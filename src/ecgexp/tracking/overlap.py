@@ -1,0 +1,103 @@
+"""Which records and patients of a split a run has seen, without naming one: it keeps keyed hashes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecgexp.datasets.base import Split, SplitName
+from ecgexp.errors import UserError, first_line
+from ecgexp.saved import check_sum
+from ecgexp.tracking.privacy import KEY, hashed_patients
+from ecgexp.tracking.store import Store
+
+TRAINED_ON = "trained_on.npz"
+_SEEN: tuple[SplitName, ...] = ("train", "val")
+_KINDS = ("records", "patients")
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of a split a run has seen as another one.
+
+    Attributes
+    ----------
+    records, patients : int
+        Of the split that it has seen.
+    of_records, of_patients : int
+        All of the split.
+    """
+
+    records: int
+    patients: int
+    of_records: int
+    of_patients: int
+
+
+def write_trained_on(path: Path, store: Store, splits: Mapping[SplitName, Split]) -> None:
+    """Write hashes of the training and validation records and of their patients, 8 bytes each.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file, an archive of NumPy arrays: ``train_records``, ``train_patients``, ``val_records`` and
+        ``val_patients``, ascending, and ``key``, which tells whether another key made them.
+    store : Store
+        Whose key it is.
+    splits : mapping
+        The records of 'train' and 'val'.
+    """
+    hashes: dict[str, Any] = {"key": _hashes(store, "key", np.array([""]))}
+    for name in _SEEN:
+        for what, names in _named(splits[name]).items():
+            hashes[f"{name}_{what}"] = _hashes(store, what, names)
+    np.savez(path, **hashes)
+
+
+def find_overlap(path: Path, store: Store, split: Split) -> dict[str, Overlap] | str:
+    """Compare a split with what `write_trained_on` wrote.
+
+    Returns
+    -------
+    dict of str to Overlap, or str
+        With the run's 'train' and 'val'; a reason where it cannot be told.
+
+    Raises
+    ------
+    UserError
+        Where the file is damaged.
+    """
+    if not path.is_file():
+        return f"the run is of an earlier version and kept no {TRAINED_ON}"
+    check_sum(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            seen = {
+                name: file[name].astype(np.uint64) for name in ("key", *(f"{a}_{b}" for a in _SEEN for b in _KINDS))
+            }
+    except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
+        raise UserError(f"{path} is damaged: {first_line(error)}") from error
+    if not np.array_equal(seen["key"], _hashes(store, "key", np.array([""]))):
+        return f"{TRAINED_ON} was made with another key than {store.root / KEY}: copy that of the training"
+    here = {what: _hashes(store, what, names) for what, names in _named(split).items()}
+    total = [len(hashes) for hashes in here.values()]
+    return {
+        name: Overlap(*(int(np.isin(here[what], seen[f"{name}_{what}"]).sum()) for what in _KINDS), *total)
+        for name in _SEEN
+    }
+
+
+def _named(split: Split) -> dict[str, NDArray[np.str_]]:
+    return dict(zip(_KINDS, (split.ids, split.patients), strict=True))
+
+
+def _hashes(store: Store, what: str, names: NDArray[np.str_]) -> NDArray[np.uint64]:
+    """Of each name once, 64 bits, ascending: their order tells nothing."""
+    # What is hashed says what it is, so that a record does not give away a patient of the same name.
+    found = hashed_patients(store, np.char.add(f"{what} ", np.unique(names.astype(str))))
+    return np.sort(np.array([int(digits, 16) for digits in found.tolist()], dtype=np.uint64))
