@@ -246,6 +246,7 @@ def test_told_to_stop_it_leaves_its_trial_to_be_tried_again(tmp_path, number):
     process.send_signal(number)
     done = finish(process, tmp_path, timeout=60).expect(128 + number)
     assert "Traceback" not in done.stderr
+    assert "Not complete: 2 of the 2 trials have no result." in done.stdout
     (first,) = study_of(tmp_path)
     assert first.state == TrialState.WAITING
     assert first.user_attrs["run_id"] == only(trials(tmp_path)).info.run_id

@@ -1,18 +1,26 @@
-"""What a sweep's own run says of its best trial."""
+"""What a sweep says at its end: of its best trial, and of trials without a result."""
 
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from ecgexp.reports.trial import validation_fingerprint
-from ecgexp.sweeps.session import _record_best
+from ecgexp.sweeps import session
+from ecgexp.sweeps.session import _Plan, _record_best
+from ecgexp.sweeps.status import DONE, Board, TrialStatus
 from ecgexp.tracking.run import Run
 from ecgexp.tracking.store import open_store
 from trained import trained_once
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "reports"))
+from sweeps import Sweep, new_store
 
 F1 = "best/val/mlcm_f1_macro"
 
@@ -30,6 +38,42 @@ def test_where_no_trial_is_the_best_of_all_the_sweep_forgets_which_one_was(tmp_p
     data = store.client.get_run(run.id).data
     assert not {"best_run_id", "best_trial"} & set(data.tags)
     assert math.isnan(data.metrics[F1])
+
+
+@pytest.mark.parametrize("kind", ["grid", "search"])
+@pytest.mark.parametrize("planned", [3, 4, 9])
+def test_trials_without_a_result_are_counted_after_the_table(tmp_path, capsys, kind, planned):
+    sweep = Sweep(new_store(tmp_path))
+    board = Board(sweep.store.root, sweep.parent)
+    for job, status in enumerate(("FINISHED", "FINISHED", "KILLED")):
+        sweep.trial(f"lr=0.{job + 1}", status=status)
+        board.write(job, TrialStatus("done" if status == "FINISHED" else "running", [], 0.0))
+    plan = _Plan(
+        OmegaConf.create({"objective": F1, "tracking": {"log_model": "none"}}),
+        "made",
+        [[f"lr=0.{job + 1}"] for job in range(planned)] if kind == "grid" else None,
+        SimpleNamespace(n_trials=planned) if kind == "search" else None,  # type: ignore[arg-type]
+    )
+    continued = sweep.store.client.get_run(sweep.parent)
+    with pytest.MonkeyPatch.context() as patch, Run(sweep.store, "made", {}, continues=continued) as run:
+        patch.setattr(session, "_write_study", lambda *_: None)
+        patch.setattr(_Plan, "study", lambda *_: ("storage", "study"))
+        session._report(run, plan)
+    said, left = capsys.readouterr().out, planned - 2
+    told = f"Not complete: {left} of the {planned} trials {'has' if left == 1 else 'have'} no result."
+    assert said.index("killed") < said.index(told) < said.index("Best: trial ")
+    table = sweep.store.root / "artifacts" / sweep.parent / "artifacts" / "table.txt"
+    assert told in table.read_text()
+
+
+def test_a_sweep_all_of_whose_trials_have_results_says_nothing_of_them(tmp_path):
+    board = Board(tmp_path, "parent")
+    for job, state in enumerate(DONE):
+        board.write(job, TrialStatus(state, [], 0.0))
+    results = pd.DataFrame({"status": ["FINISHED"] * len(DONE)})
+    cells = [[f"lr={job}"] for job, _ in enumerate(DONE)]
+    for given in ((cells, None), (None, SimpleNamespace(n_trials=len(DONE))), (None, None)):
+        assert session._incomplete(_Plan(None, "made", *given), results, board) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ from ecgexp.reports.sweep import (
 from ecgexp.restore import load_run, named_packages
 from ecgexp.sweeps.identity import key_of
 from ecgexp.sweeps.job import PARENT_VARIABLE, SWEPT_VARIABLE
-from ecgexp.sweeps.status import Board, StatusLine, TrialStatus
+from ecgexp.sweeps.status import DONE, Board, StatusLine, TrialStatus
 from ecgexp.sweeps.supervisor import GRACE, TrialFailed
 from ecgexp.tracking import provenance
 from ecgexp.tracking.heartbeat import SILENCE, is_alive
@@ -343,6 +343,7 @@ def _report(run: Run, plan: _Plan) -> None:
     if results.empty:
         print("No trial has a run in this sweep: there is no table.", file=sys.stderr)
         return
+    results.attrs["remarks"] += _incomplete(plan, results, Board(run.store.root, run.id))
     keys = swept_keys(results)
     with run.artifacts() as folder:
         write_sweep_report(folder, results, keys, objectives(plan.cfg), grid=plan.search is None)
@@ -364,6 +365,18 @@ def _report(run: Run, plan: _Plan) -> None:
     print(
         f"Report: python -m ecgexp.report sweep={run.id}{run.store.arguments()}\nLook at it: {run.store.ui_command()}"
     )
+
+
+def _incomplete(plan: _Plan, results: pd.DataFrame, board: Board) -> list[str]:
+    """What has to be said of planned trials that have no result, if there are any."""
+    if plan.search is not None:  # others may have run some of them elsewhere
+        total, done = plan.search.n_trials, int((results["status"] == "FINISHED").sum())
+    else:  # the sweep may have further trials, of an earlier command
+        total, done = len(plan.cells or ()), sum(status.state in DONE for status in board.read().values())
+    if done >= total:
+        return []
+    has = "has" if total - done == 1 else "have"
+    return [f"Not complete: {total - done} of the {total} trials {has} no result. The same command goes on."]
 
 
 def _write_study(path: Path, storage: str, name: str) -> None:
