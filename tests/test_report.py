@@ -14,7 +14,8 @@ import pytest
 from ecgexp.reports import page as page_module
 from ecgexp.reports.figures import heat_map
 from ecgexp.reports.significance import Group, Predictions
-from ecgexp.reports.study import Study
+from ecgexp.reports.study import Study, merge
+from ecgexp.reports.sweep import sweep_runs
 from trained import call, is_one_sentence, shell
 
 sys.path.insert(0, str(Path(__file__).parent / "reports"))
@@ -170,6 +171,17 @@ def test_the_page_says_what_can_be_concluded(page):
     assert re.search(r"Of the variance between single trials, \d+% is seed rather than the cell", page.text)
     assert "The test fold has not been looked at" in page.text
     assert "The sweep is not complete" in page.text
+
+
+def test_a_best_cell_of_one_run_has_no_standard_deviation(store):
+    sweep = Sweep(store, "one run")
+    for seed in "01":
+        sweep.trial("lr=0.1", f"seed={seed}", skill=0.3)
+    sweep.trial("lr=0.2", "seed=0", skill=0.9)
+    runs, results = merge({"one run": sweep_runs(store, sweep.parent)})
+    study = Study([store.client.get_run(sweep.parent)], runs, results, [], {}, [], [], [], {})
+    (said,) = (line for line in study.findings() if "best cell" in line)
+    assert re.fullmatch(r"The best cell is lr=0\.2: 1\.000, of one run, so that its spread is not known\.", said)
 
 
 KEYS = ("lr", "batch_size", "optimizer", "model.some_rate", "early_stopping.patience", "scheduler")

@@ -184,6 +184,16 @@ def test_the_table_shows_each_trial_and_marks_the_best(sweep):
     assert lines[3] == ["2", "adam", "0.1", "failed", "-", "-"]
 
 
+def test_rows_of_one_training_are_named(sweep, store):
+    first, second = (sweep.trial(f"lr={lr}", f1=0.5) for lr in (0.1, 0.2))
+    for run, lr in ((first, 0.1), (second, 0.2), ("of another sweep", 0.3)):
+        store.client.set_tag(sweep.trial(f"lr={lr}", "trainer.threads=1", f1=0.5), "reused_from", run)
+    sweep.trial("lr=0.4", status="FAILED")
+    results = sweep.results()
+    told = "These rows are one training each, with the same result: trials 0, 2; trials 1, 3."
+    assert told in sweep_table(results, ["lr", "trainer.threads"], [OBJECTIVE])
+
+
 def test_a_diverged_trial_is_called_so(sweep):
     sweep.trial("lr=1e30", f1=0.0, diverged=True)
     assert "diverged" in sweep_table(sweep.results(), [], [OBJECTIVE])

@@ -391,7 +391,11 @@ class Study:
                 continue
             words = " ".join(f"{key}={value}" for key, value in best[0].values.items())
             of = f" of the {len(family)} that share their validation sets" if len(families) > 1 else ""
-            said.append(f"Over its repetitions the best cell{of} is {words}: {best[0].text().rstrip('*')} (mean ± sd).")
+            value = best[0].text().rstrip("*")
+            if best[0].sd is None:
+                said.append(f"The best cell{of} is {words}: {value}, of one run, so that its spread is not known.")
+            else:
+                said.append(f"Over its repetitions the best cell{of} is {words}: {value} (mean ± sd).")
         return said
 
     def _said_of_seeds(self) -> list[str]:

@@ -81,8 +81,8 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
     runs : sequence of MlflowRun
         The trials.
     remarks : sequence of str
-        What else has to be said beside the table, kept in ``attrs["remarks"]`` with what is said of differences
-        between trials that no swept key makes.
+        What else has to be said beside the table, kept in ``attrs["remarks"]`` with what is said of trials that are
+        one training, and of differences between trials that no swept key makes.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
         )
     results = pd.DataFrame(rows, columns=None if rows else list(FIXED))
     results.attrs["overridden"] = list(overridden)
-    results.attrs["remarks"] = [*remarks, *_differences(results)]
+    results.attrs["remarks"] = [*remarks, *_same_trainings(results), *_differences(results)]
     return results
 
 
@@ -133,6 +133,17 @@ def _error_of(run: MlflowRun) -> str:
     if status_of(run) == DAMAGED:
         return "its metrics in the store are not those that were recorded: the same command trains it again"
     return run.data.tags.get("error", "") if run.info.status == "FAILED" else ""
+
+
+def _same_trainings(results: pd.DataFrame) -> list[str]:
+    """What has to be said of rows that a single training gave."""
+    finished = results[results["status"] == "FINISHED"]
+    same = [numbers for numbers in finished.groupby("source_run_id", sort=False)["trial"].agg(list) if len(numbers) > 1]
+    if not same:
+        return []
+    more = f"; and {len(same) - 5} more" if len(same) > 5 else ""
+    which = "; ".join(map(_counted, same[:5]))
+    return [f"These rows are one training each, with the same result: {which}{more}."]
 
 
 def _differences(results: pd.DataFrame) -> list[str]:
