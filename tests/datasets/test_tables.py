@@ -1,6 +1,7 @@
 """Tables as spreadsheets and pandas write them: each is read right, or refused by one sentence."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 from folders import write_record
 
 from ecgexp.datasets import WFDBFolder
-from ecgexp.datasets.tables import plain_id, read_table
+from ecgexp.datasets.tables import plain_id, read_patients, read_table
 from ecgexp.errors import UserError
 
 RECORDS = ["00100", "00101", "sub/102", "sub/103"]
@@ -209,6 +210,15 @@ REFUSED = {
         )
         for text in ("", "nan", "NA", "NULL", "#N/A", "None")
     },
+    "patients of a formula": (with_column("patient", ["7", "#REF!", "9", "#REF!"]), r"no patient .*\('#REF!'\): fill"),
+    "patients in two spellings of a number": (
+        with_column("patient", ["1001", "8", "1,001", "10"]),
+        r"has '1001' and '1,001' \(line 4\) in column 'patient', which may be one patient",
+    ),
+    "patients of which digits are lost": (
+        with_column("patient", ["7", "12345678901230000000", "12345678901230000000", "10"]),
+        r"has '12345678901230000000' in line 3, column 'patient', of which a spreadsheet may have kept 15 digits alone",
+    ),
     "a label of text": (with_column("AF", [1, "yes", 1, 0]), r"its column 'AF' in labels\.csv is 'yes', not 0 or 1"),
     "a label that is missing": (
         with_column("AF", [1, None, 1, 0]),
@@ -262,3 +272,86 @@ def test_any_text_comes_back_from_what_pandas_writes(tmp_path, seed):
 )
 def test_plain_id(text, expected):
     assert plain_id(text) == expected
+
+
+def patients(*cells: str) -> list[str]:
+    return read_patients(Path("labels.csv"), "patient", pd.Series(cells, index=range(2, 2 + len(cells)), dtype=object))
+
+
+NUMBERS = [
+    "1001",
+    "+1001",
+    "1,001",
+    "1.001",
+    "1'001",
+    "1\u2019001",
+    "1 001",
+    "1\u202f001",
+    "1,001.0",
+    "1001.00",
+    "'1001",
+]
+NUMBERS += ["1001e0", "1.001e3", "10010e-1", "0001001", "1001\u200b", "\ufeff1001", "10\u00ad01", "\uff11001", "1001,0"]
+
+
+@pytest.mark.parametrize("one", NUMBERS)
+def test_two_spellings_of_a_number_are_not_two_patients(one):
+    others = ["1000", "1002", "10010", "-1001", "1001.5", "P1001", "0", "00.10", "0.1"]
+    if one != "1.001e3":  # which is refused by itself
+        assert len(set(patients(one, *others))) == len(others) + 1
+    for other in NUMBERS:
+        if other != one:
+            with pytest.raises(UserError, match=r"may be one patient|has rounded"):
+                patients(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("p-7", "p\u20137"), ("p-7", "p\u22127"), ("p7", "p\u200d7"), ("p7", "'P7"), ("-7", "\u22127.0")]
+)
+def test_two_spellings_of_a_text_are_not_two_patients(one, other):
+    with pytest.raises(UserError, match=r"may be one patient: write each patient in one way\.$"):
+        patients(one, "8", other)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["1.1", "1.10", "1.01", "1.100001", "2"],  # site and number
+        ["00e0", "00e1", "00e2", "01e2", "0100", "0064", "00ff"],  # a counter in base 16
+        ["-7", "7", "+8", "P7", "P-7", "P+7", "7a", "7e", "e7", "7e100", "7e1"],
+        ["1234567890123450", "1234567890123461", "1234567890123470"],
+        ["1234567890123450", "7"],
+        ["#1", "a#", "anna", "nancy", "naomi", "0", "unknown1"],
+    ],
+)
+def test_different_patients_stay_different(cells):
+    assert patients(*cells) == cells
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!", "#NV", "#BEZUG!", "Err:502", "####", "########",
+     "n.a.", "N. A.", "N.A", "unknown", "Unknown ", "UNKNOWN\u200b", "'NA", "--", "?", "\u2013", "\u200b", "-nan", "<NA>"],
+)  # fmt: skip
+def test_what_stands_for_nobody_is_no_patient(cell):
+    with pytest.raises(UserError, match=r"names no patient in line 3, column 'patient' \(.*\): fill it in\.$"):
+        patients("7", cell, cell)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["12345678901230000000"],
+        ["1234567890123450", "1234567890123460", "1234567890123470", "7"],
+        ["123456789012345000", "1234567890123451"],
+    ],
+)
+def test_long_numbers_that_end_in_zeros_were_rounded(cells):
+    with pytest.raises(UserError, match=rf"has '{cells[0]}' in line 2, .* kept 15 digits alone: .* as text, and"):
+        patients(*cells)
+
+
+@pytest.mark.parametrize("cell", ["1.23457E+12", "1,23457E12", "1.23457e12", "1E+12", "-1.2E+12"])
+def test_a_number_with_an_exponent_was_rounded(cell):
+    with pytest.raises(UserError, match=r"which a program has rounded"):
+        patients("7", cell)

@@ -26,12 +26,25 @@ SEPARATORS = (",", ";", "\t")
 ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 """First bytes of Excel's own files."""
-MISSING = {"", "nan", "na", "n/a", "#n/a", "#na", "<na>", "nat", "null", "none", "-", "?"}
-"""What programs write where there is nothing, in lower case."""
+MISSING = {
+    "", "nan", "-nan", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "na", "n.a.", "n.a", "n/a", "#n/a", "#n/an/a", "#na",
+    "#nv", "<na>", "nat", "null", "nil", "none", "unknown", "undefined", "missing", "notavailable", "notapplicable",
+}  # fmt: skip
+"""What programs and people write where there is nothing, in lower case and without blanks."""
+SPREADSHEET_ERROR = re.compile(r"#.*[!?]|err:\d+")
+"""``#REF!`` and the like, in whichever language, in lower case."""
 LONGEST_HEADER = 1 << 16
 """Characters in which the names of the columns are looked for."""
 EXACT = 2**53
 """From here on not every whole number is a float."""
+DIGITS = 15
+"""That a spreadsheet keeps of a number; it writes zeros for the others."""
+UNLIKELY = 3
+"""So many zeros in the place of any digits are no chance."""
+_ROUNDED = re.compile(r"[+-]?\d+(?:[.,]\d+[eE]\+?|[eE]\+)\d+")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}([.,'])\d{3}(?:\1\d{3})*")
+_NUMBER = re.compile(r"([+-]?)(\d+)(?:[.,](\d+))?(?:e([+-]?\d{1,2}))?")
+_HEXADECIMAL = re.compile(r"[\da-f]+")
 
 
 def read_table(path: Path, columns: Iterable[str], optional: Iterable[str] = ()) -> pd.DataFrame:
@@ -134,11 +147,11 @@ def check_exact(path: Path, column: str, cells: pd.Series) -> None:
         Where there is one.
     """
     for line, text in zip(cells.index.tolist(), cells.tolist(), strict=True):
-        if "+" not in text and len(text) < len(f"{EXACT}.0"):
+        if text.isdecimal():
             continue
         whole = text.removesuffix(".0")
         beyond = whole != text and whole.isdecimal() and int(whole[-20:]) >= EXACT
-        if beyond or re.fullmatch(r"\d+([.,]\d+)?[eE]\+\d+", text):
+        if beyond or _ROUNDED.fullmatch(text):
             raise UserError(
                 f"{path} has {text!r} in line {line}, column {column!r}, which a program has rounded: several "
                 "identifiers may have become this one, so write the column as text."
@@ -151,33 +164,91 @@ def read_patients(path: Path, column: str, cells: pd.Series) -> list[str]:
     Raises
     ------
     UserError
-        Where one is missing or rounded, or two are, but for case, blanks and leading zeros, the same.
+        Where one is missing or rounded, or two may be one in two spellings: they differ but in case, blanks,
+        characters that are not seen, leading zeros, or in how a number is written.
     """
     check_exact(path, column, cells)
     patients = [plain_id(text) for text in cells]
-    known: set[str] = set()
-    spellings: dict[str, str] = {}
+    lines: dict[str, int] = {}
     for line, patient in zip(cells.index.tolist(), patients, strict=True):
-        if patient in known:
-            continue
-        known.add(patient)
-        if patient.casefold() in MISSING:
-            raise UserError(f"{path} names no patient in line {line}, column {column!r} ({patient!r}): fill it in.")
-        other = spellings.setdefault(_spelling(patient), patient)
+        lines.setdefault(patient, line)
+    folded = {patient: _folded(patient) for patient in lines}
+    for patient, text in folded.items():
+        if text in MISSING or SPREADSHEET_ERROR.fullmatch(text) or not any(map(str.isalnum, text)):
+            raise UserError(
+                f"{path} names no patient in line {lines[patient]}, column {column!r} ({patient!r}): fill it in."
+            )
+    _check_digits(path, column, lines)
+    texts = folded.values()
+    # Of these 00e1 is no zero, and 01e2 no hundred.
+    codes = all(map(_HEXADECIMAL.fullmatch, texts)) and any(set(text) & set("abcdf") for text in texts)
+    spellings: dict[str, str] = {}
+    for patient, text in folded.items():
+        other = spellings.setdefault(text if codes and "e" in text else _number(text), patient)
         if other != patient:
             raise UserError(
-                f"{path} has {other!r} and {patient!r} (line {line}) in column {column!r}, which may be one patient: "
-                "write each patient in one way."
+                f"{path} has {other!r} and {patient!r} (line {lines[patient]}) in column {column!r}, which may be one "
+                "patient: write each patient in one way."
             )
     return patients
 
 
-def _spelling(text: str) -> str:
-    """The same for all ways to write an identifier."""
+def _check_digits(path: Path, column: str, lines: dict[str, int]) -> None:
+    """Refuse identifiers of which a spreadsheet has kept but the first digits: all that are so long end in zeros."""
+    longer: dict[int, list[str]] = {}
+    for patient in lines:
+        if len(patient) > DIGITS and patient.isdecimal():
+            longer.setdefault(len(patient), []).append(patient)
+    for length, same in longer.items():
+        if (length - DIGITS) * len(same) >= UNLIKELY and not any(patient[DIGITS:].strip("0") for patient in same):
+            raise UserError(
+                f"{path} has {same[0]!r} in line {lines[same[0]]}, column {column!r}, of which a spreadsheet may have "
+                f"kept {DIGITS} digits alone: several identifiers may have become this one, so write the column as "
+                "text, and where the zeros are right, a letter before each identifier."
+            )
+
+
+def _folded(text: str) -> str:
+    """The same for all ways to write a text: what a reader does not see in it is left out."""
     if text.isascii() and text.isdecimal():
+        return text
+    letters = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(map(_plain, letters)).lstrip("'")  # by which spreadsheets mark a text
+
+
+def _plain(letter: str) -> str:
+    if letter.isascii():
+        return "" if letter.isspace() else letter
+    kind = unicodedata.category(letter)
+    if kind in ("Cf", "Zs", "Zl", "Zp", "Cc"):
+        return ""
+    if kind == "Nd":
+        return str(unicodedata.decimal(letter))
+    if kind == "Pd" or letter == "\N{MINUS SIGN}":
+        return "-"
+    return "'" if letter in "\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}" else letter
+
+
+def _number(text: str) -> str:
+    """The same for all ways to write a whole number: ``+1,001.0`` and ``1.001e3`` are ``1001``; others as they are."""
+    if text.isdecimal():
         return text.lstrip("0")
-    folded = "".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return folded.lstrip("0") if folded.isdecimal() else folded
+    whole = text.rpartition(".")[0] if re.search(r"\.0{1,2}$", text) else text
+    if grouped := _THOUSANDS.fullmatch(whole):
+        text = whole.replace(grouped[1], "")
+    found = _NUMBER.fullmatch(text)
+    if found is None:
+        return text
+    sign, digits, fraction, exponent = found.groups(default="")
+    # 1.10 is another than 1.1 where it is the tenth of a site.
+    fraction = fraction if exponent else fraction.rstrip("0") and fraction
+    shift = int(exponent or 0) - len(fraction)
+    digits += fraction + "0" * shift
+    if shift < 0:
+        if digits[shift:].strip("0"):
+            return text
+        digits = digits[:shift]
+    return sign.strip("+") + digits.lstrip("0")
 
 
 def _read_text(path: Path) -> str:
