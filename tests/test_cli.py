@@ -160,6 +160,11 @@ def test_a_range_without_a_step_is_refused():
     [
         (["max_epochs=range(4,1)"], "max_epochs=range(4,1) holds no value"),
         (["model=glob(none*)"], "model=glob(none*) holds no value"),
+        (["model=linear", "model=glob(none*)"], "model=glob(none*) holds no value"),
+        (["seed=glob(*)"], "seed=glob(*) holds no value"),
+        (["hydra/sweeper=optuna", "seed=glob(*)"], "seed=glob(*) holds no value"),
+        (["hydra/sweeper=optuna", "seed=range(3,1)"], "seed=range(3,1) holds no value"),
+        (["hydra=null"], "hydra=null: leave it out, or set keys of it, such as hydra.sweep.dir=FOLDER."),
         (["lr=range(nan,1)"], "lr=range(nan,1): the ends"),
         (["lr=range(0,1e9)"], "lr=range(0,1e9) is 1,000,000,000 values"),
         (["hydra/sweeper=optuna", "lr=range(0,1e9)"], "lr=range(0,1e9) is"),

@@ -321,3 +321,50 @@ def test_a_module_that_fails_while_it_is_imported_is_reported_with_its_own_error
 
 def test_what_is_within_a_class_is_found():
     assert locate("model", {"_target_": "collections.abc.Mapping.get"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        (
+            "objective",
+            [],
+            "Config key 'objective' is []: input should be a valid string, or list should have at least 1",
+        ),
+        (
+            "objective",
+            None,
+            "Config key 'objective' is null: input should be a valid string, or input should be a valid",
+        ),
+        (
+            "sweep",
+            None,
+            "Config key 'sweep' is null, where keys of its own are expected: leave it out, or set sweep.name=",
+        ),
+        (
+            "early_stopping",
+            None,
+            "leave it out, or set early_stopping.patience=null or early_stopping.min_delta=VALUE.",
+        ),
+        (
+            "privacy",
+            3,
+            "Config key 'privacy' is 3, where keys of its own are expected: leave it out, or set privacy.pat",
+        ),
+        ("scheduler.schedule", 3, "Config key 'scheduler.schedule' is 3, where keys of its own are expected."),
+    ],
+)
+def test_a_refused_value_is_named_by_a_key_that_there_is(cfg, key, value, sentence):
+    with open_dict(cfg):
+        OmegaConf.update(cfg, key, value, force_add=True)
+    said = refusal(cfg)
+    assert sentence in said
+    assert " _" not in said
+
+
+@pytest.mark.parametrize("target", ["ecgexp.models", "ecgexp.CONF"])
+@pytest.mark.parametrize("group", ["model", "loss", "optimizer", "dataset"])
+def test_a_target_that_cannot_be_called_is_named(cfg, group, target):
+    with open_dict(cfg):
+        cfg[group]._target_ = target
+    assert f"Config key '{group}._target_' names '{target}', which is no class and no function." == refusal(cfg)

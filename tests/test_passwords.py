@@ -9,10 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
-from ecgexp.cli import _remove_passwords
+from ecgexp import CONF
+from ecgexp.cli import _remove_passwords, register_resolvers
+from ecgexp.composition import plan
+from ecgexp.config import check
 from ecgexp.errors import UserError, first_line, said, without_passwords
 from ecgexp.sweeps.status import Board, TrialStatus
 from ecgexp.sweeps.study import open_storage
@@ -27,6 +31,12 @@ URLS = [
     f"http://:{SECRET}@host",
     f"mysql://host/db?user=someone&password={SECRET}&x=1",
     f"https://someone:{SECRET}@{SECRET}@host/path",
+    f"http://host:1/?token={SECRET}",
+    f"https://host/a?x=1&access_token={SECRET}&y=2",
+    f"https://host/a?X-Amz-Signature={SECRET}",
+    f"http://host/?api_key={SECRET}",
+    f"http://host/?key={SECRET}",
+    "https://s3cr@host/path",
 ]
 
 
@@ -36,6 +46,7 @@ def test_a_password_is_in_no_text(url):
     for text in (without_passwords(url), str(error), said(ValueError(url)), first_line(ValueError(url))):
         assert "***" in text
         assert SECRET not in text
+        assert "s3cr" not in text
     assert without_passwords(f'["tracking.uri={url}", "a=1"]').endswith(', "a=1"]')
 
 
@@ -46,6 +57,8 @@ def test_a_password_is_in_no_text(url):
         "http://host:5000 and me@host",
         "file:///a:b/c",
         "models:/NAME@best",
+        "http://host/me@here",
+        "http://host/?monkey=1&x_key=2&authority=me",
         '["tracking.uri=http://host:5000", "name=me@here"]',
         "postgresql://someone@/mlflow?host=/tmp/x",
     ],
@@ -60,6 +73,37 @@ def test_a_store_that_cannot_be_used_is_named_without_its_password(tmp_path, url
         pytest.importorskip("psycopg2", reason="PostgreSQL's driver is not installed (the extra 'dev')")
     tracking = SimpleNamespace(root=str(tmp_path), uri=url, experiment="ecgexp", patience=0.0)
     with pytest.raises(UserError, match=r"someone:\*\*\*@127\.0\.0\.1") as caught:
+        open_store(tracking)
+    assert SECRET not in str(caught.value)
+
+
+def test_an_address_without_a_scheme_is_refused_and_not_repeated(tmp_path):
+    tracking = SimpleNamespace(root=str(tmp_path), uri="s3cr@host", experiment="ecgexp", patience=0.0)
+    register_resolvers()
+    words = get_args_parser().parse_args(["tracking=server", "tracking.uri=s3cr@host"])
+    (cfg,) = plan(CONF, words).configurations
+    for refused in (lambda: check(cfg), lambda: open_store(tracking)):
+        with pytest.raises(UserError, match=r"^Config key 'tracking\.uri' has no scheme: write what") as caught:
+            refused()
+        assert "s3cr" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_grammar_does_not_read_is_said_without_its_token():
+    register_resolvers()
+    words = get_args_parser().parse_args(["tracking=server", f"tracking.uri=http://host/?token={SECRET}"])
+    with pytest.raises(UserError, match=r"token=\*\*\*") as caught:
+        plan(CONF, words)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_driver_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    uri = f"postgresql+psycopg://someone:{SECRET}@127.0.0.1:1/mlflow"
+    tracking = SimpleNamespace(root=str(tmp_path), uri=uri, experiment="ecgexp", patience=0.0)
+    with pytest.raises(
+        UserError, match=r"cannot be used: .*psycopg.*: install the driver of the database\.$"
+    ) as caught:
         open_store(tracking)
     assert SECRET not in str(caught.value)
 

@@ -97,6 +97,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what glob(*) finds
             given = parser.parse_overrides(args.overrides)
             _check_options(given, parser, searchpath)
+            _check_globs(given)
             _check_once(given)
             several = [o for o in given if o.is_sweep_override()]
             if several and not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
@@ -195,6 +196,8 @@ def _check_options(overrides: list[Override], parser: OverridesParser, searchpat
         odd = [one for one in chosen if not _may_be_option(one, override)]
         if not odd or parser.config_loader is None:
             continue
+        if override.key_or_group == "hydra":
+            raise UserError(f"{override.input_line}: leave it out, or set keys of it, such as hydra.sweep.dir=FOLDER.")
         options = parser.config_loader.get_group_options(override.key_or_group, overrides=searchpath)
         if options:
             raise UserError(
@@ -208,6 +211,16 @@ def _may_be_option(value: object, override: Override) -> bool:
     if override.is_delete():
         return isinstance(value, str) or "=" not in str(override.input_line)
     return isinstance(value, (str, QuotedString, Glob, list))
+
+
+def _check_globs(overrides: list[Override]) -> None:
+    for override in overrides:
+        if isinstance(override.value(), Glob) and not list(override.sweep_string_iterator()):
+            raise _no_value(override)
+
+
+def _no_value(override: Override) -> UserError:
+    return UserError(f"{override.input_line} holds no value: give it one at least.")
 
 
 def _check_once(overrides: list[Override]) -> None:
@@ -265,7 +278,7 @@ def _values(override: Override, ends: bool) -> list[str]:
         return [str(whole[0]), str(whole[-1])]  # without making a list of what may be millions
     values = list(override.sweep_string_iterator())
     if not values:
-        raise UserError(f"{override.input_line} holds no value: give it one at least.")
+        raise _no_value(override)
     return [values[0], values[-1]] if ends and isinstance(sweep, RangeSweep) else values
 
 

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -15,6 +15,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 
 from ecgexp.errors import UserError, first_line, said
 from ecgexp.metrics.names import COSTS, is_metric_name, macro_f1_name
+from ecgexp.paths import check_address
 
 # What a net needs to know of a dataset: part of every dataset's config, passed to its constructor only
 # where the constructor takes it, and compared with the data after loading. So is `multiclass`, if it is true.
@@ -107,6 +108,7 @@ def check(cfg: DictConfig) -> None:
         message = said(error).rstrip(".")
         raise UserError(f"Config key '{error.full_key}' cannot be resolved: {message}.") from error
     validated(_Trial, values)
+    check_address(values["tracking"]["uri"])
     _check_component("dataset", values["dataset"])
     for name in DATA_SHAPE:
         size = values["dataset"].get(name)
@@ -143,7 +145,7 @@ def validated(model: type[Model], values: dict[str, Any], key: str = "") -> Mode
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(_sentence(key, error)) from error
+        raise UserError(_sentence(key, values, error)) from error
 
 
 def locate(group: str, component: Component) -> Callable[..., Any]:
@@ -152,12 +154,15 @@ def locate(group: str, component: Component) -> Callable[..., Any]:
     Raises
     ------
     UserError
-        Where there is no ``_target_`` or it cannot be imported.
+        Where there is no ``_target_``, or it cannot be imported or called.
     """
     target = component.get("_target_")
     if not isinstance(target, str):
         raise UserError(f"Config key '{group}' needs a '_target_' that names a class, such as 'mypackage.MyNet'.")
-    return find(f"Config key '{group}._target_'", target)
+    found = find(f"Config key '{group}._target_'", target)
+    if not callable(found):
+        raise UserError(f"Config key '{group}._target_' names '{target}', which is no class and no function.")
+    return found
 
 
 def find(key: str, name: str) -> Any:
@@ -234,7 +239,7 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
     try:
         adapter.validate_python(value, strict=False)
     except ValidationError as error:
-        raise UserError(_sentence(key, error)) from error
+        raise UserError(_sentence(key, value, error)) from error
 
 
 def _check_trainer(trainer: dict[str, Any], batch_size: int) -> None:
@@ -278,12 +283,44 @@ def _check_metric(key: str, value: str, prefixes: tuple[str, ...], multiclass: b
         )
 
 
-def _sentence(key: str, error: ValidationError) -> str:
-    first = error.errors()[0]
-    path = ".".join([key] * bool(key) + [str(part) for part in first["loc"] if isinstance(part, str) and part])
+def _sentence(key: str, values: Any, error: ValidationError) -> str:
+    first, *others = error.errors()
+    path = ".".join([key] * bool(key) + _keys(first["loc"], values))
     if first["type"] == "extra_forbidden":
         return f"Unknown config key '{path}': see python -m ecgexp --cfg job for those there are."
     if first["type"] == "missing":
         return f"Config key '{path}' is missing."
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"Config key '{path}' is {first['input']!r}: {message}."
+    given = "null" if first["input"] is None else repr(first["input"])
+    if first["type"] in ("model_type", "dict_type"):
+        return f"Config key '{path}' is {given}, where keys of its own are expected{_examples(path)}."
+    # A value that may be of several types has an error for each of them.
+    same = [
+        one
+        for one in others
+        if one["loc"][:1] == first["loc"][:1] and _keys(one["loc"], values) == _keys(first["loc"], values)
+    ]
+    said = dict.fromkeys(one["msg"][0].lower() + one["msg"][1:] for one in (first, *same))
+    return f"Config key '{path}' is {given}: {', or '.join(said)}."
+
+
+def _keys(place: tuple[int | str, ...], values: Any) -> list[str]:
+    """Keys among the parts of a place in `values`; others are types, and numbers of items."""
+    keys = []
+    for part in place:
+        if not isinstance(values, dict):
+            break
+        keys.append(str(part))
+        values = values.get(part)
+    return keys
+
+
+def _examples(group: str) -> str:
+    field = _Trial.model_fields.get(group)
+    model = field.annotation if field else None
+    if not (isinstance(model, type) and issubclass(model, Checked)):
+        return ""
+    names = [
+        f"{group}.{name}={'null' if type(None) in get_args(inner.annotation) else 'VALUE'}"
+        for name, inner in model.model_fields.items()
+    ]
+    return f": leave it out, or set {' or '.join(names)}"

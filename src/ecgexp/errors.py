@@ -1,7 +1,13 @@
 import re
 
-# Of a URL: what stands between the user's name and the host, and parameters that databases take for it.
-_PASSWORD = re.compile(r"(://[^\s:/@]*:)(?:[^\s@]*@)+|([?&](?:password|passwd|pwd)=)[^\s&'\"]*", re.IGNORECASE)
+# Of a URL: what stands between the user's name and the host, or for a user's name on the web, where it is a token, and
+# parameters that databases and servers take for it.
+_PASSWORD = re.compile(
+    r"(://[^\s:/@]*:|https?://(?=[^\s:/@]+@))(?:[^\s@]*@)+"
+    r"|([?&;](?:[\w-]*(?:password|passwd|pwd|token|secret|api[_-]?key|signature|credentials?)|pass|auth|key|sig)=)"
+    r"[^\s&;'\"]*",
+    re.IGNORECASE,
+)
 _LONGEST = 2000  # characters of a message
 
 

@@ -45,6 +45,21 @@ def check_name(path: str | Path) -> None:
         raise UserError(f"The path {text.encode(errors='replace').decode()} is not UTF-8: rename the folder.") from None
 
 
+def check_address(uri: str | None) -> None:
+    """Refuse a ``tracking.uri`` without a scheme, of which nobody could tell what is its password.
+
+    Raises
+    ------
+    UserError
+        Which does not repeat it.
+    """
+    if uri and "@" in uri and "://" not in uri:
+        raise UserError(
+            "Config key 'tracking.uri' has no scheme: write what kind of store it is, such as http://HOST:PORT or "
+            "postgresql://HOST/DATABASE."
+        )
+
+
 def check_writable(folder: Path, key: str) -> None:
     """Refuse a folder that can be neither written to nor made. Makes nothing.
 

@@ -331,7 +331,8 @@ def test_different_patients_stay_different(cells):
 @pytest.mark.parametrize(
     "cell",
     ["#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!", "#NV", "#BEZUG!", "Err:502", "####", "########",
-     "n.a.", "N. A.", "N.A", "unknown", "Unknown ", "UNKNOWN\u200b", "'NA", "--", "?", "\u2013", "\u200b", "-nan", "<NA>"],
+     "n.a.", "N. A.", "N.A", "unknown", "Unknown ", "UNKNOWN\u200b",
+     "'NA", "--", "?", "\u2013", "\u200b", "-nan", "<NA>"],
 )  # fmt: skip
 def test_what_stands_for_nobody_is_no_patient(cell):
     with pytest.raises(UserError, match=r"names no patient in line 3, column 'patient' \(.*\): fill it in\.$"):

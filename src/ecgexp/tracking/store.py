@@ -28,7 +28,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ecgexp.errors import UserError, said, without_passwords
-from ecgexp.paths import check_writable, database_file
+from ecgexp.paths import check_address, check_writable, database_file
 from ecgexp.tracking.database import check_database, damaged, settle
 
 logger = logging.getLogger(__name__)
@@ -271,6 +271,7 @@ def open_store(tracking: Any, known: bool = False) -> Store:
     UserError
         Where the store cannot be reached.
     """
+    check_address(tracking.uri)
     database = database_file(tracking.root)
     root = database.parent
     uri = tracking.uri or database_uri(database)
@@ -293,9 +294,10 @@ def open_store(tracking: Any, known: bool = False) -> Store:
                 experiment_id = _create_experiment(client, tracking.experiment, artifacts)
             else:
                 experiment_id = experiment.experiment_id
-    except (OSError, MlflowException, SQLAlchemyError) as error:
+    except (OSError, ImportError, MlflowException, SQLAlchemyError) as error:
         key = "tracking.uri" if tracking.uri else "tracking.root"
-        raise UserError(f"The MLflow store {uri} ({key}) cannot be used: {said(error)}") from error
+        advice = ": install the driver of the database." if isinstance(error, ImportError) else ""
+        raise UserError(f"The MLflow store {uri} ({key}) cannot be used: {said(error)}{advice}") from error
     if experiment is not None and experiment.lifecycle_stage == LifecycleStage.DELETED:
         raise UserError(
             f"The MLflow experiment '{tracking.experiment}' was deleted: choose another tracking.experiment, or bring "
