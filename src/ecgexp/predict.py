@@ -145,19 +145,16 @@ def _record_paths(words: list[str]) -> list[Path]:
     """Records without extension, each once, whichever of their files were named."""
     if not words:
         raise UserError("No record is named: write record=PATH, and further paths after it.")
-    from ecgexp.datasets.headers import record_name
+    from ecgexp.datasets.headers import record_path
 
-    paths = []
+    paths: list[Path] = []
     for word in words:
         matches = [word]
         if glob.has_magic(word) and not Path(word).exists():
             matches = sorted(glob.glob(str(Path(word).expanduser())))  # noqa: PTH207 - the pattern may be absolute
             if not matches:
                 raise UserError(f"No file matches record={word}: check the path.")
-        for match in matches:
-            path = Path(match).expanduser()
-            named_without = path.with_name(f"{path.name}.hea").is_file()
-            paths.append(path if named_without else path.with_name(record_name(path.name)))
+        paths.extend(record_path(Path(match).expanduser()) for match in matches)
     return list(dict.fromkeys(paths))
 
 

@@ -281,6 +281,9 @@ def test_impossible_arguments(own):
         UserError, match=r"dataset\.fractions \[0\.8, 0\.2\] has 2 shares: give three, .* \[0\.8,0\.2,0\]"
     ):
         own.dataset(fractions=[0.8, 0.2])
+    for shares in (["0.8", "0.1", "0.1"], [1.2, -0.1, -0.1], [float("nan"), 0.5, 0.5], [None, 0.5, 0.5]):
+        with pytest.raises(UserError, match=r"dataset\.fractions \[.*\]: give each share as a number from 0 to 1\.$"):
+            own.dataset(fractions=shares)
     with pytest.raises(UserError, match=r"dataset\.labels has an empty name"):
         own.dataset(labels=["AF", " "])
 

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from scipy.io import savemat
 from scipy.signal import resample_poly
 
 from ecgexp.datasets import Reading, read_record
-from ecgexp.datasets.records import RecordError
+from ecgexp.datasets.records import RecordError, read_extent, read_leads
 from ecgexp.errors import UserError
 
 RNG = np.random.default_rng(1)
@@ -155,6 +156,27 @@ def test_a_damaged_header(tmp_path, header):
     (tmp_path / "r.hea").write_text(header)
     with pytest.raises(RecordError, match="its files are truncated or damaged"):
         read(tmp_path / "r")
+
+
+def test_a_record_may_be_named_by_any_of_its_files(tmp_path):
+    write_record(tmp_path / "r", RNG.normal(size=(1000, 2)), ["I", "II"], 100)
+    expected = read(tmp_path / "r").signal
+    for suffix in (".hea", ".dat", ".MAT"):
+        np.testing.assert_array_equal(read(tmp_path / f"r{suffix}").signal, expected)
+        assert read_leads(tmp_path / f"r{suffix}") == ("I", "II")
+        assert read_extent(tmp_path / f"r{suffix}") == (1000, 100)
+    write_record(tmp_path / "s", RNG.normal(size=(1000, 2)), ["I", "II"], 100)
+    (tmp_path / "s.hea").rename(tmp_path / "r.hea.hea")  # a record of its own
+    assert not np.array_equal(read(tmp_path / "r.hea").signal, expected)
+
+
+@pytest.mark.parametrize(("name", "shown"), [("folder", "folder/"), (".", ""), ("..", "../"), ("folder/", "folder/")])
+def test_a_folder_is_told_to_be_one(tmp_path, monkeypatch, name, shown):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    sentence = rf"it is a folder: name the records in it, such as {re.escape(shown)}\*\.hea"
+    with pytest.raises(RecordError, match=sentence):
+        read(Path(name))
 
 
 @pytest.mark.parametrize(("suffix", "message"), [("hea", "header file r.hea"), ("dat", "signal file r.dat")])
@@ -466,6 +488,12 @@ def test_what_is_wrong_in_the_first_line_is_named(tmp_path, line, message):
         ("r.dat 16 ", "r.dat 16:5000 ", r"its header gives a skew of 5000 where it has 1000 samples"),
         ("r.dat 16 ", "r.dat sixteen ", r"r\.hea has the line 'r\.dat sixteen .*, which is no signal"),
         ("r.dat 16 ", "~ 0 ", r"its header names no signal file for lead I"),
+        (
+            "1000.0(0)",
+            "1e300(0)",
+            r"lead I has a gain of 1e\+300 per mV, by which nothing is left of any signal: the gain",
+        ),
+        ("1000.0(0)", "-1e999(0)", r"lead I has a gain of -inf per mV, by which nothing is left of any signal"),
         ("1000.0(0)", "1e-300(0)", r"its values are beyond all bounds: the gain in its header must be wrong"),
     ],
 )
@@ -480,7 +508,7 @@ def test_what_is_wrong_in_the_line_of_a_lead_is_named(tmp_path, old, new, messag
 def test_a_segment_of_an_odd_name(tmp_path, name):
     (tmp_path / "r.hea").write_text(f"r/1 1 100 5\n{name} 5\n")
     with pytest.raises(
-        RecordError, match=r"the header file .* (is missing|cannot be read)|names the segment \., where"
+        RecordError, match=r"the header file .* (is missing|cannot be read)|names the segment \.\.?, where"
     ):
         read(tmp_path / "r")
 

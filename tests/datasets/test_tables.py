@@ -161,7 +161,17 @@ REFUSED = {
     "a column twice": (as_text().replace(b"codes", b"AF"), r"has 2 columns 'AF': keep one\."),
     "a column twice but for blanks": (as_text().replace(b"codes", b" AF "), r"has 2 columns 'AF': keep one\."),
     "a workbook": (b"PK\x03\x04" + b"\0" * 100, r"is a workbook, not a CSV table: save it as CSV UTF-8\."),
-    "another encoding": (with_column("record", ["é"] * 4).decode().encode("latin-1"), r"save it as CSV UTF-8"),
+    "another encoding": (
+        with_column("record", ["é"] * 4).decode().encode("latin-1"),
+        r"labels\.csv is not in UTF-8 \(the byte 0xe9 in line 2\): save it as CSV UTF-8, or restore it\.$",
+    ),
+    "UTF-16 that ends amid a letter": (
+        as_text().decode().encode("utf-16")[:-1],
+        r"is not in UTF-16 \(the byte 0x0a in",
+    ),
+    "UTF-16 without its mark": (as_text().decode().encode("utf-16-le"), r"is in UTF-16 without the mark that says so"),
+    "UTF-16 the other way": (as_text().decode().encode("utf-16-be"), r"is in UTF-16 without the mark that says so"),
+    "UTF-32": (as_text().decode().encode("utf-32"), r"or UTF-32: save it as CSV UTF-8\.$"),
     "nothing": (b"", r"labels\.csv is empty: restore it\."),
     "blank lines alone": (b"\n\n", r"labels\.csv is empty: restore it\."),
     "a header alone": (as_text().split(b"\n")[0], r"has no rows"),
@@ -224,7 +234,10 @@ REFUSED = {
         with_column("AF", [1, None, 1, 0]),
         r"its column 'AF' in labels\.csv is '', not 0 or 1",
     ),
-    "a label with a decimal comma": (with_column("AF", [1, "0,0", 1, 0]), r"is '0,0', not 0 or 1"),
+    "a label with a decimal comma": (
+        with_column("AF", [1, "0,0", 1, 0]),
+        r"is '0,0', not 0 or 1, for its decimal comma",
+    ),
     "a label that is a share": (with_column("AF", [1, 0.5, 1, 0]), r"is '0\.5', not 0 or 1"),
 }
 

@@ -5,6 +5,7 @@ wfdb decodes the rare formats for `read_record`, too, so that only what was writ
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,10 @@ def test_a_gap_between_segments(tmp_path):
         (
             lambda lines: [lines[0].replace(" 100 ", " 50 "), *lines[1:]],
             r"its segment s0 has 100 Hz where .* says 50 Hz",
+        ),
+        (
+            lambda lines: [re.sub(r"^(\S+) (\d+)", r"\1 \g<2>1", lines[0]), *lines[1:]],
+            r"its segments have \d signals where its header says \d1",
         ),
         (lambda lines: [lines[0], "gone 5", *lines[2:]], r"the header file gone\.hea is missing"),
     ],

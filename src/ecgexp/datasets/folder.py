@@ -8,6 +8,7 @@ import os
 import posixpath
 from collections import defaultdict
 from itertools import compress
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -82,7 +83,7 @@ class WFDBFolder(RecordDataset):
     Raises
     ------
     UserError
-        Where labels or leads are named twice or `fractions` do not sum to 1.
+        Where labels or leads are named twice or `fractions` are no shares that sum to 1.
     """
 
     exact = False
@@ -131,6 +132,8 @@ class WFDBFolder(RecordDataset):
                 f"dataset.fractions {list(fractions)} has {len(fractions)} shares: give three, those of train, val and "
                 "test, such as [0.8,0.2,0] without records for the test."
             )
+        if not all(isinstance(share, Real) and 0 <= share <= 1 for share in self.fractions):
+            raise UserError(f"dataset.fractions {list(fractions)}: give each share as a number from 0 to 1.")
         if not math.isclose(sum(self.fractions), 1, abs_tol=1e-6):
             raise UserError(
                 f"dataset.fractions {list(fractions)} sum to {sum(fractions):g}: give shares that sum to 1."
@@ -216,7 +219,8 @@ class WFDBFolder(RecordDataset):
     def _flags(self, cells: tuple[str, ...]) -> list[int]:
         for label, cell in zip(self.label_names, cells, strict=True):
             if cell.casefold() not in TRUTH:
-                raise _LabelError(f"its column {label!r} in {self.table.name} is {cell!r}, not 0 or 1")
+                cause = ", for its decimal comma" if cell.replace(",", ".").casefold() in TRUTH else ""
+                raise _LabelError(f"its column {label!r} in {self.table.name} is {cell!r}, not 0 or 1{cause}")
         return [TRUTH[cell.casefold()] for cell in cells]
 
     def _text(self, cell: str) -> NDArray[np.bool_]:

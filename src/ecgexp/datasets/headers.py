@@ -98,17 +98,26 @@ class Header:
         Empty for a record of several segments.
     segments : tuple of (str, int)
         Record name, '~' for a gap, and length of each segment; empty for a record that has none.
+    signals : int
+        Leads that its first line counts.
     """
 
     rate: float | None
     length: int | None
     leads: tuple[Lead, ...]
     segments: tuple[tuple[str, int], ...]
+    signals: int
 
 
 def record_name(text: str) -> str:
     """A record's name without the extension of one of its files, whatever its case: 'a/r.MAT' is 'a/r'."""
     return text[:-4] if text[1:][-4:].lower() in (".hea", ".dat", ".mat", ".atr") else text
+
+
+def record_path(path: Path) -> Path:
+    """A record without extension, whichever of its files is named: 'a/r.hea' is 'a/r' unless there is 'a/r.hea.hea'."""
+    name = record_name(path.name)
+    return path if name == path.name or path.with_name(f"{path.name}.hea").is_file() else path.with_name(name)
 
 
 def read_header(path: Path) -> Header:
@@ -119,6 +128,8 @@ def read_header(path: Path) -> Header:
     Problem
         Where the file is missing or is no header.
     """
+    if not path.name:
+        raise Problem("it is a folder: name the records in it, such as *.hea")
     name = f"{path.name}.hea"
     lines = _lines(path.with_name(name))
     if not lines:
@@ -134,8 +145,8 @@ def read_header(path: Path) -> Header:
     if len(others) != wanted:
         raise Problem(f"its files are truncated or damaged ({name} names {wanted} {kind} and describes {len(others)})")
     if segments:
-        return Header(rate, length, (), tuple(_segment(line, name) for line in others))
-    return Header(rate, length, tuple(_lead(line, name) for line in others), ())
+        return Header(rate, length, (), tuple(_segment(line, name) for line in others), int(count))
+    return Header(rate, length, tuple(_lead(line, name) for line in others), (), int(count))
 
 
 def _lines(path: Path) -> list[str]:
@@ -155,8 +166,11 @@ def _decoded(line: bytes) -> str:
 
 
 def _other_format(header: Path) -> str:
-    """That there is a file in another format where a header is missing; '' where there is none."""
+    """That there is a file in another format, or a folder, where a header is missing; '' where there is none."""
     record = header.with_suffix("")
+    with suppress(OSError):
+        if record.is_dir():
+            return f"it is a folder: name the records in it, such as {record.name}/*.hea"
     others = [record, *(record.with_name(record.name + suffix) for suffix in OTHER_FORMATS)]
     for other in (path for path in others if path.suffix.lower() in OTHER_FORMATS):
         with suppress(OSError):  # a name that is too long

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgexp.datasets.headers import DEFAULT_RATE, Header, Lead, Problem, read_header
+from ecgexp.datasets.headers import DEFAULT_RATE, Header, Lead, Problem, read_header, record_path
 from ecgexp.datasets.samples import Samples, frames_of, read_samples
 from ecgexp.errors import UserError, shown
 
@@ -23,6 +23,9 @@ DEFAULT_GAIN = 200.0
 """Steps per unit that header(5) lets a reader assume where a lead is not calibrated."""
 FARTHEST = 1000
 """How many times the wanted sampling rate another may be, or how many times less."""
+
+LARGEST_GAIN = 1e12
+"""Steps per mV, of which the whole range of 32 bits is a millionth of the smallest wave."""
 
 Uncalibrated = Literal["refuse", "assume"]
 
@@ -79,7 +82,7 @@ def read_record(
     Parameters
     ----------
     path : path
-        The record without extension.
+        The record, with or without .hea, .dat or .mat.
     lead_names : sequence of str
         The wanted leads, in the order of the columns.
     sampling_rate : float
@@ -105,7 +108,7 @@ def read_record(
     names = tuple(lead_names)
     notes: list[str] = []
     try:
-        record = _open(Path(path), notes)
+        record = _open(record_path(Path(path)), notes)
         _check_names(record.names, names, exact, notes)
         leads = [_find(record, name) for name in names]
         _check_gains(leads, uncalibrated, notes)
@@ -128,7 +131,7 @@ def read_leads(path: str | Path) -> tuple[str, ...]:
         Where its header is missing or damaged.
     """
     try:
-        return _open(Path(path), []).names
+        return _open(record_path(Path(path)), []).names
     except Problem as problem:
         raise RecordError(path, str(problem)) from problem.__cause__
 
@@ -142,7 +145,7 @@ def read_extent(path: str | Path) -> tuple[int, float]:
         Where its header is missing or damaged, or leaves the length to signal files that do not tell it.
     """
     try:
-        record = _open(Path(path), [])
+        record = _open(record_path(Path(path)), [])
     except Problem as problem:
         raise RecordError(path, str(problem)) from problem.__cause__
     return record.frames, record.rate
@@ -200,7 +203,7 @@ class _Block:
     length: int  # of the whole
 
 
-_GAP = Header(None, None, (), ())
+_GAP = Header(None, None, (), (), 0)
 
 
 def _open(path: Path, notes: list[str]) -> _Record:
@@ -223,7 +226,7 @@ def _open_segments(path: Path, header: Header) -> tuple[tuple[str, ...], float |
     names: tuple[str, ...] = ()
     rate, pieces = header.rate, []
     for name, frames in header.segments:
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise Problem(f"its header names the segment {name}, where a record beside it is expected")
         segment = _GAP if name == "~" else read_header(path.with_name(name))
         rate = rate or segment.rate
@@ -238,6 +241,8 @@ def _open_segments(path: Path, header: Header) -> tuple[tuple[str, ...], float |
         names = names or tuple(lead.name for lead in segment.leads)
         if frames:  # the layout of a record, which says only what leads there are, has none
             pieces.append(_Piece(segment, frames))
+    if names and len(names) != header.signals:
+        raise Problem(f"its segments have {len(names)} signals where its header says {header.signals}")
     total = sum(piece.frames for piece in pieces)
     if header.length not in (None, total):
         raise Problem(f"its segments have {total} samples together where its header says {header.length}")
@@ -279,6 +284,13 @@ def _find(record: _Record, name: str) -> _Wanted:
 
 
 def _check_gains(wanted: list[_Wanted], uncalibrated: Uncalibrated, notes: list[str]) -> None:
+    for one in wanted:
+        for lead in one.leads:
+            if abs(lead.gain) / _millivolts(one.name, lead) > LARGEST_GAIN:
+                raise Problem(
+                    f"lead {one.name} has a gain of {lead.gain:g} per {lead.unit}, by which nothing is left of any "
+                    "signal: the gain in its header must be wrong"
+                )
     names = [one.name for one in wanted if any(lead.gain == 0 for lead in one.leads)]
     if names and uncalibrated == "refuse":
         raise Problem(

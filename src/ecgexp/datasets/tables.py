@@ -261,13 +261,18 @@ def _read_text(path: Path) -> str:
         if content.startswith(WORKBOOKS):
             raise UserError(f"{path} is a workbook, not a CSV table: save it as CSV UTF-8.")
         encoding = next((name for mark, name in ENCODINGS.items() if content.startswith(mark)), "utf-8")
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path} cannot be read as a CSV table ({error}): save it as CSV UTF-8, or restore it."
+            f"{path} is not in {encoding.removesuffix('-sig').upper()} (the byte {content[error.start]:#04x} in line "
+            f"{line}): save it as CSV UTF-8, or restore it."
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
+    if "\0" in text[:4]:
+        raise UserError(f"{path} is in UTF-16 without the mark that says so, or UTF-32: save it as CSV UTF-8.")
+    return text
 
 
 def _header(path: Path, text: str, columns: Sequence[str]) -> tuple[int, str, list[str]]:
