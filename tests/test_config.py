@@ -368,3 +368,17 @@ def test_a_target_that_cannot_be_called_is_named(cfg, group, target):
     with open_dict(cfg):
         cfg[group]._target_ = target
     assert f"Config key '{group}._target_' names '{target}', which is no class and no function." == refusal(cfg)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"width": "8"}, "Config key 'model.width' is '8': input should be a valid integer, and not a text."),
+        (
+            {"sizes": ["8", "9"]},
+            "Config key 'model.sizes' is ['8', '9']: input should be a valid integer, and not a text.",
+        ),
+    ],
+)
+def test_a_text_of_digits_is_no_number(cfg, arguments, words):
+    assert refusal(with_model(cfg, **arguments)) == words

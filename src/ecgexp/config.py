@@ -25,6 +25,7 @@ DATA_KEYS = (*DATA_SHAPE, "multiclass")
 Component = dict[str, Any]
 # Of the trainer group in conf/; more of Lightning's may be added.
 _TRAINER_KEYS = {"accelerator", "devices", "strategy", "threads"}
+_NO_TEXT = {"int_type", "float_type", "bool_type"}
 SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -240,6 +241,14 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
         adapter.validate_python(value, strict=False)
     except ValidationError as error:
         raise UserError(_sentence(key, value, error)) from error
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        # What is no list, say, or no path may be made one; a text is passed on, and no class computes with it.
+        wrong = [one for one in error.errors() if one["type"] in _NO_TEXT and isinstance(one["input"], str)]
+        if len(wrong) == error.error_count():
+            message = wrong[0]["msg"][0].lower() + wrong[0]["msg"][1:]
+            raise UserError(f"Config key '{key}' is {value!r}: {message}, and not a text.") from error
 
 
 def _check_trainer(trainer: dict[str, Any], batch_size: int) -> None:
