@@ -178,6 +178,7 @@ def test_a_best_cell_of_one_run_has_no_standard_deviation(store):
     for seed in "01":
         sweep.trial("lr=0.1", f"seed={seed}", skill=0.3)
     sweep.trial("lr=0.2", "seed=0", skill=0.9)
+    sweep.end()
     runs, results = merge({"one run": sweep_runs(store, sweep.parent)})
     study = Study([store.client.get_run(sweep.parent)], runs, results, [], {}, [], [], [], {})
     (said,) = (line for line in study.findings() if "best cell" in line)
