@@ -193,7 +193,8 @@ def test_killed_at_random_moments_it_goes_on_with_every_finished_trial(tmp_path)
     assert {trial.state for trial in counted(found)} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert not [trial for trial in found if trial.state == TrialState.RUNNING]
     assert [trial.number for trial in found] == list(range(len(found)))
-    assert len(found) > 16
+    # Only a trial whose own process was killed has failed, and is tried again under a number of its own.
+    assert len(found) >= 16
     assert {run.info.status for run in all_runs(tmp_path)} == {"FINISHED"}
     assert len(jobs(tmp_path)) == len(set(jobs(tmp_path))) == 16
 

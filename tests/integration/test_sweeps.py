@@ -171,7 +171,9 @@ def test_a_second_start_is_refused_and_other_sweeps_reuse_what_is_trained(tmp_pa
     words = ("-m", *TINY, *length, "lr=0.01")
     first = start(tmp_path, *words)
     until((tmp_path / "mlruns" / "checkpoints").exists, first)
+    first.send_signal(signal.SIGSTOP)  # so that it does not end meanwhile, however slow the machine is
     second = ecgexp(tmp_path, *words).expect(1)
+    first.send_signal(signal.SIGCONT)
     assert "running already" in second.stderr
     assert len(second.stderr.strip().splitlines()) == 1
     finish(first, tmp_path).expect(0)
