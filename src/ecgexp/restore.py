@@ -45,8 +45,8 @@ from ecgexp.parts import instantiate_group
 from ecgexp.paths import database_file
 from ecgexp.saved import SUMS, check_sum, load_tensors
 from ecgexp.tracking.database import check_database, settle
-from ecgexp.tracking.looks import REUSED
 from ecgexp.tracking.overlap import TRAINED_ON
+from ecgexp.tracking.runs import REUSED_FROM
 from ecgexp.tracking.sources import targets
 from ecgexp.tracking.store import PatientClient, Store, database_uri, is_own, place_inside
 
@@ -203,7 +203,7 @@ def find_run(run_id: str, root: str | Path, uri: str | None) -> tuple[Store, Mlf
     store = find_store(root, uri)
     try:
         run = store.client.get_run(run_id)
-        run = store.client.get_run(run.data.tags.get(REUSED, run_id))
+        run = store.client.get_run(run.data.tags.get(REUSED_FROM, run_id))
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise UserError(

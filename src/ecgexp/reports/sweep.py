@@ -16,7 +16,7 @@ from ecgexp.metrics.names import PARAMETERS
 from ecgexp.reports.figures import heat_map, save_figure
 from ecgexp.tracking import sources
 from ecgexp.tracking.provenance import WARNING
-from ecgexp.tracking.runs import DAMAGED, children, left_out, standing, status_of
+from ecgexp.tracking.runs import DAMAGED, REUSED_FROM, children, left_out, standing, status_of
 from ecgexp.tracking.store import Store
 from ecgexp.words import shortened
 
@@ -112,9 +112,9 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
                 "diverged": tags.get("diverged", "false") == "true",
                 "pruned": is_pruned(run),
                 "error": _error_of(run),
-                "reused": "reused_from" in tags,
+                "reused": REUSED_FROM in tags,
                 "reused_from_commit": tags.get("reused_from_commit", ""),
-                "source_run_id": tags.get("reused_from", run.info.run_id),
+                "source_run_id": tags.get(REUSED_FROM, run.info.run_id),
                 **{name: tags.get(name, "") for name in _PROVENANCE},
                 "warning": tags.get(WARNING, ""),
                 "validation_set": validation_set,

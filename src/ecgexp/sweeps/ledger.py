@@ -20,10 +20,9 @@ from ecgexp.reports.sweep import PRUNED, VALIDATION, is_pruned
 from ecgexp.sweeps.identity import cell, slot
 from ecgexp.sweeps.job import Job
 from ecgexp.tracking.run import Run
-from ecgexp.tracking.runs import CLAIM, SLOT, SUM, claim_of, precedence, status_of
+from ecgexp.tracking.runs import CLAIM, REUSED_FROM, SLOT, SUM, claim_of, precedence, status_of
 from ecgexp.tracking.store import Store
 
-REUSED_FROM = "reused_from"
 # Tags that tell how a run was trained and what came out: a trial that is reused keeps them. All others are its own.
 _OF_THE_TRAINING = (
     "git_commit", "git_dirty", "package", "torch", "device", "threads", "diverged", "best_epoch", PRUNED,

@@ -19,11 +19,10 @@ from mlflow.entities import RunTag, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ecgexp.tracking import provenance
+from ecgexp.tracking.runs import REUSED_FROM
 from ecgexp.tracking.store import Store
 
 _ENTRY, _COUNT = "look/test/", "looks/test"
-# Tag of a trial that a sweep reuses: the run that has the files.
-REUSED = "reused_from"
 
 
 def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple[int, str]:
@@ -56,7 +55,7 @@ def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple
         "run": run.info.run_id,
         **details,
     }
-    copies = store.search(f"tags.{REUSED} = '{run.info.run_id}'")
+    copies = store.search(f"tags.{REUSED_FROM} = '{run.info.run_id}'")
     trials = {run.info.run_id, *(copy.info.run_id for copy in copies)}
     sweeps = {parent for trial in (run, *copies) if (parent := trial.data.tags.get(MLFLOW_PARENT_RUN_ID))}
     counts = {}
@@ -96,7 +95,7 @@ def looks(store: Store, run_id: str) -> list[dict[str, Any]]:
     if seen:
         concerned += own.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'", ViewType.ALL)
         tags = [one.data.tags for one in concerned]
-        equal = {one.get("identity") for one in tags} | {one.get(REUSED) for one in tags}
+        equal = {one.get("identity") for one in tags} | {one.get(REUSED_FROM) for one in tags}
         concerned += [one for one in seen if equal & {one.info.run_id, one.data.tags.get("identity", "none")}]
     found = {key: text for one in concerned for key, text in one.data.tags.items() if key.startswith(_ENTRY)}
     return [json.loads(found[key]) for key in sorted(found)]

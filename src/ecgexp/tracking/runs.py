@@ -18,6 +18,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from ecgexp.tracking.store import Store
 
 SLOT, CLAIM = "slot", "claim"
+# Tag of a trial that a sweep reuses: the run that was trained, which has the files.
+REUSED_FROM = "reused_from"
 # Tag: sum of the metrics of the best weights, which a database keeps without one.
 SUM = "metrics_sum"
 # Status in tables of a finished run whose metrics are not those that were recorded.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ecgexp
+from ecgexp.saved import sha256
 
 # Named by nearly every configuration: a table says where these changed, and no trial is trained again for it.
 _KNOWN = ("ecgexp", "torch")
@@ -98,8 +99,7 @@ def _stamp(file: str) -> tuple[int, int, int]:
 
 @cache
 def _content(file: str, *stamp: int) -> str:
-    with Path(file).expanduser().open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return sha256(Path(file).expanduser())
 
 
 @cache
