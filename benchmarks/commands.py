@@ -83,7 +83,7 @@ def composition(folder: Path) -> float:
     """Seconds that Hydra takes to compose one configuration, in a process that did so before."""
     code = (
         "import time; from hydra import compose, initialize_config_dir as at\n"
-        "from ecgexp.cli import register_resolvers; register_resolvers()\n"
+        "from ecgexp.config.resolvers import register_resolvers; register_resolvers()\n"
         f"with at({str(CONF)!r}, version_base=None):\n"
         "    compose('config', ['lr=0.1'])\n"
         "    begun = time.perf_counter()\n"

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.bench import Figure, alternate, figure, finish, median, package, parse, parser, seconds, stoppable
 from ecgexp.metrics import classification_metrics, mlcm
-from ecgexp.reports.uncertainty import bootstrap
+from ecgexp.statistics.bootstrap import bootstrap
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def measure(folder: Path, records: int, runs: int) -> list[Figure]:
 
 
 def _generate(folder: Path, records: int) -> None:
-    from ecgexp.datasets.synthetic import VERSION, generate
+    from ecgexp.datasets.ecg.synthetic import VERSION, generate
 
     generate(folder / "data" / f"v{VERSION}-{records}-seed0-100hz", records, 0, 100)
 

@@ -67,10 +67,10 @@ def ours(
     from torch import nn
 
     from ecgexp.datasets.base import Dataset, Split, SplitName
-    from ecgexp.lit.callbacks import History
-    from ecgexp.lit.data import ECGDataModule
-    from ecgexp.lit.module import LitClassifier
-    from ecgexp.network import Network
+    from ecgexp.training.callbacks import History
+    from ecgexp.training.data import ECGDataModule
+    from ecgexp.training.module import LitClassifier
+    from ecgexp.training.network import Network
 
     torch.set_num_threads(settings["threads"])
 
@@ -138,8 +138,8 @@ def tracked(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, 
     Before each an epoch of the bare loop runs: of two processes of the same program one is up to 6 % faster for life.
     """
     from benchmarks.commands import open_store_of
-    from ecgexp.lit.callbacks import Checkpoints
     from ecgexp.tracking.run import EpochLog, Run
+    from ecgexp.training.callbacks import Checkpoints
 
     epochs = threading.Semaphore(0)
     bare, loop = 0.0, _bare(settings, arrays)
@@ -166,7 +166,7 @@ def _bare(settings: dict[str, Any], arrays: Arrays) -> Iterator[float]:
     """Seconds of each epoch, training and evaluation, of a net of ours with nothing around it."""
     import torch
 
-    from ecgexp.lit.module import as_it_lies, keep_freed_memory
+    from ecgexp.training.module import as_it_lies, keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(settings["threads"])

@@ -166,9 +166,9 @@ def train(config: str, chosen: Mapping[str, Any], report: Callable[[dict[str, fl
     import torch
     from omegaconf import OmegaConf
 
-    from ecgexp.cli import register_resolvers
-    from ecgexp.parts import build
-    from ecgexp.training import fit, load
+    from ecgexp.config.build import build
+    from ecgexp.config.resolvers import register_resolvers
+    from ecgexp.training.fit import fit, load
 
     register_resolvers()
     torch.set_num_threads(1)

@@ -13,9 +13,10 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from ecgexp import CONF
-from ecgexp.cli import main, register_resolvers
-from ecgexp.composition import plan
-from ecgexp.config import check
+from ecgexp.cli import main
+from ecgexp.commands.plan import plan
+from ecgexp.config.resolvers import register_resolvers
+from ecgexp.config.schema import check
 from ecgexp.errors import UserError
 from trained import is_one_sentence
 
@@ -49,12 +50,13 @@ def test_the_process_of_a_sweep_waits_for_nothing_that_only_training_needs(tmp_p
     code = (
         "import sys\n"
         "from ecgexp import CONF\n"
-        "from ecgexp.cli import get_args_parser, register_resolvers\n"
-        "from ecgexp.composition import plan\n"
-        "from ecgexp.config import check\n"
+        "from ecgexp.cli import get_args_parser\n"
+        "from ecgexp.config.resolvers import register_resolvers\n"
+        "from ecgexp.commands.plan import plan\n"
+        "from ecgexp.config.schema import check\n"
         "register_resolvers()\n"
         "for cfg in plan(CONF, get_args_parser().parse_args(['-m', 'lr=0.1,0.2'])).configurations: check(cfg)\n"
-        "import ecgexp.parts, ecgexp.restore, ecgexp.sweeps.session, ecgexp.sweeps.supervisor\n"
+        "import ecgexp.config.build, ecgexp.tracking.restore, ecgexp.sweeps.session, ecgexp.sweeps.supervisor\n"
         "heavy = ('pytorch_lightning', 'lightning_fabric', 'torchmetrics', 'torch._dynamo', 'scipy.signal', 'optuna')\n"
         "print('HEAVY:', [m for m in heavy if m in sys.modules])"
     )

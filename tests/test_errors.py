@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ecgexp.datasets.records import RecordError
+from ecgexp.datasets.ecg.records import RecordError
 from ecgexp.errors import UserError
 
 ODD = "\x1b[31m lead\t\u202e\ufeff\x00 \udc80 µ"

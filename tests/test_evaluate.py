@@ -13,8 +13,8 @@ import pytest
 import torch
 from sklearn import metrics as oracle
 
+from ecgexp.commands.evaluate import other_records
 from ecgexp.datasets import PTBXL, Synthetic, WFDBFolder
-from ecgexp.evaluate import other_records
 from ecgexp.reports.evaluation import (
     SMALLEST_CLASS,
     SMALLEST_GROUP,
@@ -24,10 +24,10 @@ from ecgexp.reports.evaluation import (
     subgroup_table,
     tuned_thresholds,
 )
-from ecgexp.restore import find_run
 from ecgexp.saved import SUMS
-from ecgexp.tracking.looks import looks
 from ecgexp.tracking.overlap import TRAINED_ON
+from ecgexp.tracking.restore import find_run
+from ecgexp.tracking.test_access import looks
 from trained import Trained, call, is_one_sentence, shell, trained_once
 
 LABELS = ("NORM", "STTC", "CD", "MI", "HYP")
@@ -215,7 +215,7 @@ def test_the_commit_is_noted(trained, moved, monkeypatch, capsys):
 
 
 def test_a_look_that_fails_afterwards_is_noted_and_one_that_could_not_begin_is_not(trained, moved, monkeypatch):
-    import ecgexp.evaluate
+    import ecgexp.commands.evaluate
 
     store, _ = find_run(trained.run_id, moved.folder, None)
     words = (f"run={trained.run_id}", "split=test")
@@ -228,7 +228,7 @@ def test_a_look_that_fails_afterwards_is_noted_and_one_that_could_not_begin_is_n
     def broken(*_):
         raise MemoryError
 
-    monkeypatch.setattr(ecgexp.evaluate, "predict_split", broken)
+    monkeypatch.setattr(ecgexp.commands.evaluate, "predict_split", broken)
     with pytest.raises(MemoryError):
         call(monkeypatch, "evaluate", moved.folder, *words, *places(trained))
     assert len(looks(store, trained.run_id)) == 1

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
 from ecgexp import CONF
-from ecgexp.sweeps.study import open_storage
+from ecgexp.search.study import open_storage
 
 # What our own configuration takes from the rest of it.
 ALONE = (f"hydra.searchpath=[file://{CONF}]", "hydra/sweeper=optuna", "hydra.sweeper.seed=0")
@@ -76,7 +76,7 @@ def test_hydra_discovers_it():
 def test_importing_it_imports_nothing_heavy():
     code = "import sys, hydra_plugins.ecgexp_optuna_sweeper; print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"optuna", "torch", "pandas", "mlflow", "pytorch_lightning", "ecgexp.trial"} & set(said)
+    assert not {"optuna", "torch", "pandas", "mlflow", "pytorch_lightning", "ecgexp.trials.run"} & set(said)
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("basic", [*ONE, "hydra.sweeper.n_trials=1"])])

@@ -34,7 +34,8 @@ def kill(start: Callable[..., None], *args: object) -> tuple[list[psutil.Process
 
 def read_records(told: Connection, folder: Path) -> None:
     """Read two records in two processes, of which one is done, and waits for more."""
-    from ecgexp.datasets.cache import _in_processes, create_array
+    from ecgexp.datasets.cache import create_array
+    from ecgexp.datasets.ecg.signals import _in_processes
 
     create_array(folder / "signals.npy", (2, 10, 1))
     layout = {"lead_names": ("I",), "sampling_rate": 100.0, "samples": 10, "exact": False}
@@ -46,7 +47,7 @@ def read_records(told: Connection, folder: Path) -> None:
 
 def train(told: Connection) -> None:
     """Train with a second process, which does not come to joining this one."""
-    from ecgexp.lit.ranks import other_ranks
+    from ecgexp.training.ranks import other_ranks
 
     with other_ranks(2, never_ready, told):
         pass

@@ -14,12 +14,13 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
 from ecgexp import CONF
-from ecgexp.cli import _remove_passwords, register_resolvers
-from ecgexp.composition import plan
-from ecgexp.config import check
+from ecgexp.cli import _remove_passwords
+from ecgexp.commands.plan import plan
+from ecgexp.config.resolvers import register_resolvers
+from ecgexp.config.schema import check
 from ecgexp.errors import UserError, first_line, said, without_passwords
+from ecgexp.search.study import open_storage
 from ecgexp.sweeps.status import Board, TrialStatus
-from ecgexp.sweeps.study import open_storage
 from ecgexp.tracking.provenance import config_hash
 from ecgexp.tracking.run import Run
 from ecgexp.tracking.store import open_store

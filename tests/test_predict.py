@@ -19,8 +19,8 @@ import wfdb
 import yaml
 from scipy.signal import resample
 
-from ecgexp.restore import load_folder, load_trained, named_packages
 from ecgexp.saved import SUMS
+from ecgexp.tracking.restore import load_folder, load_trained, named_packages
 from trained import REAL_DATA, Trained, call, is_one_sentence, shell, trained_once
 
 LABELS = ("NORM", "STTC", "CD", "MI", "HYP")
@@ -264,7 +264,7 @@ def spoil(exported: Path, model: object) -> None:
         {"_target_": "builtins.eval", "_args_": ["open('marker', 'w')"]},
         {"_target_": "ecgexp.cli.os.system", "command": "touch marker"},
         {"_target_": "ecgexp.models.os.system", "command": "touch marker"},
-        {"_target_": "ecgexp.datasets.records.Path.touch", "self": "marker"},
+        {"_target_": "ecgexp.datasets.ecg.records.Path.touch", "self": "marker"},
         {"_target_": "ecgexp.models.layers.torch.hub.load", "repo_or_dir": "x"},
         {"_target_": "ecgexp.models.layers.check_signals"},
         {"_target_": "ecgexp.models.layers.nn.Sequential"},

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from ecgexp.reports import page as page_module
+from ecgexp.reports.comparison import Group, Predictions
 from ecgexp.reports.figures import heat_map
-from ecgexp.reports.significance import Group, Predictions
-from ecgexp.reports.study import Study, merge
-from ecgexp.reports.sweep import sweep_runs
+from ecgexp.reports.findings import Study, merge
+from ecgexp.reports.tables import sweep_runs
 from trained import call, is_one_sentence, shell
 
 sys.path.insert(0, str(Path(__file__).parent / "reports"))
@@ -258,7 +258,7 @@ def test_of_an_earlier_report_nothing_stays_but_what_is_not_of_it(store, folder,
 
 
 def test_looks_of_a_sweep_whose_name_only_resembles_it_are_not_its_own(store, folder, monkeypatch, capsys):
-    from ecgexp.tracking.looks import note_look
+    from ecgexp.tracking.test_access import note_look
 
     when = "before 2026-01-01 00:00:00"
     for name in (f"aXb {when}", f"a_b {when}", "a_b before dinner", f"it's {when}", "it's"):
@@ -455,7 +455,7 @@ def test_lost_predictions_cost_the_interval_only(store, folder, monkeypatch, cap
 
 
 def test_looks_through_another_sweep_count_where_a_trial_is_reused_later(store, folder, monkeypatch):
-    from ecgexp.tracking.looks import note_look
+    from ecgexp.tracking.test_access import note_look
 
     tested, reusing = Sweep(store, "tested"), Sweep(store, "reusing")
     run = tested.trial("lr=0.17")
@@ -473,7 +473,7 @@ def test_looks_through_another_sweep_count_where_a_trial_is_reused_later(store, 
 
 def test_looks_at_the_test_fold_are_shown(store, folder, monkeypatch):
     from ecgexp.tracking import provenance
-    from ecgexp.tracking.looks import note_look
+    from ecgexp.tracking.test_access import note_look
 
     sweep = Sweep(store, "looked")
     run = sweep.trial("lr=0.1", skill=1.0, identity="looked")

@@ -11,13 +11,13 @@ from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 
 from ecgexp import CONF
-from ecgexp.cli import register_resolvers
+from ecgexp.config.resolvers import register_resolvers
 from ecgexp.errors import UserError
-from ecgexp.lit.callbacks import Checkpoints, _write
-from ecgexp.lit.module import LitClassifier
-from ecgexp.sweeps.job import Job
 from ecgexp.sweeps.worker import Interrupted
-from ecgexp.trial import run_trial
+from ecgexp.training.callbacks import Checkpoints, _write
+from ecgexp.training.module import LitClassifier
+from ecgexp.trials.job import Job
+from ecgexp.trials.run import run_trial
 
 # Small, with dropout, and so hasty that validation gets worse, the plateau fires and patience ends.
 HASTY = (

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
+from ecgexp.commands.report import _keep
 from ecgexp.errors import UserError
-from ecgexp.report import _keep
-from ecgexp.restore import artifact_folder, find_run, own_folders, read_config
 from ecgexp.saved import SUMS
+from ecgexp.tracking.restore import artifact_folder, find_run, own_folders, read_config
 from ecgexp.tracking.run import Run
 from ecgexp.tracking.store import open_store
 from trained import Trained, call, is_one_sentence, trained_once

@@ -15,12 +15,13 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ecgexp import CONF
+from ecgexp.config.resolvers import register_resolvers
 from ecgexp.errors import UserError, said, without_passwords
-from ecgexp.lit.launched import check_ranks, launched
 from ecgexp.paths import check_name, check_writable
+from ecgexp.training.launched import check_ranks, launched
 
 # What keeps Hydra from writing for a rank that torchrun or srun started beside the first.
 _UNSEEN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
@@ -28,16 +29,6 @@ _UNSEEN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=non
 _IN_THE_WAY = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
 )  # fmt: skip
-
-
-def register_resolvers() -> None:
-    """Make the interpolations that conf/ uses known to OmegaConf."""
-    OmegaConf.register_new_resolver("ecgexp.len", len, replace=True)
-    OmegaConf.register_new_resolver("ecgexp.product", lambda *factors: math.prod(factors), replace=True)
-    OmegaConf.register_new_resolver("ecgexp.mode", _mode, replace=True)
-    OmegaConf.register_new_resolver("ecgexp.directions", _directions, replace=True)
-    OmegaConf.register_new_resolver("ecgexp.macro_f1", _macro_f1, replace=True)
-    OmegaConf.register_new_resolver("ecgexp.ptbxl_classes", _ptbxl_classes, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -54,7 +45,7 @@ def run_job(cfg: DictConfig) -> float | list[float]:
     TrialPruned
         Where the search that it is a trial of stopped it early.
     """
-    from ecgexp.sweeps.job import Job
+    from ecgexp.trials.job import Job
 
     register_resolvers()
     _remove_passwords(HydraConfig.get())
@@ -74,10 +65,10 @@ def run_job(cfg: DictConfig) -> float | list[float]:
 
             raise TrialPruned
         return values[0] if len(values) == 1 else values
-    from ecgexp.config import objectives
-    from ecgexp.lit.ranks import follow, leading
+    from ecgexp.config.schema import objectives
     from ecgexp.tracking.store import open_store
-    from ecgexp.trial import fit_rank, run_trial
+    from ecgexp.training.ranks import follow, leading
+    from ecgexp.trials.run import fit_rank, run_trial
 
     if launched()[0] > 0:
         follow(fit_rank)
@@ -127,7 +118,7 @@ def _show(args: argparse.Namespace) -> None:
     """Have Hydra show help or a configuration."""
     if args.cfg and args.multirun:
         sys.exit("--cfg shows one configuration: leave -m, and all but one value of each key, out.")
-    from ecgexp.composition import check_options
+    from ecgexp.commands.plan import check_options
 
     try:
         check_options(CONF, args)
@@ -137,8 +128,8 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ecgexp.composition import plan
-    from ecgexp.config import check
+    from ecgexp.commands.plan import plan
+    from ecgexp.config.schema import check
 
     check_name(Path.cwd())
     asked = plan(CONF, args)
@@ -151,7 +142,7 @@ def _run(args: argparse.Namespace) -> None:
         if asked.search is not None:
             asked.search.check_together(cfg)
     if asked.local:
-        from ecgexp.parts import check_device
+        from ecgexp.config.build import check_device
 
         for cfg in asked.configurations:
             check_device(cfg)
@@ -178,27 +169,3 @@ def _remove_passwords(hydra: Any) -> None:
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             temporary.write_text(cleaned)
             temporary.replace(path)
-
-
-def _mode(monitor: str) -> str:
-    from ecgexp.metrics.names import higher_is_better, is_metric_name
-
-    metric = monitor.partition("/")[2]
-    return "max" if is_metric_name(metric) and higher_is_better(metric) else "min"
-
-
-def _directions(objective: str | ListConfig) -> list[str]:
-    names = [objective] if isinstance(objective, str) else objective
-    return [f"{_mode(name.removeprefix('best/'))}imize" for name in names]
-
-
-def _macro_f1(multiclass: bool) -> str:
-    from ecgexp.metrics.names import macro_f1_name
-
-    return macro_f1_name(multiclass)
-
-
-def _ptbxl_classes(task: str) -> int | None:
-    from ecgexp.datasets.ptbxl import PTBXL_CLASSES
-
-    return PTBXL_CLASSES.get(task)

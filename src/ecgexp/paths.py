@@ -7,6 +7,9 @@ from pathlib import Path
 
 from ecgexp.errors import UserError
 
+# Keys of a dataset that say where data lie and how they are read, not which ones they are.
+PLACES = ("root", "cache_dir", "labels_csv", "on_bad_record", "workers")
+
 
 def database_file(root: str | Path) -> Path:
     """The database of the local store below a folder; beside it lie artifacts, checkpoints and locks.

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import glob
-import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from ecgexp.commands.arguments import TRACKING, asks_for_help, read_words
 from ecgexp.errors import UserError
-from ecgexp.words import TRACKING, asks_for_help, one_of, place_of_runs, read_words
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ecgexp.datasets.records import Reading
-    from ecgexp.restore import Trained
 
 USAGE = """\
 Probabilities that a trained net gives to ECG records.
@@ -43,8 +31,6 @@ padded with zeros: what was done is told. A record that cannot be used is named 
 is then 1. Not for diagnosis.
 """
 KEYS = ("run", "record", "uncalibrated", "format", "plot", "trust", *TRACKING)
-PICTURES = (".png", ".pdf", ".svg")
-DPI = 150
 
 
 def main() -> None:
@@ -54,182 +40,12 @@ def main() -> None:
         print(USAGE, end="")
         return
     try:
-        sys.exit(_run(read_words(words, KEYS, "ecgexp.predict", bare="record")))
+        values = read_words(words, KEYS, "ecgexp.predict", bare="record")
+        from ecgexp.commands.predict import run  # which takes seconds: not for help, nor for a wrong key
+
+        sys.exit(run(values))
     except UserError as error:
         sys.exit(str(error))
-
-
-def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np.float32]:
-    """Probabilities of records, (records, classes).
-
-    Parameters
-    ----------
-    trained : Trained
-        The net.
-    readings : sequence of Reading
-        Records as `read_record` reads them for this net.
-
-    Raises
-    ------
-    UserError
-        Where the net gives no numbers.
-    """
-    import numpy as np
-    import torch
-
-    from ecgexp.batches import evaluation_batch
-
-    signals = torch.from_numpy(np.stack([reading.signal.T for reading in readings]))
-    with torch.no_grad():
-        probabilities = torch.cat([trained.net(batch) for batch in signals.split(evaluation_batch(signals.device))])
-    if not torch.isfinite(probabilities).all():
-        raise UserError(f"The net of {trained.name} gives no finite probabilities: choose another run.")
-    return probabilities.numpy()
-
-
-def _run(values: dict[str, list[str]]) -> int:
-    form = one_of(values, "format", ("table", "json"), "table")
-    assume = one_of(values, "uncalibrated", ("refuse", "assume"), "refuse") == "assume"
-    if "run" not in values:
-        raise UserError("The key 'run' is missing: write run=ID, run=FOLDER or run=models:/NAME/VERSION.")
-    paths = _record_paths(values.get("record", []))
-    plot = _plot_path(values["plot"][0]) if "plot" in values else None
-
-    from ecgexp.datasets.records import RecordError, read_record
-    from ecgexp.restore import load_trained
-
-    root, uri = place_of_runs(values)
-    trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
-    trained = load_trained(values["run"][0], root, uri, trusted)
-    if trained.unit != "mV":
-        raise UserError(
-            f"The net of {trained.name} takes {trained.unit}, which are not made of records in mV here: "
-            "python -m ecgexp.evaluate uses it on its own data set."
-        )
-    readings: dict[Path, Reading] = {}
-    problems: dict[Path, str] = {}
-    for path in paths:
-        try:
-            readings[path] = read_record(
-                path,
-                lead_names=trained.lead_names,
-                sampling_rate=trained.sampling_rate,
-                samples=trained.samples,
-                uncalibrated="assume" if assume else "refuse",
-            )
-        except RecordError as error:
-            problems[path] = str(error)
-    results = _results(trained, readings)
-    if plot is not None:
-        for target, result, reading in zip(
-            _plot_targets(plot, list(readings)), results, readings.values(), strict=True
-        ):
-            _draw(target, trained, result, reading)
-            result["plot"] = str(target)
-    if form == "json":
-        refused = [{"record": str(path), "error": problem} for path, problem in problems.items()]
-        threshold = None if trained.multiclass else trained.threshold
-        answer = {"run": trained.name, "threshold": threshold, "records": [*results, *refused]}
-        print(json.dumps(answer, indent=1, ensure_ascii=False))
-    elif results:
-        print(_table(results))
-    for result in results:
-        for note in result["notes"] if form == "table" else ():
-            print(f"record {result['record']}: {note}", file=sys.stderr)
-    for problem in problems.values():
-        print(problem, file=sys.stderr)
-    return 1 if problems else 0
-
-
-def _record_paths(words: list[str]) -> list[Path]:
-    """Records without extension, each once, whichever of their files were named."""
-    if not words:
-        raise UserError("No record is named: write record=PATH, and further paths after it.")
-    from ecgexp.datasets.headers import record_path
-
-    paths: list[Path] = []
-    for word in words:
-        matches = [word]
-        if glob.has_magic(word) and not Path(word).exists():
-            matches = sorted(glob.glob(str(Path(word).expanduser())))  # noqa: PTH207 - the pattern may be absolute
-            if not matches:
-                raise UserError(f"No file matches record={word}: check the path.")
-        paths.extend(record_path(Path(match).expanduser()) for match in matches)
-    return list(dict.fromkeys(paths))
-
-
-def _plot_path(word: str) -> Path:
-    path = Path(word).expanduser()
-    if path.suffix.lower() not in PICTURES:
-        raise UserError(f"plot={word} is no picture: name a file that ends in {', '.join(PICTURES)}.")
-    if not path.parent.is_dir():
-        raise UserError(f"plot={word} cannot be written: there is no folder {path.parent}.")
-    return path
-
-
-def _plot_targets(plot: Path, records: list[Path]) -> list[Path]:
-    if len(records) == 1:
-        return [plot]
-    names = [record.name for record in records]
-    if len(set(names)) < len(names):  # of the same name in several folders
-        names = [f"{number}-{name}" for number, name in enumerate(names, 1)]
-    return [plot.with_name(f"{plot.stem}-{name}{plot.suffix}") for name in names]
-
-
-def _results(trained: Trained, readings: dict[Path, Reading]) -> list[dict[str, Any]]:
-    if not readings:
-        return []
-    rows = predict_records(trained, list(readings.values())).tolist()
-    results = []
-    for (path, reading), row in zip(readings.items(), rows, strict=True):
-        probabilities = dict(zip(trained.label_names, row, strict=True))
-        if trained.multiclass:
-            predicted = [max(probabilities, key=probabilities.__getitem__)]
-        else:
-            predicted = [label for label, value in probabilities.items() if value > trained.threshold]
-        results.append(
-            {
-                "record": str(path),
-                "probabilities": probabilities,
-                "predicted": predicted,
-                "notes": list(reading.notes),
-            }
-        )
-    return results
-
-
-def _table(results: list[dict[str, Any]]) -> str:
-    """A line per record: the probabilities of the labels, and those that are predicted."""
-    labels = list(results[0]["probabilities"])
-    lines = [["record", *labels, "predicted"]]
-    for result in results:
-        values = [f"{value:.4f}" for value in result["probabilities"].values()]
-        lines.append([result["record"], *values, ", ".join(result["predicted"]) or "-"])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(labels) + 1)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:-1], widths[1:]), line[-1]]) for line in lines
-    )
-
-
-def _draw(target: Path, trained: Trained, result: dict[str, Any], reading: Reading) -> None:
-    from ecgexp.reports.ecg import ecg_figure
-
-    ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
-    predicted = ", ".join(result["predicted"]) or f"no label above {trained.threshold:g}"
-    shown = "   ".join(f"{label} {value:.2f}" for label, value in ranked[:8])
-    figure = ecg_figure(
-        reading.signal,
-        trained.sampling_rate,
-        trained.lead_names,
-        title="\n".join(
-            [f"{Path(result['record']).name}:  {predicted}", shown, *filter(None, ["; ".join(reading.notes)])]
-        ),
-        footnote="not for diagnosis",
-    )
-    try:
-        figure.savefig(target, dpi=DPI)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror}.") from error
 
 
 if __name__ == "__main__":

@@ -49,9 +49,9 @@ class OptunaSweeper(Sweeper):
         """
         from optuna.exceptions import StorageInternalError
 
-        from ecgexp.composition import parameters
+        from ecgexp.commands.plan import parameters
         from ecgexp.errors import UserError, without_passwords
-        from ecgexp.sweeps.search import Search, Worker
+        from ecgexp.search.worker import Search, Worker
         from ecgexp.sweeps.supervisor import TrialFailed
 
         assert self.config is not None and self.hydra_context is not None and self._task_function is not None

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import wfdb
 
-from ecgexp.datasets.annotations import read_annotations
-from ecgexp.datasets.headers import Problem
+from ecgexp.datasets.ecg.annotations import read_annotations
+from ecgexp.datasets.ecg.headers import Problem
 
 SYMBOLS = ' NLRaVFJASEj/Q~ | sT*D"=pB^t+u?![]en@xf()r'
 """By code; ' ' for codes without one."""

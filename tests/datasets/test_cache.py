@@ -12,7 +12,8 @@ import pytest
 from folders import LEADS
 
 from ecgexp.datasets import cache
-from ecgexp.datasets.cache import cached_signals
+from ecgexp.datasets.ecg import signals
+from ecgexp.datasets.ecg.signals import cached_signals
 from ecgexp.errors import UserError
 
 LAYOUT = {"lead_names": tuple(LEADS), "sampling_rate": 100, "samples": 1000, "exact": True}
@@ -21,7 +22,7 @@ FILES = [f"records100/00000/{i:05d}_lr" for i in range(1, 21)]
 READ = f"""
 import sys
 from pathlib import Path
-from ecgexp.datasets import cache
+from ecgexp.datasets.ecg import signals
 root, cache_dir = map(Path, sys.argv[1:3])
 files = {FILES!r}
 layout = {LAYOUT!r}
@@ -53,7 +54,7 @@ def test_signals_in_order_and_read_only(folder, tmp_path):
 
 def test_the_second_time_nothing_is_read(folder, tmp_path, monkeypatch):
     first = read(folder, tmp_path)
-    monkeypatch.setattr(cache, "read_record", None)
+    monkeypatch.setattr(signals, "read_record", None)
     second = read(folder, tmp_path)
     np.testing.assert_array_equal(first.array, second.array)
     assert first.hashes == second.hashes
@@ -82,7 +83,7 @@ def test_changed_files_or_options_are_read_again(folder, tmp_path, change):
 
 def test_a_moved_or_copied_folder_other_files_and_new_times_leave_it_valid(folder, tmp_path, monkeypatch):
     first = read(folder, tmp_path)
-    monkeypatch.setattr(cache, "read_record", None)
+    monkeypatch.setattr(signals, "read_record", None)
     (folder.path(1).parent / "notes.txt").write_text("x")
     folder.path(20).with_name("00021_lr.dat").touch()
     folder.path(3).with_suffix(".dat").touch()
@@ -105,7 +106,7 @@ def test_bad_records_are_kept_with_their_reason(folder, tmp_path):
 def test_processes_read_what_one_reads(folder, tmp_path, monkeypatch):
     folder.path(2).with_suffix(".dat").unlink()
     monkeypatch.setattr(cache, "WORTH_A_PROCESS", 10)
-    monkeypatch.setattr(cache, "CHUNK", 3)
+    monkeypatch.setattr(signals, "CHUNK", 3)
     parallel = cached_signals(folder.root, FILES, LAYOUT, tmp_path / "parallel", workers=2)
     alone = cached_signals(folder.root, FILES, LAYOUT, tmp_path / "alone", workers=1)
     np.testing.assert_array_equal(parallel.array, alone.array)
@@ -116,7 +117,7 @@ def test_processes_read_what_one_reads(folder, tmp_path, monkeypatch):
 
 
 def test_two_processes_at_once(folder, tmp_path):
-    code = "print(cache.cached_signals(root, files, layout, cache_dir, 1).array.sum())"
+    code = "print(signals.cached_signals(root, files, layout, cache_dir, 1).array.sum())"
     both = [child(code, folder, tmp_path) for _ in range(2)]
     outputs = [process.communicate(timeout=60) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
@@ -127,15 +128,15 @@ def test_two_processes_at_once(folder, tmp_path):
 
 INTERRUPTED = """
 import signal
-read_record, left = cache.read_record, [10]
+read_record, left = signals.read_record, [10]
 def stuck(*args, **kwargs):
     left[0] -= 1
     if not left[0]:
         print("half", flush=True)
         signal.pause()
     return read_record(*args, **kwargs)
-cache.read_record = stuck
-cache.cached_signals(root, files, layout, cache_dir, 1)
+signals.read_record = stuck
+signals.cached_signals(root, files, layout, cache_dir, 1)
 """
 
 
@@ -164,13 +165,13 @@ def test_ctrl_c_leaves_nothing(folder, tmp_path):
 
 def test_ctrl_c_ends_the_reading_processes(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "WORTH_A_PROCESS", 10)
-    monkeypatch.setattr(cache, "CHUNK", 1)
+    monkeypatch.setattr(signals, "CHUNK", 1)
 
-    class Interrupted(cache.tqdm):
+    class Interrupted(signals.tqdm):
         def update(self, n):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "tqdm", Interrupted)
+    monkeypatch.setattr(signals, "tqdm", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         read(folder, tmp_path, workers=2)
     assert multiprocessing.active_children() == []
@@ -229,33 +230,31 @@ def test_an_array_is_compared_once_after_its_file_was_touched(folder, tmp_path, 
 
 
 def test_new_times_while_files_are_read_do_no_harm(folder, tmp_path, monkeypatch):
-    read_record = cache.read_record
+    read_record = signals.read_record
 
     def meanwhile(path, **layout):
         path.with_suffix(".dat").touch()
         return read_record(path, **layout)
 
-    monkeypatch.setattr(cache, "read_record", meanwhile)
+    monkeypatch.setattr(signals, "read_record", meanwhile)
     assert len(read(folder, tmp_path).array) == 20
 
 
 def test_a_file_that_changes_while_it_is_read(folder, tmp_path, monkeypatch):
-    read_record = cache.read_record
+    read_record = signals.read_record
 
     def meanwhile(path, **layout):
         if path.name == "00002_lr":
             folder.write(1, np.random.default_rng(9).normal(size=(1000, 12)))
         return read_record(path, **layout)
 
-    monkeypatch.setattr(cache, "read_record", meanwhile)
+    monkeypatch.setattr(signals, "read_record", meanwhile)
     with pytest.raises(UserError, match=r"^Files in .*ptbxl changed while they were read: start again .*\.$"):
         read(folder, tmp_path)
     assert arrays(tmp_path) == []
     monkeypatch.undo()
-    signals = read(folder, tmp_path)
-    np.testing.assert_allclose(
-        signals.array[0], np.round(np.random.default_rng(9).normal(size=(1000, 12)), 3), atol=1e-6
-    )
+    found = read(folder, tmp_path)
+    np.testing.assert_allclose(found.array[0], np.round(np.random.default_rng(9).normal(size=(1000, 12)), 3), atol=1e-6)
 
 
 def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ecgexp.datasets import sources
-from ecgexp.datasets.cache import cached_signals
-from ecgexp.datasets.sources import Sources
+from ecgexp.datasets.ecg.signals import cached_signals
+from ecgexp.datasets.files import Sources
 
 LAYOUT = {"lead_names": ("I",), "sampling_rate": 100.0, "samples": 100, "exact": False}
 

@@ -13,8 +13,9 @@ import wfdb
 from folders import write_record
 from scipy.signal import resample_poly
 
-from ecgexp.datasets import MITBIH, MITBIHTable, mitbih
-from ecgexp.datasets.mitbih import DS1, DS2, PACED, RECORDINGS, cut_beats
+from ecgexp.datasets import MITBIH, MITBIHTable
+from ecgexp.datasets.ecg import mitbih
+from ecgexp.datasets.ecg.mitbih import DS1, DS2, PACED, RECORDINGS, cut_beats
 from ecgexp.errors import UserError
 
 CLASSES = ("N", "S", "V", "F", "Q")

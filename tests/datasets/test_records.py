@@ -11,7 +11,7 @@ from scipy.io import savemat
 from scipy.signal import resample_poly
 
 from ecgexp.datasets import Reading, read_record
-from ecgexp.datasets.records import RecordError, read_extent, read_leads
+from ecgexp.datasets.ecg.records import RecordError, read_extent, read_leads
 from ecgexp.errors import UserError
 
 RNG = np.random.default_rng(1)

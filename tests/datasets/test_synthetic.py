@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ecgexp.datasets import heart, synthetic
-from ecgexp.datasets.synthetic import Synthetic, generate, populate
+from ecgexp.datasets.ecg import heart, synthetic
+from ecgexp.datasets.ecg.synthetic import Synthetic, generate, populate
 from ecgexp.errors import UserError
 
 REAL = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -139,7 +139,7 @@ class TestFolder:
 class TestReproducible:
     def test_same_arguments_same_bytes_whatever_the_threads(self, tmp_path):
         generate(tmp_path / "here", records=300, seed=5)
-        code = f"from ecgexp.datasets.synthetic import generate; generate({str(tmp_path / 'there')!r}, 300, 5)"
+        code = f"from ecgexp.datasets.ecg.synthetic import generate; generate({str(tmp_path / 'there')!r}, 300, 5)"
         threads = {f"{name}_NUM_THREADS": "3" for name in ("OMP", "OPENBLAS", "MKL")}
         subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | threads)
         assert files(tmp_path / "here") == files(tmp_path / "there")

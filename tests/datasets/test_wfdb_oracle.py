@@ -14,7 +14,7 @@ import wfdb
 from folders import write_record
 
 from ecgexp.datasets import read_record
-from ecgexp.datasets.records import RecordError
+from ecgexp.datasets.ecg.records import RecordError
 
 GAINS = {
     "200": (200, None, 1),
@@ -310,7 +310,7 @@ def test_segments_of_different_samples_per_frame(tmp_path):
 
 def test_blocks_do_not_change_what_is_read(tmp_path, monkeypatch):
     """A long recording is read piece by piece."""
-    from ecgexp.datasets import samples
+    from ecgexp.datasets.ecg import samples
 
     for seed in range(20):
         names, counts, _ = write(tmp_path / "r", np.random.default_rng(seed))

@@ -36,8 +36,8 @@ from mutate import (
 from scipy.io import savemat
 
 from ecgexp.datasets import MITBIH, PTBXL, MITBIHTable, Synthetic, WFDBFolder
-from ecgexp.datasets.cache import cached_signals
-from ecgexp.datasets.records import read_record
+from ecgexp.datasets.ecg.records import read_record
+from ecgexp.datasets.ecg.signals import cached_signals
 from ecgexp.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reports"))
@@ -292,7 +292,7 @@ def _make_old_run(folder: Path) -> None:
     import torch
 
     from ecgexp.models import Linear
-    from ecgexp.network import Network
+    from ecgexp.training.network import Network
 
     generator = torch.Generator().manual_seed(0)
     network = Network(Linear(leads=2, samples=96, classes=3), None)
@@ -312,8 +312,8 @@ def _make_old_run(folder: Path) -> None:
 def _read_run(folder: Path) -> Any:
     import torch
 
-    from ecgexp.predict import predict_records
-    from ecgexp.restore import load_trained
+    from ecgexp.commands.predict import predict_records
+    from ecgexp.tracking.restore import load_trained
 
     torch.set_num_threads(1)
     trained = load_trained(str(folder))
@@ -336,7 +336,7 @@ def _make_checkpoint(folder: Path) -> None:
 def _read_checkpoint(folder: Path) -> Any:
     import torch
 
-    from ecgexp.lit.callbacks import find_checkpoint
+    from ecgexp.training.callbacks import find_checkpoint
 
     path, damaged = find_checkpoint(folder)
     if path is None:
@@ -354,7 +354,7 @@ def _make_predictions(folder: Path) -> None:
 
 
 def _read_predictions(folder: Path) -> Any:
-    from ecgexp.reports.significance import read_predictions
+    from ecgexp.reports.comparison import read_predictions
 
     found = read_predictions(folder / "predictions_val.parquet", 0.5)
     return told(found.ids.tolist(), found.targets, found.probabilities, found.label_names, found.patients.tolist())
@@ -366,7 +366,7 @@ def _read_predictions(folder: Path) -> Any:
 def _make_journal(folder: Path) -> None:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    from ecgexp.sweeps.study import open_storage, open_study
+    from ecgexp.search.study import open_storage, open_study
 
     study = open_study(open_storage(str(folder / "study.journal")), "study", ["maximize"])
     space = {"lr": FloatDistribution(1e-4, 1e-1, log=True), "net": CategoricalDistribution(["a", "b"])}
@@ -387,7 +387,7 @@ def _trials(study: Any) -> str:
 
 
 def _read_journal(folder: Path) -> Any:
-    from ecgexp.sweeps.study import counted, end_dead, open_storage, open_study, revive
+    from ecgexp.search.study import counted, end_dead, open_storage, open_study, revive
 
     study = open_study(open_storage(str(folder / "study.journal")), "study", ["maximize"])
     end_dead(study)
@@ -398,7 +398,7 @@ def _read_journal(folder: Path) -> Any:
 
 def _make_search(folder: Path) -> None:
     from ecgexp.reports.search import write_study
-    from ecgexp.sweeps.study import open_storage
+    from ecgexp.search.study import open_storage
 
     _make_journal(folder)
     write_study(folder / "study.json", open_storage(str(folder / "study.journal")), "study")
@@ -454,8 +454,8 @@ def _make_store(folder: Path) -> None:
 
 
 def _read_store(folder: Path) -> Any:
-    from ecgexp.report import find_sweeps, read_study
-    from ecgexp.restore import find_run, find_store
+    from ecgexp.commands.report import find_sweeps, read_study
+    from ecgexp.tracking.restore import find_run, find_store
 
     store = find_store(folder, None)
     parents = find_sweeps(store, [])

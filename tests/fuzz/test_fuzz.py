@@ -28,9 +28,9 @@ from hydra._internal.utils import get_args_parser
 from targets import TARGETS, Damage, Target
 
 from ecgexp import CONF
-from ecgexp.cli import register_resolvers
-from ecgexp.composition import plan
-from ecgexp.config import check
+from ecgexp.commands.plan import plan
+from ecgexp.config.resolvers import register_resolvers
+from ecgexp.config.schema import check
 from ecgexp.errors import UserError
 
 CHUNK = 30

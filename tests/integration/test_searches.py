@@ -35,7 +35,7 @@ from optuna.trial import FrozenTrial, TrialState
 from test_sweeps import needs, ray_folder  # noqa: F401
 from test_tracking_server import database  # noqa: F401
 
-from ecgexp.sweeps.study import counted, open_storage
+from ecgexp.search.study import counted, open_storage
 from trained import call
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from ecgexp.models import (
     RibeiroOriginal,
 )
 from ecgexp.models.convblocks import ResidualAttention
-from ecgexp.network import check_layers
+from ecgexp.training.network import check_layers
 
 NETS = [Rajpurkar, RajpurkarOriginal, Ribeiro, RibeiroOriginal]
 ALL = [*NETS, Linear, Constant]

@@ -17,14 +17,14 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 
 from ecgexp import CONF
-from ecgexp.cli import register_resolvers
-from ecgexp.composition import plan
-from ecgexp.config import plain
+from ecgexp.commands.plan import plan
+from ecgexp.config.resolvers import register_resolvers
+from ecgexp.config.schema import plain
 from ecgexp.errors import UserError
 from ecgexp.reports import paper
 from ecgexp.reports.cells import arrange, cell_keys, collect_cells, repetition_keys, to_csv, to_markdown
+from ecgexp.reports.comparison import read_predictions
 from ecgexp.reports.experiment import experiment_file
-from ecgexp.reports.significance import read_predictions
 from ecgexp.reports.trial import write_predictions
 from ecgexp.tracking.provenance import flatten
 

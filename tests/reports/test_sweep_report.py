@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from ecgexp.reports import sweep as sweep_module
+from ecgexp.reports import tables as sweep_module
 from ecgexp.reports.figures import heat_map
-from ecgexp.reports.sweep import (
+from ecgexp.reports.tables import (
     VALIDATION,
     best_trial,
     best_trials,

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 
 from ecgexp.errors import UserError
-from ecgexp.restore import artifact_folder, find_store
+from ecgexp.tracking.restore import artifact_folder, find_store
 from ecgexp.tracking.store import Store, open_store
 
 # Between them every character that a URI, a shell, Hydra or SQLite might take for something else.

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from ecgexp.errors import UserError
-from ecgexp.reports.uncertainty import bootstrap
+from ecgexp.statistics.bootstrap import bootstrap
 from ecgexp.tracking.privacy import KEY, hashed_patients
 from ecgexp.tracking.store import Store
 from trained import Trained, call, trained_once

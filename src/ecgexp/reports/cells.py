@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ecgexp.reports import paper
-from ecgexp.reports.sweep import REPETITIONS, maximizes, swept_keys
+from ecgexp.reports.tables import REPETITIONS, maximizes, swept_keys
 
 _ROWS_FIRST = ("model", "dataset")
 

@@ -21,11 +21,11 @@ from ecgexp.reports import paper
 from ecgexp.reports.cells import Cell, arrange, cell_keys, cells_frame, collect_cells, comparable, to_csv, to_markdown
 from ecgexp.reports.experiment import experiment_file
 from ecgexp.reports.figures import confusion_figure, heat_map, learning_curves, save_figure
+from ecgexp.reports.findings import Study
 from ecgexp.reports.search import search_figures
-from ecgexp.reports.study import Study
-from ecgexp.reports.sweep import MOST_SETS, described
+from ecgexp.reports.tables import MOST_SETS, described
 from ecgexp.reports.trial import confusion_table
-from ecgexp.words import shortened
+from ecgexp.text import shortened
 
 DPI = 130
 # The files of a report, a name each line, so that a later one in the same folder can remove them.

@@ -9,7 +9,7 @@ from importlib.resources import files
 import pandas as pd
 from mlflow.entities import Run as MlflowRun
 
-from ecgexp.reports.sweep import overrides_of, setting
+from ecgexp.reports.tables import overrides_of, setting
 
 KEYS = ("model", "batch_size", "optimizer", "lr")
 METRIC = "best/val/mlcm_f1_macro"

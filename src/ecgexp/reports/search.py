@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ecgexp.errors import UserError, first_line
 from ecgexp.reports.figures import LONGEST_NAME, plain
-from ecgexp.sweeps.study import first_number
+from ecgexp.search.study import first_number
 
 JOB = "job"
 # Fewer trials tell nothing about which key matters.

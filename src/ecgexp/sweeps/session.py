@@ -22,11 +22,10 @@ from filelock import Timeout
 from mlflow.entities import Run as MlflowRun
 from omegaconf import DictConfig
 
-from ecgexp.composition import quoted
-from ecgexp.config import objectives
+from ecgexp.config.build import build_dataset, describe, example
+from ecgexp.config.schema import objectives
 from ecgexp.errors import UserError
-from ecgexp.parts import build_dataset, describe, example
-from ecgexp.reports.sweep import (
+from ecgexp.reports.tables import (
     MOST_SETS,
     STUDY,
     best_trials,
@@ -41,21 +40,22 @@ from ecgexp.reports.sweep import (
     swept_keys,
     write_sweep_report,
 )
-from ecgexp.restore import load_run, named_packages
-from ecgexp.sweeps.identity import key_of
-from ecgexp.sweeps.job import PARENT_VARIABLE, SWEPT_VARIABLE
 from ecgexp.sweeps.status import DONE, Board, StatusLine, TrialStatus
 from ecgexp.sweeps.supervisor import GRACE, TrialFailed
+from ecgexp.text import quoted
 from ecgexp.tracking import provenance
 from ecgexp.tracking.heartbeat import SILENCE, is_alive
 from ecgexp.tracking.model import log_model
+from ecgexp.tracking.restore import load_run, named_packages
 from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, StoreAway, open_store
+from ecgexp.trials.identity import key_of
+from ecgexp.trials.job import PARENT_VARIABLE, SWEPT_VARIABLE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ecgexp.sweeps.search import Search
+    from ecgexp.search.worker import Search
 
 # Overrides that say how a sweep is run, not what it sweeps.
 _MANNER = ("hydra", "sweep.", "resume=", "tracking")
@@ -181,7 +181,7 @@ class _Plan:
         """Refuse to start afresh with a study that exists."""
         if self.search is None or self.search.config.storage is None or self.search.config.study is None:
             return
-        from ecgexp.sweeps.study import open_storage
+        from ecgexp.search.study import open_storage
 
         name = self.search.config.study
         try:
@@ -197,7 +197,7 @@ class _Plan:
         """Refuse to go on with a study that searched something else, before anything is recorded."""
         if self.search is None:
             return
-        from ecgexp.sweeps.study import open_storage
+        from ecgexp.search.study import open_storage
 
         storage, study = self.search.config.storage, self.search.config.study
         if earlier is not None:
@@ -382,7 +382,7 @@ def _incomplete(plan: _Plan, results: pd.DataFrame, board: Board) -> list[str]:
 def _write_study(path: Path, storage: str, name: str) -> None:
     """Keep the study with the sweep: the report then needs no storage."""
     from ecgexp.reports.search import write_study
-    from ecgexp.sweeps.study import open_storage
+    from ecgexp.search.study import open_storage
 
     write_study(path, open_storage(storage), name)
 

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from ecgexp.errors import without_passwords
-from ecgexp.words import shortened
+from ecgexp.text import shortened
 
 logger = logging.getLogger(__name__)
 

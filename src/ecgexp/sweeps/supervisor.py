@@ -23,8 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from ecgexp.errors import UserError
 from ecgexp.paths import database_file
 from ecgexp.processes import training_environment
-from ecgexp.sweeps.job import Job, Outcome
 from ecgexp.sweeps.status import Board, TrialStatus
+from ecgexp.trials.job import Job, Outcome
 
 GRACE = 30.0  # seconds that an interrupted worker may take to leave
 
@@ -145,7 +145,7 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
 def _note(job: Job, run_id: str) -> None:
     """Tell the study of a search which run its trial is."""
     if job.study is not None:
-        from ecgexp.sweeps.study import note_run
+        from ecgexp.search.study import note_run
 
         note_run(job.study, run_id)
 
@@ -190,10 +190,10 @@ def _death(code: int) -> str:
 
 
 def _record_death(cfg: DictConfig, job: Job, run_id: str | None, sentence: str) -> None:
-    from ecgexp.config import plain
-    from ecgexp.sweeps.ledger import begin_lost
+    from ecgexp.config.schema import plain
     from ecgexp.tracking.run import record_failure
     from ecgexp.tracking.store import StoreAway, open_store
+    from ecgexp.trials.ledger import begin_lost
 
     log = Path(job.output_dir) / "trial.log"
     said = log.read_text(errors="replace") if log.exists() else ""

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.errors import UserError, first_line, without_passwords
-from ecgexp.sweeps.job import Interrupted, Job
+from ecgexp.trials.job import Interrupted, Job
 
 GRACE = 20.0  # seconds that an interrupted trial may take to leave
 
@@ -61,9 +61,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, Any]:
     """Train one trial: ('done', Outcome), ('failed' or 'exhausted', one sentence) or ('interrupted', None)."""
-    from ecgexp.cli import register_resolvers
-    from ecgexp.sweeps.ledger import RetriesExhausted
-    from ecgexp.trial import run_trial
+    from ecgexp.config.resolvers import register_resolvers
+    from ecgexp.trials.ledger import RetriesExhausted
+    from ecgexp.trials.run import run_trial
 
     register_resolvers()
     os.chdir(job.cwd)

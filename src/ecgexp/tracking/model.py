@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ecgexp.errors import first_line
-from ecgexp.network import output_layer
 from ecgexp.tracking.store import MLFLOW_RETRIES, Store, StoreAway, is_away, mlflow_settings
+from ecgexp.training.network import output_layer
 
 logger = logging.getLogger(__name__)
 

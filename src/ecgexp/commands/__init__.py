@@ -1,0 +1,1 @@
+"""What stands behind the commands: reading their arguments, and doing what they ask."""

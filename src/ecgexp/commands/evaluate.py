@@ -1,0 +1,477 @@
+"""A run's best weights measured on a split, with all that can be said of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecgexp.commands.arguments import one_of, place_of_runs
+from ecgexp.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from mlflow.entities import Run as MlflowRun
+    from numpy.typing import NDArray
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from ecgexp.datasets.base import Dataset, Split, SplitName
+    from ecgexp.statistics.bootstrap import Uncertainty
+    from ecgexp.tracking.store import Store
+    from ecgexp.training.network import Network
+
+SHOWN = (
+    "loss", "mlcm_f1_macro", "mlcm_f1_micro", "mlcm_precision_macro", "mlcm_recall_macro", "f1_macro", "f1_weighted",
+    "precision_macro", "recall_macro", "accuracy", "auroc_macro", "ap_macro", "subset_accuracy", "binary_accuracy",
+    "brier",
+)  # fmt: skip
+LEVEL, RESAMPLES = 0.95, 1000
+DPI = 110
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a net says of a split.
+
+    Attributes
+    ----------
+    name : {'test', 'val', 'train'}
+        Of the split.
+    split : Split
+        The records.
+    logits, targets : Tensor, (records, classes)
+        On the CPU.
+    label_names : tuple of str
+        The classes.
+    threshold : float
+        The run's.
+    multiclass : bool
+        Each record has exactly one label: the most probable one is predicted, whatever the threshold.
+    """
+
+    name: SplitName
+    split: Split
+    logits: Tensor
+    targets: Tensor
+    label_names: tuple[str, ...]
+    threshold: float
+    multiclass: bool
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probabilities, (records, classes)."""
+        from ecgexp.training.network import output_layer
+
+        return output_layer(self.multiclass)(self.logits)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an evaluation found.
+
+    Attributes
+    ----------
+    metrics : dict of str to float
+        By name, without the split; those with tuned thresholds begin with ``tuned/``.
+    left_out : dict of str to tuple of str
+        Labels that could not enter a macro average.
+    labels, tuned_labels, bins, subgroups : DataFrame or None
+        See `ecgexp.reports.evaluation`; None where not asked or not known.
+    uncertainty : Uncertainty or str
+        Of the macro scores; a sentence where there is none.
+    """
+
+    metrics: dict[str, float]
+    left_out: dict[str, tuple[str, ...]]
+    labels: pd.DataFrame
+    tuned_labels: pd.DataFrame | None
+    bins: pd.DataFrame
+    subgroups: pd.DataFrame | None
+    uncertainty: Uncertainty | str
+
+
+def evaluate(
+    predictions: Predictions,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    metadata: pd.DataFrame | None = None,
+    validation: Predictions | None = None,
+) -> Findings:
+    """Measure predictions of a split.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        Of that split.
+    loss : callable
+        ``(logits, targets)`` to a scalar mean.
+    metadata : DataFrame, optional
+        See `Dataset.metadata`.
+    validation : Predictions, optional
+        Of the validation split, to tune a threshold per label on; None: the run's threshold alone.
+    """
+    import numpy as np
+
+    from ecgexp.reports import evaluation
+    from ecgexp.training.network import measure
+
+    names, threshold, multiclass = predictions.label_names, predictions.threshold, predictions.multiclass
+    probabilities, targets = predictions.probabilities, predictions.targets
+    metrics, left_out = measure(
+        predictions.logits, targets, loss, names, threshold, multiclass, evaluation.SMALLEST_CLASS
+    )
+    thresholds = None if multiclass else np.full(len(names), threshold)
+    labels = evaluation.label_table(probabilities, targets, names, thresholds)
+    metrics |= {"brier": float(labels["brier"].mean())} | _per_label("brier", labels["brier"])
+    metrics |= _per_label("auroc", labels["auroc"].dropna())
+    uncertainty = _uncertainty(predictions, probabilities, threshold)
+    metrics |= _limits(uncertainty)
+    tuned_labels = None
+    if validation is not None:
+        known = validation.probabilities.numpy(), validation.targets.numpy()
+        thresholds = evaluation.tuned_thresholds(*known, threshold)
+        tuned_labels = evaluation.label_table(probabilities, targets, names, thresholds)
+        predicted = (probabilities.double() > _tensor(thresholds)).float()
+        tuned = evaluation.threshold_metrics(predicted, targets, names)
+        limits = _limits(_uncertainty(predictions, predicted, 0.5))
+        tuned |= {name: value for name, value in limits.items() if not name.startswith("auroc")}
+        metrics |= {f"tuned/{name}": value for name, value in tuned.items()}
+    subgroups = None
+    if metadata is not None:
+        patients = predictions.split.patients
+        subgroups = evaluation.subgroup_table(probabilities, targets, patients, metadata, names, threshold, multiclass)
+    bins = evaluation.calibration_bins(probabilities, targets, names)
+    return Findings(metrics, left_out, labels, tuned_labels, bins, subgroups, uncertainty)
+
+
+def run(values: dict[str, list[str]]) -> None:
+    """Do what ``python -m ecgexp.evaluate`` asks; `values` are its arguments by key."""
+    if "run" not in values:
+        raise UserError("The key 'run' is missing: write run=ID of a trial.")
+    split: SplitName = "test" if one_of(values, "split", ("test", "val")) == "test" else "val"
+    tune = one_of(values, "thresholds", ("fixed", "tuned"), "fixed") == "tuned"
+    keep_patients = one_of(values, "privacy.patients", ("hash", "keep"), "hash") == "keep"
+
+    from ecgexp.config.build import build_dataset
+    from ecgexp.tracking.privacy import hashed_patients
+    from ecgexp.tracking.restore import check_trusted, find_run, load_run
+
+    trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
+    root, uri = place_of_runs(values)
+    store, run = find_run(values["run"][0], root, uri)
+    cfg, network = load_run(store, run.info.run_id, trusted)
+    for group in ("dataset", "loss"):
+        check_trusted(group, cfg.get(group), trusted)
+    cfg = _placed(cfg, values)
+    dataset = build_dataset(cfg)
+    if tune and dataset.multiclass:
+        raise UserError("Records with exactly one label take no thresholds: leave out thresholds=tuned.")
+    difference = _check_data(cfg, dataset, store, run)
+    records = dataset.load(split)  # what is wrong with the data is said before a look is noted
+    overlap = _overlap(store, run, records, split, bool(difference))
+    data, names = records.fingerprint(), hashlib.sha256("\n".join(records.ids).encode()).hexdigest()[:16]
+    number, what, place, first = 0, "", split if not difference else f"{split}-{data[:8]}", None
+    if split == "test":
+        from ecgexp.tracking.test_access import looks, note_look
+
+        thresholds = "none" if dataset.multiclass else "tuned" if tune else "fixed"
+        first = next((look for look in looks(store, run.info.run_id) if look["run"] == run.info.run_id), None)
+        place = split if first is None or first.get("data") == data else f"{split}-{data[:8]}"
+        details = {
+            "thresholds": thresholds,
+            "same_data": not difference,
+            "records": len(records),
+            "data": data,
+            "names": names,
+        }
+        number, what = note_look(store, run, {**details, "place": place})
+    predictions = predict_split(network, dataset, split, cfg)
+    validation = predict_split(network, dataset, "val", cfg) if tune else None
+    findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
+    if not keep_patients:
+        hashed = hashed_patients(store, predictions.split.patients)
+        predictions = replace(predictions, split=replace(predictions.split, patients=hashed))
+    folder = _record(store, run, predictions, findings, number, dataset.warning, place, data, overlap)
+    said = [overlap] if overlap else []
+    print("\n\n".join([*said, _summary(run, predictions, findings), *said]))
+    if dataset.warning:
+        print(f"\n{dataset.warning}")
+    if difference:
+        print(f"\nThe data are not those that the run was trained on: {difference}.")
+    if first is not None and place != split:
+        print(f"\n{other_records(len(records), names, first)}: metrics and files are kept apart, as {place}.")
+    if number:
+        print(f"\nThis is look number {number} at the test fold of this {what}.")
+    print(f"Files: {folder}")
+
+
+def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: DictConfig) -> Predictions:
+    """Logits of a split in full precision, on a GPU where there is one."""
+    import torch
+
+    from ecgexp.training.batches import GIGABYTE, Batches, Records, evaluation_batch
+    from ecgexp.training.network import predict
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = dataset.load(split)
+    records = Records(loaded, float(cfg.memory_budget) * GIGABYTE, device)
+    logits, targets = predict(network.to(device), Batches(records, evaluation_batch(device)), device)
+    return Predictions(
+        split, loaded, logits.cpu(), targets.cpu(), dataset.label_names, float(cfg.threshold), dataset.multiclass
+    )
+
+
+def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
+    """The configuration with the data where the command line says."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from ecgexp.tracking.restore import own_folders
+
+    changes = [f"{key}={value[0]}" for key, value in values.items() if key.startswith("dataset.")]
+    for change in changes:
+        key = change.partition("=")[0].removeprefix("dataset.")
+        if key not in cfg.dataset:
+            raise UserError(f"The dataset of this run has no key 'dataset.{key}': leave it out.")
+    placed = OmegaConf.merge(cfg, OmegaConf.from_dotlist(changes))
+    assert isinstance(placed, DictConfig)
+    return own_folders(placed, values)
+
+
+def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun) -> str:
+    """How the data differ from those that the run was trained on, if at all; refuse such that do not fit the net."""
+    from ecgexp.tracking.restore import DATA, read_json, run_folder
+
+    samples, leads = dataset.load("val").signals.shape[1:]
+    for name, found in (("leads", leads), ("samples", samples), ("classes", len(dataset.label_names))):
+        if cfg.dataset[name] != found:
+            raise UserError(f"The net of this run takes dataset.{name}={cfg.dataset[name]}, but the data have {found}.")
+    with run_folder(store, run.info.run_id) as folder:
+        counts = read_json(folder / DATA).get("counts")
+    if dataset.fingerprint() != run.data.tags.get("dataset_fingerprint"):
+        return "their fingerprint differs"
+    # Training reads no test record, but knows how many the table names.
+    named, found = _test_records(counts), _test_records(dataset.summary())
+    return "" if named in (None, found) else f"their table names {found} test records and not {named}"
+
+
+def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, differ: bool) -> str:
+    """What of a split the run has seen as another one, in words; refuse the test split where it has seen records."""
+    from ecgexp.tracking.overlap import TRAINED_ON, find_overlap
+    from ecgexp.tracking.restore import run_folder
+
+    with run_folder(store, run.info.run_id) as folder:
+        found = find_overlap(folder / TRAINED_ON, store, records)
+    if isinstance(found, str):
+        return f"Whether {split} records were trained on cannot be checked: {found}." if differ else ""
+    known, said = {"trained on": found["train"]}, []
+    if split == "test":
+        known["used in validation"] = found["val"]
+    for how, seen in known.items():
+        which = f"{seen.records} of the {seen.of_records} {split} records were {how}"
+        if seen.records and split == "test":
+            raise UserError(
+                f"{which}, by their names, so nothing is measured and no look is noted: take the splits that run "
+                f"{run.info.run_id} was trained with, or train again."
+            )
+        if seen.records:
+            said.append(f"{which}: these figures say nothing about other records.")
+        elif seen.patients:
+            said.append(f"Other records of {seen.patients} of the {seen.of_patients} {split} patients were {how}.")
+        elif differ:
+            said.append(f"No {split} record, and no other one of these patients, was {how}.")
+    return "\n".join(said)
+
+
+def other_records(records: int, names: str, first: dict[str, Any]) -> str:
+    """How test records differ from those of a first look, which has not always noted their names."""
+    if first.get("names") == names:
+        return f"The {records} test records are those of this run's first look, but their labels or signals differ"
+    if "names" in first:
+        return f"The {records} test records are not the {first['records']} of this run's first look"
+    return (
+        f"The {records} test records are not the {first.get('records', '')} of this run's first look, or their labels "
+        "or signals differ"
+    )
+
+
+def _test_records(counts: Any) -> Any:
+    test = counts.get("test") if isinstance(counts, dict) else None
+    return test.get("records") if isinstance(test, dict) else None
+
+
+def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
+    import torch
+
+    from ecgexp.config.build import instantiate_group
+
+    loss = instantiate_group("loss", cfg.loss)
+    if hasattr(loss, "fit_labels"):
+        loss.fit_labels(torch.from_numpy(dataset.load("train").targets))
+    return loss
+
+
+def _tensor(values: NDArray[np.float64]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(values)
+
+
+def _uncertainty(predictions: Predictions, probabilities: Tensor, threshold: float) -> Uncertainty | str:
+    from ecgexp.reports.evaluation import SMALLEST_CLASS
+    from ecgexp.statistics.bootstrap import bootstrap
+
+    try:
+        return bootstrap(
+            [probabilities.numpy()],
+            predictions.targets.numpy(),
+            predictions.split.patients,
+            predictions.label_names,
+            threshold,
+            RESAMPLES,
+            level=LEVEL,
+            multiclass=predictions.multiclass,
+            smallest_class=SMALLEST_CLASS,
+        )
+    except UserError as error:  # too few records or patients
+        return str(error)
+
+
+def _limits(uncertainty: Uncertainty | str) -> dict[str, float]:
+    if isinstance(uncertainty, str):
+        return {}
+    limits: dict[str, float] = {}
+    for name, score in uncertainty.scores.items():
+        limits |= {f"{name}_low": float(score.low[0]), f"{name}_high": float(score.high[0])}
+    return limits
+
+
+def _per_label(metric: str, values: pd.Series) -> dict[str, float]:
+    from ecgexp.metrics import escape_label
+
+    return {f"{metric}/{escape_label(str(label))}": float(value) for label, value in values.items()}
+
+
+def _record(
+    store: Store,
+    run: MlflowRun,
+    predictions: Predictions,
+    findings: Findings,
+    number: int,
+    warning: str | None,
+    place: str,
+    data: str,
+    overlap: str,
+) -> str:
+    """Log to the run, under `place`; returns where the files are."""
+    from mlflow.entities import Metric
+
+    from ecgexp.tracking.restore import keep_files
+
+    run_id = run.info.run_id
+    if number:
+        now = int(time.time() * 1000)
+        entries = [Metric(f"{place}/{name}", value, now, number) for name, value in findings.metrics.items()]
+        left_out = {f"labels_left_out/{place}/{name}": ", ".join(labels) for name, labels in findings.left_out.items()}
+        store.client.log_batch(run_id, metrics=entries)
+        for key, value in left_out.items():
+            store.client.set_tag(run_id, key, value)
+    with tempfile.TemporaryDirectory() as temporary:
+        _write(Path(temporary), predictions, findings, number, warning, data, overlap)
+        return keep_files(store, run, Path(temporary), f"evaluation/{place}")
+
+
+def _write(
+    folder: Path,
+    predictions: Predictions,
+    findings: Findings,
+    number: int,
+    warning: str | None,
+    data: str,
+    overlap: str,
+) -> None:
+    from ecgexp.reports.evaluation import reliability_figure
+    from ecgexp.reports.trial import write_confusion, write_predictions
+
+    split, probabilities, targets = predictions.name, predictions.probabilities, predictions.targets
+    names = predictions.label_names
+    path = folder / f"predictions_{split}.parquet"
+    records = predictions.split
+    write_predictions(path, records.ids, probabilities, targets, names, patients=records.patients)
+    write_confusion(folder, split, probabilities, targets, names, predictions.threshold, predictions.multiclass)
+    findings.labels.to_csv(folder / "labels.csv")
+    findings.bins.to_csv(folder / "calibration.csv", index=False)
+    title = f"Reliability, {split} split, {len(predictions.split)} records"
+    reliability_figure(findings.bins, findings.metrics["brier"], title).savefig(folder / "reliability.png", dpi=DPI)
+    if findings.tuned_labels is not None:
+        findings.tuned_labels.to_csv(folder / "labels_tuned.csv")
+    if findings.subgroups is not None:
+        findings.subgroups.to_csv(folder / "subgroups.csv", index=False)
+    whole = {
+        "look": number or None,
+        "records": len(predictions.split),
+        "data": data,
+        "warning": warning,
+        "trained_on": overlap or None,
+        "metrics": findings.metrics,
+        "labels_left_out": findings.left_out,
+        "interval": findings.uncertainty
+        if isinstance(findings.uncertainty, str)
+        else f"{LEVEL:.0%}, {findings.uncertainty.resamples} resamples of {findings.uncertainty.patients} patients, "
+        f"{findings.uncertainty.redraws} redrawn; covers records, not seeds",
+    }
+    (folder / "metrics.json").write_text(json.dumps(whole, indent=1))
+
+
+def _summary(run: MlflowRun, predictions: Predictions, findings: Findings) -> str:
+    """What the terminal shows."""
+    import numpy as np
+    import pandas as pd
+
+    from ecgexp.reports.evaluation import SMALLEST_CLASS
+
+    patients = len(np.unique(predictions.split.patients))
+    rule = "the most probable class" if predictions.multiclass else f"threshold {predictions.threshold:g}"
+    blocks = [
+        f"Run {run.info.run_id} ({run.info.run_name})\n"
+        f"{predictions.name} split: {len(predictions.split)} records of {patients} patients, {rule}"
+    ]
+    rows = []
+    for name in (name for name in SHOWN if name in findings.metrics):
+        row = {"metric": name, "value": _number(findings.metrics[name]), "95 % interval": ""}
+        row["95 % interval"] = _interval(findings.metrics, name)
+        if findings.tuned_labels is not None:
+            row["tuned"] = _number(findings.metrics.get(f"tuned/{name}", np.nan))
+            row["95 % interval "] = _interval(findings.metrics, f"tuned/{name}")
+        rows.append(row)
+    blocks.append(pd.DataFrame(rows).to_string(index=False))
+    if isinstance(findings.uncertainty, str):
+        blocks.append(f"No intervals: {findings.uncertainty}")
+    else:
+        blocks.append("The intervals cover the choice of records (patients), not of seeds.")
+    reason = f"fewer than {SMALLEST_CLASS} records" if predictions.multiclass else "all records or none have the label"
+    for labels_out in dict.fromkeys(findings.left_out.values()):
+        which = ", ".join(name for name, labels in findings.left_out.items() if labels == labels_out)
+        blocks.append(f"Without {', '.join(labels_out)} ({reason}): {which}.")
+    labels = findings.labels.drop(columns=["mean_probability", "prevalence"])
+    if findings.tuned_labels is not None:
+        tuned = findings.tuned_labels[["threshold", "precision", "recall", "f1", "mlcm_f1"]]
+        labels = labels.join(tuned.add_suffix(" tuned"))
+    blocks.append(labels.to_string(float_format=_number, na_rep="-"))
+    if findings.subgroups is not None:
+        blocks.append(findings.subgroups.to_string(index=False, float_format=_number, na_rep="-"))
+    return "\n\n".join(blocks)
+
+
+def _interval(metrics: dict[str, float], name: str) -> str:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.3f}"

@@ -1,0 +1,325 @@
+"""The configurations that a command line asks for, composed before any of them is run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import re
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    OverrideType,
+    QuotedString,
+    RangeSweep,
+)
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from ecgexp.errors import UserError, said
+from ecgexp.text import quoted
+
+if TYPE_CHECKING:
+    from ecgexp.search.worker import Search
+
+MOST_VALUES = 100_000
+"""That a key may have on one command line."""
+# What Hydra says where the other package's schema of the same name does not know our keys.
+_FOREIGN_SCHEMA = re.compile(r"hydra/sweeper/.* (with|against ConfigStore) schema", re.S)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for, as far as it can be known before a sweeper decides.
+
+    Attributes
+    ----------
+    configurations : list of DictConfig
+        First with the first value of each swept key, then with each other value of each key in turn: every
+        value is seen once, without composing every combination.
+    cells : list of list of str, optional
+        Overrides of each job of a grid; None where another sweeper than Hydra's own chooses.
+    search : Search, optional
+        Of a search.
+    local : bool
+        Trials run on this machine.
+    output : tuple of str, optional
+        Hydra's folder, and the key that sets it; None where only a job will know it.
+    """
+
+    configurations: list[DictConfig]
+    cells: list[list[str]] | None
+    search: Search | None
+    local: bool
+    output: tuple[str, str] | None
+
+
+def plan(conf: Path, args: argparse.Namespace) -> Plan:
+    """Compose what a command line asks for.
+
+    Parameters
+    ----------
+    conf : Path
+        Folder of the primary configuration.
+    args : Namespace
+        Hydra's parsed command line.
+
+    Raises
+    ------
+    UserError
+        For a key or an option that does not exist, or a launcher that is not installed.
+    """
+    name = args.config_name or "config"
+    if args.config_dir and not Path(args.config_dir).is_dir():
+        raise UserError(
+            f"--config-dir {args.config_dir} is not a folder: it is the one that holds model/ and the like."
+        )
+    searchpath = _searchpath(args)
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what glob(*) finds
+            given = parser.parse_overrides(args.overrides)
+            _check_options(given, parser, searchpath)
+            _check_globs(given)
+            _check_once(given)
+            several = [o for o in given if o.is_sweep_override()]
+            if several and not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
+                line = several[0].input_line
+                raise UserError(f"{line} is several values: add -m to train a trial with each of them.")
+            fixed = _fixed(given)
+            begun = {**{key: values[0] for key, values in _axes(given, True).items()}, **fixed}
+            base = compose(name, [*searchpath, *begun.values()], return_hydra_config=True)
+            _check_parts(base.hydra)
+            _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
+            output = _output(base, "sweep" if args.multirun or "hydra.mode=MULTIRUN" in args.overrides else "run")
+            sweeper = base.hydra.sweeper
+            is_search = _is_search(sweeper)
+            listed = parameters(sweeper, parser)
+            _check_options(listed, parser, searchpath)
+            for override in (*listed, *given):
+                if isinstance(override.value(), IntervalSweep) and not is_search:
+                    raise UserError(f"{override.input_line} can only be searched: add hydra/sweeper=optuna.")
+            axes = {**_axes(listed, is_search), **_axes(given, is_search)}
+            first = {**_fixed(listed), **{key: values[0] for key, values in axes.items()}, **fixed}
+            configurations = [_without_hydra(compose(name, [*searchpath, *first.values()]))]
+            for key in axes.keys() - fixed.keys():
+                for value in axes[key][1:]:
+                    changed = _changed(configurations[0], parser.parse_override(value))
+                    if changed is None:
+                        chosen = {**first, key: value}
+                        changed = _without_hydra(compose(name, [*searchpath, *chosen.values()]))
+                    configurations.append(changed)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra checks some values with the last
+        if _FOREIGN_SCHEMA.search(str(error)) and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
+            raise UserError(
+                "The package hydra-optuna-sweeper is installed here too, and takes the name hydra/sweeper=optuna for "
+                "itself, which means ecgexp's own sweeper: pip uninstall hydra-optuna-sweeper."
+            ) from error
+        raise UserError(_sentence(error)) from error
+    cells: list[list[str]] | None = None
+    search: Search | None = None
+    if str(sweeper._target_).endswith(BasicSweeper.__name__):
+        task = [o for o in given if not o.get_key_element().lstrip("+~").startswith("hydra")]
+        (cells,) = BasicSweeper.split_arguments([*listed, *task], None)
+    elif is_search:
+        from ecgexp.search.worker import Search
+
+        search = Search.read(sweeper, [*listed, *given])
+    local = str(base.hydra.launcher._target_).endswith((".BasicLauncher", ".JoblibLauncher"))
+    return Plan(configurations, cells, search, local, output)
+
+
+def check_options(conf: Path, args: argparse.Namespace) -> None:
+    """Refuse null as the option of a group before Hydra shows a configuration."""
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        try:
+            given = parser.parse_overrides(args.overrides)
+        except HydraException:  # which Hydra says itself
+            return
+        _check_options(given, parser, _searchpath(args))
+
+
+def parameters(sweeper: DictConfig, parser: OverridesParser) -> list[Override]:
+    """Overrides that ``hydra.sweeper.params`` lists."""
+    params = sweeper.get("params")
+    if not isinstance(params, DictConfig):  # of None there are none, and anything else is refused as a value
+        return []
+    nothing = "null" if _is_search(sweeper) else None  # which Hydra's own sweeper passes on as the word None
+    return parser.parse_overrides([f"{key!s}={nothing if value is None else value}" for key, value in params.items()])
+
+
+def _searchpath(args: argparse.Namespace) -> list[str]:
+    if not args.config_dir:
+        return []
+    return [f"hydra.searchpath=[{quoted(f'file://{Path(args.config_dir).resolve()}')}]"]
+
+
+def _output(cfg: DictConfig, mode: str) -> tuple[str, str] | None:
+    try:
+        return str(cfg.hydra[mode].dir), f"hydra.{mode}.dir"
+    except OmegaConfBaseException:
+        return None
+
+
+def _is_search(sweeper: DictConfig) -> bool:
+    return str(sweeper._target_).endswith(".OptunaSweeper")
+
+
+def _check_options(overrides: list[Override], parser: OverridesParser, searchpath: list[str]) -> None:
+    """Refuse null, numbers and the like as options of a group, of which Hydra makes an error without a name."""
+    for override in overrides:
+        value = override.value()
+        chosen = value.list if isinstance(value, ChoiceSweep) else [value]
+        odd = [one for one in chosen if not _may_be_option(one, override)]
+        if not odd or parser.config_loader is None:
+            continue
+        if override.key_or_group == "hydra":
+            raise UserError(f"{override.input_line}: leave it out, or set keys of it, such as hydra.sweep.dir=FOLDER.")
+        options = parser.config_loader.get_group_options(override.key_or_group, overrides=searchpath)
+        if options:
+            raise UserError(
+                f"{override.input_line}: {'null' if None in odd else 'this'} is no option of the group "
+                f"{override.key_or_group}: "
+                f"leave it out, or choose from {', '.join(options)}."
+            )
+
+
+def _may_be_option(value: object, override: Override) -> bool:
+    if override.is_delete():
+        return isinstance(value, str) or "=" not in str(override.input_line)
+    return isinstance(value, (str, QuotedString, Glob, list))
+
+
+def _check_globs(overrides: list[Override]) -> None:
+    for override in overrides:
+        if isinstance(override.value(), Glob) and not list(override.sweep_string_iterator()):
+            raise _no_value(override)
+
+
+def _no_value(override: Override) -> UserError:
+    return UserError(f"{override.input_line} holds no value: give it one at least.")
+
+
+def _check_once(overrides: list[Override]) -> None:
+    """Refuse a key that is given several values, and others beside them."""
+    lines: dict[str, list[Override]] = {}
+    for override in overrides:
+        lines.setdefault(override.get_key_element().lstrip("+~"), []).append(override)
+    for key, same in lines.items():
+        if len(same) > 1 and any(override.is_sweep_override() for override in same):
+            both = " and ".join(str(override.input_line) for override in same)
+            raise UserError(f"The key '{key}' is given twice, with several values: {both}: keep one of them.")
+
+
+def _check_parts(hydra: DictConfig) -> None:
+    for part in ("launcher", "sweeper"):
+        if not isinstance(hydra[part], DictConfig) or "_target_" not in hydra[part]:
+            raise UserError(f"Config key 'hydra.{part}' names nothing to run: choose one with hydra/{part}=NAME.")
+
+
+def _check_launcher(launcher: DictConfig, name: str) -> None:
+    package = ".".join(str(launcher._target_).split(".")[:2])
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"hydra/launcher={name} needs a package that is not installed: pip install 'ecgexp[{name}]'.")
+    if launcher.get("n_jobs") == 0:
+        raise UserError("hydra.launcher.n_jobs is 0: give the number of trials at once, or -1 for one per core.")
+    if launcher.get("prefer") == "threads" or launcher.get("require") == "sharedmem":
+        raise UserError("Trials run in processes: leave hydra.launcher.prefer and hydra.launcher.require out.")
+    if (launcher.get("nodes") or 1) * (launcher.get("tasks_per_node") or 1) > 1:
+        raise UserError(
+            "A job of the launcher starts the processes of its trial itself, on one node: leave hydra.launcher.nodes "
+            "and hydra.launcher.tasks_per_node out, and give trainer=ddp trainer.devices=N."
+        )
+
+
+def _fixed(overrides: list[Override]) -> dict[str, str]:
+    return {o.get_key_element(): str(o.input_line) for o in overrides if not o.is_sweep_override()}
+
+
+def _axes(overrides: list[Override], ends: bool) -> dict[str, list[str]]:
+    return {
+        o.get_key_element(): [f"{o.get_key_element()}={value}" for value in _values(o, ends)]
+        for o in overrides
+        if o.is_sweep_override()
+    }
+
+
+def _values(override: Override, ends: bool) -> list[str]:
+    """Values of a sweep; of an interval its ends, and of a range where these are enough."""
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep):
+        return [str(sweep.start), str(sweep.end)]
+    if isinstance(sweep, RangeSweep):
+        _check_range(sweep, ends, str(override.input_line))
+    if isinstance(sweep, RangeSweep) and isinstance(whole := sweep.range(), range) and ends and whole:
+        return [str(whole[0]), str(whole[-1])]  # without making a list of what may be millions
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise _no_value(override)
+    return [values[0], values[-1]] if ends and isinstance(sweep, RangeSweep) else values
+
+
+def _check_range(sweep: RangeSweep, ends: bool, line: str) -> None:
+    """Refuse a range that has no end, or more values than can be listed."""
+    start, stop, step = sweep.start, sweep.stop, sweep.step
+    assert start is not None and stop is not None
+    if not step:
+        raise UserError(f"{line}: the step of a range cannot be 0.")
+    if not all(isinstance(number, int) or math.isfinite(number) for number in (start, stop, step)):
+        raise UserError(f"{line}: the ends of a range and its step must be finite.")
+    count = int((stop - start) // step)
+    if count > MOST_VALUES and not (ends and isinstance(sweep.range(), range)):
+        raise UserError(f"{line} is {count:,} values, where {MOST_VALUES:,} are the most: give a larger step.")
+
+
+def _changed(cfg: DictConfig, override: Override) -> DictConfig | None:
+    """What composing with another plain value would give, which takes Hydra 0.2 s; None where it may be more."""
+    key, value = override.key_or_group, override.value()
+    is_plain = isinstance(value, (bool, int, float)) or (isinstance(value, str) and "${" not in value)
+    if not is_plain or override.type is OverrideType.DEL or override.package is not None:
+        return None
+    if OmegaConf.select(cfg, key) is None or OmegaConf.is_config(OmegaConf.select(cfg, key)):
+        return None
+    changed = deepcopy(cfg)
+    OmegaConf.update(changed, key, value)
+    return changed
+
+
+def _without_hydra(cfg: DictConfig) -> DictConfig:
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    return cfg
+
+
+def _sentence(error: Exception) -> str:
+    """Hydra's message, which runs over many lines, as one sentence."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
+        options = re.findall(r"^\t(\S+)$", text, re.M)
+        return f"There is no {found[1]}={found[2]}: choose one of {', '.join(options)}."
+    cause = f" ({said(error.__cause__)})" if error.__cause__ else ""
+    first = re.sub("^Lexer[A-Za-z]+: ", "Hydra cannot read ", said(error).rstrip("."))
+    if isinstance(error, OverrideParseException):
+        where = "" if error.override in first else f"{error.override}: "
+        return f"{where}{first}: write KEY=VALUE, and where Hydra would read the value otherwise 'KEY=\"VALUE\"'."
+    if isinstance(error, ConfigCompositionException):
+        return f"{first}{cause}: python -m ecgexp --cfg job shows the keys that there are."
+    return f"{first}{cause}."

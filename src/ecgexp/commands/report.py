@@ -1,0 +1,332 @@
+"""A sweep, or several, read from the store and reported."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecgexp.commands.arguments import place_of_runs
+from ecgexp.errors import UserError, said
+
+if TYPE_CHECKING:
+    import numpy as np
+    import optuna
+    from mlflow.entities import Run as MlflowRun
+    from numpy.typing import NDArray
+
+    from ecgexp.reports.comparison import Predictions
+    from ecgexp.reports.findings import Study
+    from ecgexp.tracking.store import Store
+
+PREDICTIONS, DATA = "predictions_val.parquet", "data.json"
+
+
+def run(values: dict[str, list[str]]) -> None:
+    """Do what ``python -m ecgexp.report`` asks; `values` are its arguments by key."""
+    from ecgexp.reports.page import write_report
+    from ecgexp.tracking.restore import find_store
+
+    store = find_store(*place_of_runs(values))
+    asked = [name.strip() for name in values.get("sweep", [""])[0].split(",") if name.strip()]
+    parents = find_sweeps(store, asked)
+    study = read_study(store, parents)
+    out = Path(values.get("out", [str(Path("reports") / _file_name(study.name))])[0]).expanduser()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The folder {out} cannot be made: {error.strerror}. Choose another one with out=FOLDER."
+        ) from None
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / _file_name(study.name)
+        folder.mkdir()
+        findings = write_report(folder, study)
+        _put(folder, out)
+        for parent in parents:
+            _keep(store, parent, folder)
+    print("\n".join([*study.warnings, *findings]))
+    print(f"\nReport: {(out / 'report.html').resolve()}")
+
+
+def _file_name(name: str) -> str:
+    """The name of a sweep, which the store says, as that of a folder and no path."""
+    return re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "sweep"
+
+
+def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
+    """Runs of sweeps by their names or ids; without any, of the one that something last happened in.
+
+    Raises
+    ------
+    UserError
+        Where there is none.
+    """
+    from mlflow.exceptions import MlflowException
+
+    sweeps: list[MlflowRun] = []
+    token = None
+    try:
+        experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
+        while token is None or token:
+            page = store.client.search_runs(experiments, "tags.kind = 'sweep'", page_token=token)
+            sweeps.extend(page)
+            token = page.token or ""
+    except MlflowException as error:
+        raise UserError(f"The MLflow store {store.uri} cannot be used: {said(error)}") from error
+    sweeps.sort(key=lambda run: (run.info.end_time or float("inf"), run.info.start_time))
+    if not sweeps:
+        raise UserError(f"There is no sweep in {store.uri}: python -m ecgexp -m KEY=VALUE,VALUE makes one.")
+    found = [] if asked else sweeps[-1:]
+    for name in asked:
+        same = [run for run in sweeps if name in (run.data.tags.get("sweep"), run.info.run_id)]
+        if not same:
+            known = ", ".join(dict.fromkeys(run.data.tags.get("sweep", "") for run in reversed(sweeps)))
+            raise UserError(f"There is no sweep {name} in {store.uri}, only {known}.")
+        found.append(same[-1])
+    for run in found:
+        if "sweep" not in run.data.tags:
+            raise UserError(f"The sweep {run.info.run_id} has lost its tag 'sweep': set it to a name in the MLflow UI.")
+    return list({run.info.run_id: run for run in found}.values())
+
+
+def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
+    """Everything that a report of sweeps is made of.
+
+    Raises
+    ------
+    UserError
+        Where they have no trial.
+    """
+    from ecgexp.reports.comparison import compare_trials
+    from ecgexp.reports.findings import Study, merge
+    from ecgexp.reports.tables import setting, validation_sets
+    from ecgexp.reports.trial import validation_fingerprint
+    from ecgexp.tracking.runs import children, left_out, standing
+    from ecgexp.tracking.store import Store
+
+    stores = [Store(store.client, store.uri, parent.info.experiment_id, store.root) for parent in parents]
+    found = {
+        parent.data.tags["sweep"]: children(own, parent.info.run_id)
+        for own, parent in zip(stores, parents, strict=True)
+    }
+    by_sweep = {name: standing(trials) for name, trials in found.items()}
+    runs, results = merge(by_sweep, [remark for trials in found.values() for remark in left_out(trials)])
+    if not runs:
+        raise UserError(f"The sweep {', '.join(by_sweep)} has no trial yet: start it, or name another one.")
+    predictions: dict[str, Predictions] = {}
+    data: dict[str, dict[str, Any]] = {}
+    missing = []
+    with tempfile.TemporaryDirectory() as temporary:
+        files = _Files(store, {run.info.run_id: run for run in [*parents, *runs]}, Path(temporary))
+        for run, row in zip(runs, results.to_dict("records"), strict=True):
+            source = row["source_run_id"]
+            if row["status"] != "FINISHED" or row["pruned"] or source in predictions:
+                continue
+            threshold = float(setting(run, "threshold") or 0.5)
+            multiclass = setting(run, "dataset.multiclass") == "True"  # None in runs from before there was such a key
+            try:
+                read = _read_predictions(files, source, threshold, multiclass)
+            except UserError as error:
+                print(error, file=sys.stderr)
+                read = None
+            if read is None:
+                missing.append(row["trial"])
+            else:
+                predictions[source] = read
+            fingerprint = run.data.tags.get("dataset_fingerprint", "")
+            if fingerprint not in data:
+                data[fingerprint] = _read_data(files, source)
+        hashes = {
+            source: validation_fingerprint(found.ids, found.targets, found.label_names)
+            for source, found in predictions.items()
+        }
+        sources = dict(zip(results["run_id"], results["source_run_id"], strict=True))
+        validated = {run: hashes[source] for run, source in sources.items() if source in hashes}
+        results["validation_set"] = validation_sets(runs, validated)
+        sets = dict(zip(results["source_run_id"], results["validation_set"], strict=True))
+        groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids), sets)
+        search = _read_search(files, parents[0])
+    entries = _all_looks(store, parents)
+    looked_at = {entry["run"]: store.client.get_run(entry["run"]) for entry in entries}
+    study = Study(
+        parents=list(parents),
+        runs=runs,
+        results=results,
+        groups=groups,
+        predictions=predictions,
+        missing=missing,
+        data=[found for found in data.values() if found],
+        looks=[{**entry, **_seen(looked_at[entry["run"]], entry.get("place", "test"))} for entry in entries],
+        histories={},
+        search=search,
+    )
+    for _, extreme in study.extremes():
+        study.histories[extreme["run_id"]] = _history(store, str(extreme["source_run_id"]), study.metric)
+    return study
+
+
+def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any]]:
+    """Looks at the test fold, the earliest first; one that is noted on several sweeps is one."""
+    from ecgexp.tracking.test_access import looks
+
+    noted: Counter[str] = Counter()
+    for parent in parents:
+        # What was started afresh gave its name up, but whoever goes on from it has seen what it saw.
+        before = re.compile(re.escape(parent.data.tags["sweep"]) + r" before \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+        sweeps = replace(store, experiment_id=parent.info.experiment_id).search("tags.kind = 'sweep'")
+        earlier = [sweep for sweep in sweeps if before.fullmatch(sweep.data.tags.get("sweep", ""))]
+        for sweep in (parent, *earlier):
+            noted |= Counter(json.dumps(entry) for entry in looks(store, sweep.info.run_id))
+    return sorted((json.loads(text) for text in noted.elements()), key=lambda entry: str(entry["when"]))
+
+
+def _seen(run: MlflowRun, place: str) -> dict[str, Any]:
+    """What the last look with a run at these test records came to."""
+    metrics = {key.replace(place, "test", 1): v for key, v in run.data.metrics.items() if key.startswith(f"{place}/")}
+    return {"metrics": metrics, "left_out": run.data.tags.get(f"labels_left_out/{place}/f1_macro", "")}
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Files of runs: where they lie, or copies in a scratch folder.
+
+    Attributes
+    ----------
+    store : Store
+    runs : mapping of str to MlflowRun
+        Those that are known already; the store is asked for others, and each question takes 10 ms.
+    scratch : Path
+    """
+
+    store: Store
+    runs: Mapping[str, MlflowRun]
+    scratch: Path
+
+    def find(self, run_id: str, name: str) -> Path | None:
+        """One of a run; None where there is none, UserError where it is damaged."""
+        from mlflow.exceptions import MlflowException
+
+        from ecgexp.saved import SUMS, check_sum
+        from ecgexp.tracking.restore import artifact_folder
+
+        try:
+            local = artifact_folder(self.store, self.runs.get(run_id) or self.store.client.get_run(run_id))
+            if local is None:
+                local = self.scratch / run_id
+                for wanted in (SUMS, name) if not local.is_dir() else (name,):
+                    local.mkdir(exist_ok=True)
+                    with suppress(MlflowException, OSError):  # earlier runs have no sums
+                        self.store.client.download_artifacts(run_id, wanted, str(local))
+        except (MlflowException, OSError, UserError):
+            return None
+        check_sum(local / name)
+        return local / name if (local / name).is_file() else None
+
+
+def _read_predictions(files: _Files, run_id: str, threshold: float, multiclass: bool) -> Predictions | None:
+    from ecgexp.reports.comparison import read_predictions
+
+    path = files.find(run_id, PREDICTIONS)
+    return None if path is None else read_predictions(path, threshold, multiclass)
+
+
+def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
+    from ecgexp.reports.search import read_study as read_search
+    from ecgexp.reports.tables import STUDY
+
+    try:
+        path = files.find(parent.info.run_id, STUDY) if "search" in parent.data.tags else None
+        return None if path is None else read_search(path)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return None
+
+
+def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
+    from ecgexp.tracking.restore import read_json
+
+    try:
+        path = files.find(run_id, DATA)
+        return {} if path is None else read_json(path)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return {}
+
+
+def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.str_] | None:
+    """Whose records they are, from the data themselves; None where those are not here."""
+    import numpy as np
+
+    from ecgexp.config.build import build_dataset
+    from ecgexp.tracking.restore import CONFIG, check_trusted, own_folders, read_config
+
+    try:
+        path = files.find(run_id, CONFIG)
+        if path is None:
+            return None
+        cfg = read_config(path)
+        check_trusted("dataset", cfg.get("dataset"))
+        split = build_dataset(own_folders(cfg)).load("val")
+    except UserError:
+        return None
+    known = dict(zip(split.ids.tolist(), split.patients.tolist(), strict=True))
+    return np.array([known[one] for one in ids]) if all(one in known for one in ids) else None
+
+
+def _history(store: Store, run_id: str, metric: str) -> list[dict[str, float]]:
+    """Loss and one more metric of each epoch."""
+    epochs: dict[int, dict[str, float]] = {}
+    for name in dict.fromkeys(f"{split}/{what}" for what in ("loss", metric) for split in ("train", "val")):
+        for point in store.client.get_metric_history(run_id, name):
+            epochs.setdefault(point.step, {})[name] = point.value
+    return [epochs[step] for step in sorted(epochs)]
+
+
+def _put(report: Path, folder: Path) -> None:
+    """Copy a report to where an earlier one may be, and remove what that one had and this one has not."""
+    earlier = _listed(folder)
+    shutil.copytree(report, folder, dirs_exist_ok=True)
+    _remove_earlier(folder, earlier)
+
+
+def _listed(folder: Path | None) -> set[str]:
+    """Files of the report in a folder, as it lists them itself."""
+    from ecgexp.reports.page import FILES
+
+    listed = folder / FILES if folder is not None else None
+    return set(listed.read_text().splitlines()) if listed is not None and listed.is_file() else set()
+
+
+def _remove_earlier(folder: Path, earlier: set[str]) -> None:
+    for name in earlier - _listed(folder):
+        path = folder / name
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            path.unlink()
+
+
+def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
+    """Put the files into the run of the sweep."""
+    from mlflow.exceptions import MlflowException
+
+    from ecgexp.tracking.restore import artifact_folder, keep_files
+
+    place = f"reports/{folder.name}"
+    local = None
+    with suppress(UserError):  # nothing was put into this run before
+        local = artifact_folder(store, parent)
+    try:
+        earlier = _listed(local and local / place)
+        keep_files(store, parent, folder, place)
+        if local is not None:
+            _remove_earlier(local / place, earlier)
+    except (MlflowException, OSError, UserError) as error:
+        print(f"The report could not be put into run {parent.info.run_id}: {said(error)}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""What may be configured, and the objects that a configuration names."""

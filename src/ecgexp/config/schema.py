@@ -1,0 +1,336 @@
+"""The composed configuration, checked before anything is read or trained."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+
+from ecgexp.errors import UserError, first_line, said
+from ecgexp.metrics.names import COSTS, is_metric_name, macro_f1_name
+from ecgexp.paths import check_address
+
+# What a net needs to know of a dataset: part of every dataset's config, passed to its constructor only
+# where the constructor takes it, and compared with the data after loading. So is `multiclass`, if it is true.
+DATA_SHAPE = ("leads", "samples", "classes")
+DATA_KEYS = (*DATA_SHAPE, "multiclass")
+
+
+Component = dict[str, Any]
+# Of the trainer group in conf/; more of Lightning's may be added.
+_TRAINER_KEYS = {"accelerator", "devices", "strategy", "threads"}
+_NO_TEXT = {"int_type", "float_type", "bool_type"}
+SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+
+class Checked(BaseModel):
+    """A config group without unknown keys and of the right types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+Model = TypeVar("Model", bound=Checked)
+
+
+class _Schedule(Checked):
+    interval: Literal["epoch", "step"]
+    schedule: Component | None
+
+
+class _EarlyStopping(Checked):
+    patience: Annotated[int, Field(ge=1)] | None
+    min_delta: Annotated[float, Field(ge=0)]
+
+
+class _Tracking(Checked):
+    root: str
+    uri: str | None
+    experiment: Annotated[str, Field(min_length=1)]
+    log_model: Literal["all", "best", "none"]
+    system_metrics: bool
+    patience: Annotated[float, Field(ge=0)]
+
+
+class _Sweep(Checked):
+    name: Annotated[str, Field(min_length=1, pattern=r"^[\w.-]+$")] | None
+    max_retries: Annotated[int, Field(ge=0)]
+    max_failures: Annotated[int, Field(ge=1)] | None
+    jobs_per_gpu: Annotated[int, Field(ge=1)]
+
+
+class _Privacy(Checked):
+    patients: Literal["hash", "keep"]
+
+
+class _Trial(Checked):
+    dataset: Component
+    model: Component
+    loss: Component
+    optimizer: Component
+    scheduler: _Schedule
+    trainer: dict[str, Any]
+    tracking: _Tracking
+    sweep: _Sweep
+    privacy: _Privacy
+    resume: bool
+    early_stopping: _EarlyStopping
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    batch_size: Annotated[int, Field(ge=1)]
+    max_epochs: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    precision: Literal[32, "bf16-mixed", "16-mixed", "auto"]
+    compile: Literal["auto", True, False]
+    monitor: str
+    objective: str | Annotated[list[str], Field(min_length=1)]
+    memory_budget: Annotated[float, Field(ge=0)]
+    cache_dir: str
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse a configuration that cannot be trained.
+
+    Raises
+    ------
+    UserError
+        For the first unknown key, wrong type or impossible value, naming its key.
+    """
+    try:
+        values = plain(cfg)
+    except MissingMandatoryValue as error:
+        raise UserError(f"Config key '{error.full_key}' has no default: set it, {error.full_key}=VALUE.") from error
+    except OmegaConfBaseException as error:
+        message = said(error).rstrip(".")
+        raise UserError(f"Config key '{error.full_key}' cannot be resolved: {message}.") from error
+    validated(_Trial, values)
+    check_address(values["tracking"]["uri"])
+    _check_component("dataset", values["dataset"])
+    for name in DATA_SHAPE:
+        size = values["dataset"].get(name)
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"Config key 'dataset.{name}' must be a positive whole number, but is {size!r}.")
+    multiclass = values["dataset"].get("multiclass", False)
+    if not isinstance(multiclass, bool):
+        raise UserError(f"Config key 'dataset.multiclass' must be true or false, but is {multiclass!r}.")
+    for group in ("model", "loss", "optimizer"):
+        _check_component(group, values[group])
+    _check_loss(values["loss"], multiclass)
+    if values["scheduler"]["schedule"] is not None:
+        _check_component("scheduler.schedule", values["scheduler"]["schedule"])
+    _check_trainer(values["trainer"], values["batch_size"])
+    _check_metric("monitor", values["monitor"], ("train/", "val/"), multiclass)
+    first, *others = objectives(cfg)
+    for objective in (first, *(other for other in others if other not in COSTS)):
+        _check_metric("objective", objective, ("best/train/", "best/val/"), multiclass)
+
+
+def objectives(cfg: DictConfig) -> list[str]:
+    """Metrics that a trial returns to the sweeper; the first ranks the trials of a sweep."""
+    return [cfg.objective] if isinstance(cfg.objective, str) else list(cfg.objective)
+
+
+def validated(model: type[Model], values: dict[str, Any], key: str = "") -> Model:
+    """Values of a config group, checked against a model.
+
+    Raises
+    ------
+    UserError
+        For the first unknown key or wrong value, naming its key below `key`.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_sentence(key, values, error)) from error
+
+
+def locate(group: str, component: Component) -> Callable[..., Any]:
+    """Class or function that a component's ``_target_`` names.
+
+    Raises
+    ------
+    UserError
+        Where there is no ``_target_``, or it cannot be imported or called.
+    """
+    target = component.get("_target_")
+    if not isinstance(target, str):
+        raise UserError(f"Config key '{group}' needs a '_target_' that names a class, such as 'mypackage.MyNet'.")
+    found = find(f"Config key '{group}._target_'", target)
+    if not callable(found):
+        raise UserError(f"Config key '{group}._target_' names '{target}', which is no class and no function.")
+    return found
+
+
+def find(key: str, name: str) -> Any:
+    """What a dotted name stands for.
+
+    Parameters
+    ----------
+    key : str
+        That gives the name, for the sentence.
+    name : str
+        Such as 'mypackage.nets.MyNet'.
+
+    Raises
+    ------
+    UserError
+        With the true cause: of a module that is there, and fails, ``pkgutil.resolve_name`` says that it is not.
+    """
+    parts = name.split(".")
+    try:
+        for end in range(1, len(parts)):
+            module = ".".join(parts[:end])
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name != module or end == 1:
+                    raise
+                break  # a class, whose attribute is meant
+        return pkgutil.resolve_name(name)
+    except Exception as error:  # whatever importing a user's module may raise
+        raise UserError(f"{key} names '{name}', which cannot be imported: {first_line(error).rstrip('.')}.") from error
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A configuration as plain dictionaries and lists, resolved."""
+    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def accepts(target: Callable[..., Any], name: str) -> bool:
+    """Whether `target` can be called with the keyword `name`."""
+    parameters = inspect.signature(target).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _check_component(group: str, component: Component) -> None:
+    target = locate(group, component)
+    signature = inspect.signature(target)
+    hints = _hints(target)
+    for key, value in component.items():
+        if key in SPECIAL or (group == "dataset" and key in DATA_KEYS):
+            continue
+        if not accepts(target, key):
+            known = ", ".join(signature.parameters)
+            raise UserError(f"Unknown config key '{group}.{key}': {component['_target_']} takes {known}.")
+        if key in hints and not isinstance(value, dict):
+            _check_type(f"{group}.{key}", value, hints[key])
+    if hasattr(target, "check_arguments"):  # what its arguments must be together
+        target.check_arguments(**{key: value for key, value in component.items() if key not in SPECIAL})
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):  # annotations that only a type checker can read
+        return {}
+
+
+def _check_type(key: str, value: Any, hint: Any) -> None:
+    try:
+        adapter = TypeAdapter(hint)
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):  # not a plain type, e.g. a Tensor
+        return
+    try:
+        adapter.validate_python(value, strict=False)
+    except ValidationError as error:
+        raise UserError(_sentence(key, value, error)) from error
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        # What is no list, say, or no path may be made one; a text is passed on, and no class computes with it.
+        wrong = [one for one in error.errors() if one["type"] in _NO_TEXT and isinstance(one["input"], str)]
+        if len(wrong) == error.error_count():
+            message = wrong[0]["msg"][0].lower() + wrong[0]["msg"][1:]
+            raise UserError(f"Config key '{key}' is {value!r}: {message}, and not a text.") from error
+
+
+def _check_trainer(trainer: dict[str, Any], batch_size: int) -> None:
+    added = trainer.keys() - _TRAINER_KEYS
+    if added:  # importing Lightning takes 2 s, and the process of a sweep does without
+        from pytorch_lightning import Trainer
+
+        for key in sorted(added):
+            if not accepts(Trainer, key):
+                raise UserError(f"Unknown config key 'trainer.{key}': it is no argument of Lightning's Trainer.")
+    threads, devices = trainer.get("threads"), trainer.get("devices")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise UserError(f"Config key 'trainer.threads' must be null or a positive whole number, but is {threads!r}.")
+    if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
+        raise UserError(f"Config key 'trainer.devices' must be a positive whole number, but is {devices!r}.")
+    if batch_size % devices:
+        raise UserError(f"batch_size={batch_size} cannot be shared equally by trainer.devices={devices} processes.")
+
+
+def _check_loss(loss: Component, multiclass: bool) -> None:
+    fits = getattr(locate("loss", loss), "multiclass", multiclass)  # a loss of one's own may not say
+    if fits != multiclass:
+        raise UserError(
+            f"The loss {loss['_target_']} does not fit the dataset, whose records have exactly one label each: "
+            "choose loss=cross_entropy."
+            if multiclass
+            else f"The loss {loss['_target_']} is for records with exactly one label each, which the dataset does not "
+            "promise: choose loss=bce, or set dataset.multiclass=true where it is so."
+        )
+
+
+def _check_metric(key: str, value: str, prefixes: tuple[str, ...], multiclass: bool) -> None:
+    prefix = next((p for p in prefixes if value.startswith(p)), None)
+    if prefix is None or not is_metric_name(value.removeprefix(prefix), multiclass):
+        starts = " or ".join(f"'{p}'" for p in prefixes)
+        records = "records with exactly one label each" if multiclass else "multi-label records"
+        raise UserError(
+            f"Config key '{key}' is '{value}', which no trial measures on {records}: "
+            f"it is {starts} and a metric, such as '{prefixes[-1]}{macro_f1_name(multiclass)}'"
+            + (f", or beside that one of {', '.join(COSTS)}." if key == "objective" else ".")
+        )
+
+
+def _sentence(key: str, values: Any, error: ValidationError) -> str:
+    first, *others = error.errors()
+    path = ".".join([key] * bool(key) + _keys(first["loc"], values))
+    if first["type"] == "extra_forbidden":
+        return f"Unknown config key '{path}': see python -m ecgexp --cfg job for those there are."
+    if first["type"] == "missing":
+        return f"Config key '{path}' is missing."
+    given = "null" if first["input"] is None else repr(first["input"])
+    if first["type"] in ("model_type", "dict_type"):
+        return f"Config key '{path}' is {given}, where keys of its own are expected{_examples(path)}."
+    # A value that may be of several types has an error for each of them.
+    same = [
+        one
+        for one in others
+        if one["loc"][:1] == first["loc"][:1] and _keys(one["loc"], values) == _keys(first["loc"], values)
+    ]
+    said = dict.fromkeys(one["msg"][0].lower() + one["msg"][1:] for one in (first, *same))
+    return f"Config key '{path}' is {given}: {', or '.join(said)}."
+
+
+def _keys(place: tuple[int | str, ...], values: Any) -> list[str]:
+    """Keys among the parts of a place in `values`; others are types, and numbers of items."""
+    keys = []
+    for part in place:
+        if not isinstance(values, dict):
+            break
+        keys.append(str(part))
+        values = values.get(part)
+    return keys
+
+
+def _examples(group: str) -> str:
+    field = _Trial.model_fields.get(group)
+    model = field.annotation if field else None
+    if not (isinstance(model, type) and issubclass(model, Checked)):
+        return ""
+    names = [
+        f"{group}.{name}={'null' if type(None) in get_args(inner.annotation) else 'VALUE'}"
+        for name, inner in model.model_fields.items()
+    ]
+    return f": leave it out, or set {' or '.join(names)}"

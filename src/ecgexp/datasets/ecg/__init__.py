@@ -1,0 +1,1 @@
+"""ECG data sets, and reading their files."""

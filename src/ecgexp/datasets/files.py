@@ -1,0 +1,212 @@
+"""The files that an array is made of, and a hash of their contents that is computed once per change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import stat
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ecgexp.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+NamesFiles = Callable[[bytes], list[str]]
+
+CHUNK = 256
+"""Records that a thread hashes at a time."""
+THREADS = 4
+"""They wait for the disk, most of all."""
+TICK = 0.02
+"""Seconds within which a file can change twice without a new time."""
+
+
+class Sources:
+    """Files that belong to records, and what they hold. Of a link the target counts.
+
+    Parameters
+    ----------
+    root : Path
+        The records' folder, which itself makes no difference.
+    records : sequence of str
+        The records, relative to `root`, without extension.
+    cache_dir : Path
+        Where a small file remembers the hash, together with inode, size, time of modification and time of change
+        of each file. Made where missing.
+    suffixes : sequence of str
+        What a record's name is completed with to the names of its files.
+    names_files : mapping of str to callable, optional
+        By suffix, for files that name further ones in their folder, which then belong to the record too: contents of
+        such a file to these names.
+
+    Attributes
+    ----------
+    content : str
+        Hash of names and contents: equal if and only if reading gives the same.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        records: Sequence[str],
+        cache_dir: Path,
+        suffixes: Sequence[str],
+        names_files: Mapping[str, NamesFiles] | None = None,
+    ) -> None:
+        self.root = root
+        self._hashed = (root, records, suffixes, names_files or {})
+        place = json.dumps([os.path.realpath(root), list(suffixes), list(records)])
+        memory = cache_dir / f"{_digest(place.encode())}.files.json"
+        known = None
+        with suppress(OSError):  # whoever needs the folder says what is wrong with it
+            known = read_checked(memory)
+        if known is None or known["stamps"] != _stamps(root, known["files"]):
+            known = _hash(*self._hashed)
+            with suppress(OSError):
+                write_checked(memory, known)
+        self.content: str = known["content"]
+        self._files: list[str] = known["files"]
+        self._stamps: str = known["stamps"]
+
+    def check_unchanged(self) -> None:
+        """See that the files still hold what was hashed.
+
+        Raises
+        ------
+        UserError
+            Where one has changed.
+        """
+        if _stamps(self.root, self._files) == self._stamps:
+            return
+        # Some network file systems give a file a new inode at any time.
+        if _hash(*self._hashed)["content"] != self.content:
+            raise UserError(
+                f"Files in {self.root} changed while they were read: start again when nothing writes there any more."
+            )
+
+
+def file_stamp(path: str | Path) -> list[int]:
+    """Inode, size, and times of modification and change, in ns: other contents have another stamp; OSError."""
+    return _stamp_of(os.stat(path))  # noqa: PTH116 - making a Path takes as long again
+
+
+def lasting_stamp(path: Path) -> list[int]:
+    """The same, of a file whose times are old enough that a change from now on gives it others."""
+    return _stamp_of(_settled(path))
+
+
+def write_checked(path: Path, data: dict[str, Any]) -> None:
+    """Write JSON that `read_checked` reads, whole or not at all; OSError where that cannot be."""
+    text = json.dumps(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(f"{text}\n{_digest(text.encode())}\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checked(path: Path) -> Any:
+    """What `write_checked` wrote; None where it is missing or, which is said, damaged."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    text, _, digest = content.removesuffix(b"\n").rpartition(b"\n")
+    if _digest(text).encode() != digest:
+        say_damaged(path)
+        return None
+    return json.loads(text)
+
+
+def say_damaged(path: Path) -> None:
+    """Tell the user that a file of the cache is not what was written."""
+    logger.warning("%s is damaged and not used: it is made again.", path)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _settled(path: Path) -> os.stat_result:
+    found = path.stat()
+    if abs(time.time() - found.st_ctime) >= TICK:
+        return found
+    time.sleep(TICK)
+    return path.stat()
+
+
+def _stamp_of(found: os.stat_result) -> list[int]:
+    return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _stamps(root: Path, files: Sequence[str]) -> str:
+    """Hash of the stamps of files."""
+    paths = (file if file.startswith("/") else f"{root}/{file}" for file in files)
+    return _digest("\n".join(map(_stamp, paths)).encode())
+
+
+def _stamp(path: str) -> str:
+    try:
+        return str(file_stamp(path))
+    except (OSError, ValueError):  # not there, or no name that a file can have
+        return ""
+
+
+def _hash(
+    root: Path, records: Sequence[str], suffixes: Sequence[str], names_files: Mapping[str, NamesFiles]
+) -> dict[str, Any]:
+    """Files of the records, hash of their stamps, and hash of their contents."""
+    chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        hashed = list(pool.map(lambda chunk: _hash_records(root, chunk, suffixes, names_files), chunks))
+    found = {file: pair for part in hashed for file, pair in part.items()}
+    contents = {file: content for file, (_, content) in found.items()}
+    return {
+        "files": list(found),
+        "stamps": _digest("\n".join(stamp for stamp, _ in found.values()).encode()),
+        "content": _digest(json.dumps([list(records), contents]).encode()),
+    }
+
+
+def _hash_records(
+    root: Path, records: Sequence[str], suffixes: Sequence[str], names_files: Mapping[str, NamesFiles]
+) -> dict[str, tuple[str, str]]:
+    """Stamp and hash of the contents of each file of the records."""
+    found: dict[str, tuple[str, str]] = {}
+    waiting = [f"{record}{suffix}" for record in reversed(records) for suffix in reversed(suffixes)]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        stamp, content, named = _read(root / file, names_files)
+        found[file] = stamp, content
+        folder = file[: file.rfind("/") + 1]
+        waiting += [folder + name for name in reversed(named)]
+    return found
+
+
+def _read(path: Path, names_files: Mapping[str, NamesFiles]) -> tuple[str, str, list[str]]:
+    """Stamp of a file before it was read, hash of its contents, and the files that it names."""
+    stamp = ""
+    try:
+        found = _settled(path)
+        stamp = str(_stamp_of(found))
+        if not stat.S_ISREG(found.st_mode):
+            return stamp, "no file", []
+        with path.open("rb") as file:
+            if path.suffix not in names_files:
+                return stamp, hashlib.file_digest(file, "sha256").hexdigest()[:32], []
+            header = file.read()
+        return stamp, _digest(header), names_files[path.suffix](header)
+    except (OSError, ValueError) as error:  # what keeps it from being read is told when the record is
+        return stamp, type(error).__name__, []

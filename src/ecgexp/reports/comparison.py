@@ -1,0 +1,172 @@
+"""Which trials of a sweep differ for more than the choice of validation records: predictions in, columns out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ecgexp.errors import UserError, said
+from ecgexp.metrics.names import macro_f1_name
+from ecgexp.statistics.bootstrap import AUROC, RECALL, Uncertainty, bootstrap
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a trial says of its validation records.
+
+    Attributes
+    ----------
+    ids : str array, (records,)
+    targets : uint8 array, (records, labels)
+    probabilities : float32 array, (records, labels)
+    label_names : tuple of str
+    threshold : float
+    multiclass : bool
+        Each record has exactly one label: the most probable one is predicted, whatever the threshold.
+    patients : str array, (records,), or None
+        None where the file does not have them.
+    """
+
+    ids: NDArray[np.str_]
+    targets: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+    label_names: tuple[str, ...]
+    threshold: float
+    multiclass: bool
+    patients: NDArray[np.str_] | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that were validated on the same data, and so can be compared.
+
+    Attributes
+    ----------
+    runs : list of str
+        Runs that trained them.
+    example : Predictions
+        Of one of them.
+    uncertainty : Uncertainty or str
+        In the order of `runs`; a sentence where there is none.
+    patients_known : bool
+        Else each record was taken for a patient of its own.
+    """
+
+    runs: list[str]
+    example: Predictions
+    uncertainty: Uncertainty | str
+    patients_known: bool
+
+
+def read_predictions(path: Path, threshold: float, multiclass: bool = False) -> Predictions:
+    """Read what `write_predictions` wrote; `threshold` and `multiclass` are the trial's.
+
+    Raises
+    ------
+    UserError
+        Where the file is no such table.
+    """
+    try:
+        table = pd.read_parquet(path)
+        names = tuple(name.removeprefix("true/") for name in table.columns if name.startswith("true/"))
+        return Predictions(
+            table["id"].to_numpy(dtype=str),
+            table[[f"true/{name}" for name in names]].to_numpy(dtype=np.uint8),
+            table[[f"probability/{name}" for name in names]].to_numpy(dtype=np.float32),
+            names,
+            threshold,
+            multiclass,
+            table["patient"].to_numpy(dtype=str) if "patient" in table else None,
+        )
+    except Exception as error:  # a damaged parquet file raises whatever its parsing happens to raise
+        raise UserError(f"{path} is damaged or holds no predictions: {said(error)}.") from error
+
+
+def compare_trials(
+    predictions: Mapping[str, Predictions],
+    find_patients: Callable[[str, NDArray[np.str_]], NDArray[np.str_] | None],
+    validation_sets: Mapping[str, int],
+) -> list[Group]:
+    """Bootstrap the trials of a sweep, those of a validation set together.
+
+    Parameters
+    ----------
+    predictions : mapping of str to Predictions
+        By run.
+    find_patients : callable
+        Asked with a run and its record ids where the file does not have the patients; may give None.
+    validation_sets : mapping of str to int
+        By run, see `ecgexp.reports.tables.validation_sets`.
+    """
+    alike: dict[object, list[str]] = {}
+    for run, found in predictions.items():
+        alike.setdefault((validation_sets[run], found.multiclass), []).append(run)
+    return [_compare([(run, predictions[run]) for run in runs], find_patients) for runs in alike.values()]
+
+
+def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
+    """What the groups say of each run.
+
+    Returns
+    -------
+    DataFrame
+        Index: run. For the scores that have them, with prefix ``best/val/<score>``: ``_low``, ``_high`` (95 %
+        interval), ``_behind``, ``_behind_low``, ``_behind_high`` (winner of the group minus this, simultaneous),
+        ``_maybe_best`` (it cannot be told from the winner), and ``_share_best`` (of the resamples).
+    """
+    frames = []
+    for group in groups:
+        columns: dict[str, object] = {}
+        if not isinstance(group.uncertainty, str):
+            for name, score in group.uncertainty.scores.items():
+                against = score.comparison
+                columns |= {
+                    f"best/val/{name}_low": score.low,
+                    f"best/val/{name}_high": score.high,
+                    f"best/val/{name}_behind": against.difference,
+                    f"best/val/{name}_behind_low": against.low,
+                    f"best/val/{name}_behind_high": against.high,
+                    f"best/val/{name}_maybe_best": against.indistinguishable,
+                    f"best/val/{name}_share_best": against.share_best,
+                }
+        frames.append(pd.DataFrame(columns, index=group.runs))
+    return pd.concat(frames) if frames else pd.DataFrame()
+
+
+def score_name(objective: str, macro_f1: str) -> str:
+    """The bootstrapped score that stands for an objective: itself, or macro F1, which is called `macro_f1`."""
+    name = objective.split("/", 2)[2]
+    if macro_f1 == macro_f1_name(True) and name in (RECALL, "balanced_accuracy"):  # the same by its other name
+        return RECALL
+    return name if name == AUROC else macro_f1
+
+
+def _compare(
+    trials: Sequence[tuple[str, Predictions]],
+    find_patients: Callable[[str, NDArray[np.str_]], NDArray[np.str_] | None],
+) -> Group:
+    runs = [run for run, _ in trials]
+    patients = next((one.patients for _, one in trials if one.patients is not None), None)
+    example = trials[0][1]
+    if patients is None:
+        patients = find_patients(runs[0], example.ids)
+    try:
+        uncertainty: Uncertainty | str = bootstrap(
+            [one.probabilities for _, one in trials],
+            example.targets,
+            example.ids if patients is None else patients,
+            example.label_names,
+            [one.threshold for _, one in trials],
+            resamples=RESAMPLES,
+            multiclass=example.multiclass,
+        )
+    except UserError as error:  # too few records or patients
+        uncertainty = str(error)
+    return Group(runs, example, uncertainty, patients is not None)

@@ -1,0 +1,359 @@
+"""The table of a sweep and its heat map."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import compress
+from pathlib import Path
+
+import pandas as pd
+from mlflow.entities import Run as MlflowRun
+
+from ecgexp.metrics import higher_is_better
+from ecgexp.metrics.names import PARAMETERS
+from ecgexp.paths import PLACES
+from ecgexp.reports.figures import heat_map, save_figure
+from ecgexp.text import shortened
+from ecgexp.tracking import code
+from ecgexp.tracking.provenance import WARNING
+from ecgexp.tracking.runs import DAMAGED, REUSED_FROM, children, left_out, standing, status_of
+from ecgexp.tracking.store import Store
+
+DPI = 110
+# Validation sets that are told of one by one.
+MOST_SETS = 12
+NOT_RANKED = (
+    "The trials have {} validation sets (column validation_set): they are ranked only within each, and * is the best "
+    "of its set."
+)
+# Artifact of a search's run: its study.
+STUDY = "study.json"
+# Tag of a trial that a search stopped early.
+PRUNED = "pruned"
+# Tag of a trial: hash of its validation records and of their labels.
+VALIDATION = "validation_fingerprint"
+# Those of them that trials have: multi-label ones first, then those of records with exactly one label.
+TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "f1_macro", "recall_macro", "accuracy", "auroc_macro", "loss")
+# Keys whose values repeat a cell.
+REPETITIONS = ("seed", "dataset.val_fold")
+# Columns in which trials may differ without a word on the command line: what they are called, and the config groups
+# that may make the difference.
+_UNSPOKEN = {
+    "dataset_fingerprint": ("data", ("dataset", "experiment")),
+    "code": ("code of your own classes", ("model", "dataset", "loss", "optimizer", "scheduler", "experiment")),
+    "device": ("device", ("trainer",)),
+    "threads": ("number of threads", ("trainer",)),
+}
+# Columns that tell where a trial comes from, named like the tags.
+_PROVENANCE = ("device", "threads", "dataset_fingerprint", "code", "package")
+# Columns of the results that are no swept key.
+FIXED = (
+    "trial", "run_id", "status", "diverged", "pruned", "error", "reused", "reused_from_commit", "source_run_id",
+    *_PROVENANCE, "warning", "validation_set",
+)  # fmt: skip
+
+
+def sweep_results(store: Store, parent: str) -> pd.DataFrame:
+    """One row per trial of a sweep, in the order of its jobs: `results_table` of the runs that stand for them."""
+    runs = children(store, parent)
+    return results_table(standing(runs), left_out(runs))
+
+
+def sweep_runs(store: Store, parent: str) -> list[MlflowRun]:
+    """Runs that stand for the trials of a sweep, in the order of its jobs.
+
+    Parameters
+    ----------
+    store : Store
+        Where the runs are kept.
+    parent : str
+        Id of the sweep's run.
+    """
+    return standing(children(store, parent))
+
+
+def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.DataFrame:
+    """One row per trial.
+
+    Parameters
+    ----------
+    runs : sequence of MlflowRun
+        The trials.
+    remarks : sequence of str
+        What else has to be said beside the table, kept in ``attrs["remarks"]`` with what is said of trials that are
+        one training, and of differences between trials that no swept key makes.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``pruned``, ``error``, ``reused``,
+        ``reused_from_commit`` (where it is not the sweep's own), ``source_run_id`` (the run that holds the files:
+        the reused one's), ``device``, ``threads``, ``dataset_fingerprint``, ``code`` (of the user's own classes),
+        ``package`` (version and code of ecgexp), ``warning`` (of the data), ``validation_set`` (see
+        `validation_sets`), then each overridden key (also listed in
+        ``attrs["overridden"]``; of a trial that does not override it, the value it was trained with), then all
+        metrics.
+    """
+    rows: list[dict[str, object]] = []
+    overridden = dict.fromkeys(key for run in runs for key in overrides_of(run))
+    jobs = [int(run.data.tags.get("job", number)) for number, run in enumerate(runs)]
+    # The number of the job is that of its folder; in several sweeps it is there more than once.
+    numbers = jobs if len(set(jobs)) == len(jobs) else range(len(runs))
+    for number, run, validation_set in zip(numbers, runs, validation_sets(runs), strict=True):
+        tags = run.data.tags
+        metrics = {key: value for key, value in run.data.metrics.items() if not key.startswith("system/")}
+        own = overrides_of(run)
+        rows.append(
+            {
+                "trial": number,
+                "run_id": run.info.run_id,
+                "status": status_of(run),
+                "diverged": tags.get("diverged", "false") == "true",
+                "pruned": is_pruned(run),
+                "error": _error_of(run),
+                "reused": REUSED_FROM in tags,
+                "reused_from_commit": tags.get("reused_from_commit", ""),
+                "source_run_id": tags.get(REUSED_FROM, run.info.run_id),
+                **{name: tags.get(name, "") for name in _PROVENANCE},
+                "warning": tags.get(WARNING, ""),
+                "validation_set": validation_set,
+                **{key: own.get(key, setting(run, key)) for key in overridden},
+                # An override is also a metric where it changes in training, as `lr` does.
+                **{key: value for key, value in sorted(metrics.items()) if key not in overridden},
+            }
+        )
+    results = pd.DataFrame(rows, columns=None if rows else list(FIXED))
+    results.attrs["overridden"] = list(overridden)
+    results.attrs["remarks"] = [*remarks, *_same_trainings(results), *_differences(results)]
+    return results
+
+
+def _error_of(run: MlflowRun) -> str:
+    if status_of(run) == DAMAGED:
+        return "its metrics in the store are not those that were recorded: the same command trains it again"
+    return run.data.tags.get("error", "") if run.info.status == "FAILED" else ""
+
+
+def _same_trainings(results: pd.DataFrame) -> list[str]:
+    """What has to be said of rows that a single training gave."""
+    finished = results[results["status"] == "FINISHED"]
+    same = [numbers for numbers in finished.groupby("source_run_id", sort=False)["trial"].agg(list) if len(numbers) > 1]
+    if not same:
+        return []
+    more = f"; and {len(same) - 5} more" if len(same) > 5 else ""
+    which = "; ".join(map(_counted, same[:5]))
+    return [f"These rows are one training each, with the same result: {which}{more}."]
+
+
+def _differences(results: pd.DataFrame) -> list[str]:
+    """What has to be said of finished trials that differ in more than what the command line says."""
+    finished = results[results["status"] == "FINISHED"]
+    said = []
+    for column, (what, groups) in _UNSPOKEN.items():
+        trials = finished.groupby(column, sort=False)["trial"].agg(list)
+        keys = [key for key in results.attrs["overridden"] if key.partition(".")[0] in groups]
+        if len(trials) > 1 and not any(_tells(finished, key, column) for key in keys):
+            parts = ", ".join(f"{value or 'unknown'}: {_counted(numbers)}" for value, numbers in trials.items())
+            said.append(f"The trials differ in {what}, which no swept key says ({parts}).")
+    now = code.package()
+    older = finished[(finished["package"] != "") & (finished["package"] != now)]
+    if len(older):
+        versions = ", ".join(older["package"].unique())
+        said.append(
+            f"The code of ecgexp has changed since {_counted(older['trial'].tolist())} "
+            f"{'was' if len(older) == 1 else 'were'} trained (by {versions}, now {now})."
+        )
+    return said
+
+
+def _tells(results: pd.DataFrame, key: str, column: str) -> bool:
+    """Whether a swept key alone makes the difference."""
+    return results[key].nunique() > 1 and bool((results.groupby(key, dropna=False)[column].nunique() == 1).all())
+
+
+def _counted(trials: Sequence[int]) -> str:
+    more = f" and {len(trials) - 5} more" if len(trials) > 5 else ""
+    return f"trial{'s' * (len(trials) > 1)} {', '.join(map(str, trials[:5]))}{more}"
+
+
+def validation_sets(runs: Sequence[MlflowRun], validated: Mapping[str, str] | None = None) -> list[int]:
+    """Number, from 1, of the validation data of each trial: only trials of equal numbers can be ranked.
+
+    These are the same records with the same labels, whatever the trials read of their signals. Where trials of the
+    same dataset settings saw different data, so that these changed in between, each version is a set of its own.
+
+    Parameters
+    ----------
+    runs : sequence of MlflowRun
+        The trials.
+    validated : mapping of str to str, optional
+        Hashes of their validation records by run, as of `VALIDATION`, for runs that may lack this tag.
+    """
+    data = [run.data.tags.get("dataset_fingerprint", "") for run in runs]
+    told = [(validated or {}).get(run.info.run_id) or run.data.tags.get(VALIDATION) for run in runs]
+    # A run of an older version does not say which records it was validated on, but others of the same data may.
+    same_data = {found: known for found, known in zip(data, told, strict=True) if found and known}
+    records = [known or same_data.get(found, found) for known, found in zip(told, data, strict=True)]
+    finished = [run.info.status == "FINISHED" for run in runs]
+    versions: dict[tuple[object, ...], set[str]] = {}
+    for run, known, found in compress(zip(runs, records, data, strict=True), finished):
+        versions.setdefault((known, *_dataset_settings(run)), set()).add(found)
+    changed = {known for (known, *_), found in versions.items() if len(found) > 1}
+    keys = [(known, found if known in changed else "") for known, found in zip(records, data, strict=True)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys([*compress(keys, finished), *keys]), start=1)}
+    return [numbers[key] for key in keys]
+
+
+def _dataset_settings(run: MlflowRun) -> list[object]:
+    """The choice of a dataset and its settings but those that say where it lies."""
+    places = {f"dataset.{key}" for key in PLACES}
+    given = sorted(run.data.params.items())
+    return [setting(run, "dataset"), *(one for one in given if one[0].startswith("dataset.") and one[0] not in places)]
+
+
+def is_pruned(run: MlflowRun) -> bool:
+    """Whether a search stopped the trial early."""
+    return run.data.tags.get(PRUNED) == "true"
+
+
+def setting(run: MlflowRun, key: str) -> str | None:
+    """What a key, or a configuration group, was in a trial; None where it did not come to saying so."""
+    return run.data.params.get(key, run.data.tags.get(key))
+
+
+def overrides_of(run: MlflowRun) -> dict[str, str]:
+    """Overrides that a trial was started with, by key."""
+    overrides = json.loads(run.data.tags.get("overrides", "[]"))
+    pairs = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in pairs}
+
+
+def set_name(results: pd.DataFrame, number: int) -> str:
+    """A validation set in words: by the dataset settings that tell it from the others, where these do."""
+    finished = results[results["status"] == "FINISHED"]
+    here = finished["validation_set"] == number
+    keys = [key for key in swept_keys(results) if key.partition(".")[0] == "dataset"]
+    told = [
+        f"{key}={shortened(values[0])}"
+        for key in keys
+        if len(values := finished.loc[here, key].unique()) == 1 and not finished.loc[~here, key].isin(values).any()
+    ]
+    return " ".join([f"validation set {number}", *([f"({' '.join(told)})"] if told else [])])
+
+
+def swept_keys(results: pd.DataFrame) -> list[str]:
+    """Overridden keys that differ between trials, in the order of the command line.
+
+    Last comes ``code`` where trials that are otherwise repetitions were trained with different code of the user's:
+    these are different nets, and no mean is taken over them.
+    """
+    keys = [key for key in results.attrs["overridden"] if results[key].nunique(dropna=False) > 1]
+    same = [results[key].astype(str) for key in keys if key not in REPETITIONS]
+    code = results["code"].replace("", None) if "code" in results else pd.Series(dtype=object)
+    mixed = (code.groupby(same).nunique() > 1).any() if same and len(code) else code.nunique() > 1
+    return [*keys, "code"] if mixed else keys
+
+
+def ranked(results: pd.DataFrame, objective: str) -> list[pd.DataFrame]:
+    """Trials that have a result, from the best on: a table for each validation set, as they cannot be ranked across."""
+    if objective not in results:
+        return []
+    finished = results[(results["status"] == "FINISHED") & results[objective].notna()]
+    ordered = finished.sort_values(objective, ascending=not maximizes(objective), kind="stable")
+    return [trials for _, trials in ordered.groupby("validation_set")]
+
+
+def best_trials(results: pd.DataFrame, objective: str) -> list[pd.Series]:
+    """Row of the best trial of each validation set that a trial has a result on."""
+    return [trials.iloc[0] for trials in ranked(results, objective)]
+
+
+def best_trial(results: pd.DataFrame, objective: str) -> pd.Series | None:
+    """Row of the best trial of all; None where none has finished, or where there are several validation sets."""
+    best = best_trials(results, objective)
+    return best[0] if len(best) == 1 else None
+
+
+def maximizes(objective: str) -> bool:
+    """Whether larger values of an objective such as 'best/val/mlcm_f1_macro' are better."""
+    return higher_is_better(objective.split("/", 2)[2])
+
+
+def described(trial: pd.Series, keys: list[str]) -> str:
+    """A trial in words: its number and its values of the swept keys."""
+    return " ".join([f"trial {trial['trial']}", *(f"{key}={shortened(trial[key])}" for key in keys)])
+
+
+def failures(results: pd.DataFrame, keys: list[str]) -> list[str]:
+    """A line for each trial that did not finish, with its error."""
+    missed = results[results["status"] != "FINISHED"]
+    named = keys or results.attrs["overridden"]
+    lines = (f"{row['status'].capitalize()}: {described(row, named)}  {row['error']}" for _, row in missed.iterrows())
+    return [line.rstrip() for line in lines]
+
+
+def warnings_of(results: pd.DataFrame) -> list[str]:
+    """What has to be said beside results, each warning once."""
+    return [
+        *(warning for warning in results["warning"].unique().tolist() if warning),
+        *results.attrs.get("remarks", []),
+    ]
+
+
+def sweep_table(results: pd.DataFrame, keys: list[str], objectives: list[str]) -> str:
+    """Table for a terminal: a line per trial, the best one marked; below it the warnings of the data."""
+    wanted = [*objectives, *(f"best/val/{name}" for name in TABLE_METRICS)]
+    metrics = [name for name in dict.fromkeys(wanted) if name in results]
+    best = best_trials(results, objectives[0])
+    sets = ["validation_set"] if len(best) > 1 else []
+    extra = [name for name in ("epochs", "train_seconds") if name in results]
+    table = results[["trial", *sets, *keys, "status", *metrics, *extra]].copy()
+    table["status"] = table["status"].where(~results["reused"], "reused").str.lower()
+    for state in ("diverged", "pruned"):
+        table["status"] = table["status"].where(~results[state], state)
+    for key in keys:
+        table[key] = table[key].map(shortened, na_action="ignore")
+    for name in metrics:
+        table[name] = table[name].map(("{:.0f}" if name == PARAMETERS else "{:.4f}").format, na_action="ignore")
+    for name in extra:
+        table[name] = table[name].map("{:.0f}".format, na_action="ignore")
+    marked = {trial["run_id"] for trial in best}
+    table.insert(0, "", ["*" if run in marked else "" for run in results["run_id"]])
+    table = table.rename(columns={name: name.removeprefix("best/") for name in metrics})
+    said = [NOT_RANKED.format(len(best))] if sets else []
+    return "\n".join([table.fillna("-").to_string(index=False), *said, *warnings_of(results)])
+
+
+def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd.DataFrame:
+    """Objective over the swept keys: the first half of them as rows, the others as columns; repetitions averaged."""
+    split = max(1, len(keys) // 2)
+    rows, columns = keys[:split], keys[split:]
+    # Values keep the order of the command line, which a pivot would sort as text.
+    # A net that does not have a key has no value of it.
+    named = results[keys].fillna("-")
+    ordered = results.assign(**{key: pd.Categorical(named[key], named[key].unique()) for key in keys})
+    if not columns:
+        return ordered.groupby(rows, observed=True)[[objective]].mean()
+    return ordered.pivot_table(objective, rows, columns, aggfunc="mean", observed=True)
+
+
+def write_sweep_report(
+    folder: Path, results: pd.DataFrame, keys: list[str], objectives: list[str], grid: bool = True
+) -> None:
+    """Write ``results.csv``, ``table.txt`` and, of a grid in which something was measured, ``heat_map.png``.
+
+    The heat map has a panel for each validation set.
+    """
+    results.to_csv(folder / "results.csv", index=False)
+    (folder / "table.txt").write_text(sweep_table(results, keys, objectives) + "\n")
+    objective = objectives[0]
+    measured = ranked(results, objective)
+    if grid and keys and measured:
+        titles = [objective]
+        if len(measured) > 1:
+            numbers = [int(trials["validation_set"].iloc[0]) for trials in measured]
+            titles = [f"{objective}, {set_name(results, number)}" for number in numbers]
+        # In the order of the command line, not of rank.
+        grids = [objective_grid(trials.sort_index(), keys, objective) for trials in measured]
+        save_figure(heat_map(*zip(grids, titles, strict=True)), folder / "heat_map.png", DPI)

@@ -1,0 +1,432 @@
+"""A search: what chooses its trials, and what each of its workers does."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Annotated, Any, Literal
+
+import optuna
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, run_job
+from hydra.errors import HydraException
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from optuna.distributions import (
+    FloatDistribution,
+    check_distribution_compatibility,
+)
+from optuna.pruners import NopPruner
+from optuna.samplers import BaseSampler, GridSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import Trial, TrialState
+from pydantic import ConfigDict, Field
+
+from ecgexp.config.schema import SPECIAL, Checked, find, locate, plain, validated
+from ecgexp.errors import UserError, first_line
+from ecgexp.search.space import Axis, axes
+from ecgexp.search.study import (
+    FIXED,
+    HEARTBEAT,
+    STREAMS,
+    SURPLUS,
+    Grid,
+    SeededSampler,
+    build_pruner,
+    counted,
+    end_dead,
+    first_number,
+    open_storage,
+    open_study,
+    put_back,
+    revive,
+    tell,
+)
+from ecgexp.tracking.heartbeat import Heartbeat
+
+logger = logging.getLogger(__name__)
+
+# What may differ where a study goes on, perhaps on another machine.
+_MAY_DIFFER = ("tracking", "sweep.", "resume=", "trainer", "dataset.root=", "cache_dir=", "memory_budget=", "compile=")
+
+# Of values of a net's arguments that are checked before a search begins: a second or less.
+_COMBINATIONS = 10_000
+
+
+class SweeperConfig(Checked):
+    """``hydra.sweeper``, each key explained in conf/hydra/sweeper/optuna.yaml."""
+
+    model_config = ConfigDict(extra="ignore")  # Hydra's own keys are there too, and it has refused unknown ones
+
+    params: dict[str, Any] | None
+    sampler: dict[str, Any]
+    pruner: dict[str, Any]
+    space: str | None
+    enqueue: list[dict[str, Any]]
+    n_trials: Annotated[int, Field(ge=1)]
+    timeout: Annotated[float, Field(gt=0)] | None
+    workers: Annotated[int, Field(ge=1)] | None
+    storage: str | None
+    study: str | None
+    seed: Annotated[int, Field(ge=0)]
+    directions: list[Literal["maximize", "minimize"]]
+    max_retries: int
+    max_failures: int | None
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and how.
+
+    Attributes
+    ----------
+    axes : dict of str to Axis
+        The keys that are searched.
+    fixed : list of str
+        The other overrides.
+    config : SweeperConfig
+        The rest.
+    """
+
+    axes: dict[str, Axis]
+    fixed: list[str]
+    config: SweeperConfig
+
+    @classmethod
+    def read(cls, sweeper: DictConfig, overrides: Sequence[Override]) -> Search:
+        """Check what a configuration and a command line say.
+
+        Parameters
+        ----------
+        sweeper : DictConfig
+            ``hydra.sweeper``.
+        overrides : sequence of Override
+            Of ``params`` and then of the command line, which has the last word.
+
+        Raises
+        ------
+        UserError
+            For what cannot be searched like that.
+        """
+        values = OmegaConf.to_container(sweeper, resolve=True)
+        assert isinstance(values, dict)
+        config = validated(SweeperConfig, {str(key): value for key, value in values.items()}, "hydra.sweeper")
+        task = [o for o in overrides if not o.get_key_element().lstrip("+~").startswith("hydra")]
+        merged = {o.get_key_element(): o for o in task}.values()
+        search = cls(axes(merged), [str(o.input_line) for o in merged if not o.is_sweep_override()], config)
+        search._check()
+        return search
+
+    def build_sampler(self, seed: int) -> BaseSampler:
+        """The sampler with a seed.
+
+        Raises
+        ------
+        UserError
+            Where its configuration cannot be used.
+        """
+        if self._is_grid:
+            return Grid({name: _grid(name, axis) for name, axis in self.axes.items()}, seed=self.config.seed)
+        try:
+            return instantiate(self.config.sampler, seed=seed)
+        except Exception as error:  # whatever a sampler's constructor raises
+            raise UserError(f"hydra.sweeper.sampler cannot be used: {first_line(error.__cause__ or error)}") from error
+
+    def open(self, storage: optuna.storages.BaseStorage, name: str) -> Study:
+        """Open the study, ready to be asked."""
+        study = open_study(storage, name, self.config.directions)
+        study.sampler = SeededSampler(self.build_sampler, self.config.seed)
+        study.pruner = build_pruner(self.config.pruner)
+        self._check_same_space(study)
+        self._check_same_settings(study)
+        return study
+
+    @property
+    def n_trials(self) -> int:
+        """Trials that the study comes to: of a grid no more than it has cells."""
+        if not self._is_grid:
+            return self.config.n_trials
+        return min(self.config.n_trials, math.prod(len(_grid(name, axis)) for name, axis in self.axes.items()))
+
+    @property
+    def _is_grid(self) -> bool:
+        return locate("hydra.sweeper.sampler", self.config.sampler) is GridSampler
+
+    def first_overrides(self) -> list[str]:
+        """Overrides of some trial of the search."""
+        return [*self.fixed, *(axis.override(axis.values()[0]) for axis in self.axes.values())]
+
+    def check_together(self, cfg: DictConfig) -> None:
+        """Refuse a space with values of a net's arguments that do not go together.
+
+        Parameters
+        ----------
+        cfg : DictConfig
+            Configuration of some trial, which has the arguments that are not searched.
+
+        Raises
+        ------
+        UserError
+            With the first such values.
+        """
+        net = locate("model", cfg.model)
+        if not hasattr(net, "check_arguments"):
+            return
+        names = [f"model.{name}" for name in inspect.signature(net.check_arguments).parameters]
+        searched = {name.removeprefix("model."): self.axes[name].values() for name in names if name in self.axes}
+        arguments = {key: value for key, value in plain(cfg)["model"].items() if key not in SPECIAL}
+        for values in _combinations(list(searched.values())):
+            try:
+                net.check_arguments(**{**arguments, **dict(zip(searched, values, strict=True))})
+            except UserError as error:
+                raise UserError(f"The search would come to settings that cannot be trained. {error}") from error
+
+    def function(self) -> Callable[[Trial], Mapping[str, Any] | None] | None:
+        """The function that ``space`` names."""
+        if self.config.space is None:
+            return None
+        function: Callable[[Trial], Mapping[str, Any] | None] = find("hydra.sweeper.space", self.config.space)
+        return function
+
+    def _check(self) -> None:
+        function = self.function()
+        if not self.axes and function is None:
+            raise UserError(
+                "hydra/sweeper=optuna has nothing to search: give keys several values, such as "
+                "'lr=tag(log, interval(1e-4, 1e-1))', or hydra.sweeper.space."
+            )
+        for known in self.config.enqueue:
+            for key, value in known.items():
+                self._check_known(key, value, function is not None)
+        pruner = locate("hydra.sweeper.pruner", self.config.pruner)
+        if len(self.config.directions) > 1 and pruner is not NopPruner:
+            raise UserError("A search with several objectives cannot prune: use hydra/sweeper/pruner=none.")
+        for key in ("space", "enqueue"):
+            if self._is_grid and getattr(self.config, key):
+                raise UserError(f"The grid sampler tries all values there are: leave hydra.sweeper.{key} out.")
+        self.build_sampler(self.config.seed)
+        try:
+            build_pruner(self.config.pruner)
+        except Exception as error:  # whatever a pruner's constructor raises
+            raise UserError(f"hydra.sweeper.pruner cannot be used: {first_line(error.__cause__ or error)}") from error
+
+    def _check_same_space(self, study: Study) -> None:
+        for trial in study.get_trials(deepcopy=False):
+            for name in self.axes.keys() & trial.distributions.keys():
+                try:
+                    check_distribution_compatibility(trial.distributions[name], self.axes[name].distribution)
+                except ValueError as error:
+                    raise UserError(
+                        f"The study {study.study_name} had other values of '{name}' to choose from before: "
+                        "start another one with sweep.name=NAME."
+                    ) from error
+
+    def _check_same_settings(self, study: Study) -> None:
+        mine = sorted(word for word in self.fixed if not word.lstrip("+~").startswith(_MAY_DIFFER))
+        kept = study.user_attrs.get(FIXED)
+        if kept is None:
+            study.set_user_attr(FIXED, mine)
+        elif kept != mine:
+            had, has = (" ".join(words) or "no other settings" for words in (kept, mine))
+            raise UserError(
+                f"The study {study.study_name} trains with {had}, not with {has}, and its values would not compare: "
+                "start another one with sweep.name=NAME."
+            )
+
+    def _check_known(self, key: str, value: Any, more: bool) -> None:
+        if key not in self.axes:
+            if more:  # the function may add it
+                return
+            raise UserError(f"hydra.sweeper.enqueue sets '{key}', which is not searched: {', '.join(self.axes)} are.")
+        distribution = self.axes[key].distribution
+        try:
+            inside = distribution._contains(distribution.to_internal_repr(value))
+        except ValueError:
+            inside = False
+        if not inside:
+            raise UserError(f"hydra.sweeper.enqueue sets {key}={value}, which is outside of its search space.")
+
+
+@dataclass
+class Worker:
+    """Asks the study, has a trial run, tells what it came to, and asks again: what Hydra calls as a job.
+
+    Attributes
+    ----------
+    search : Search
+        The search.
+    storage, study : str
+        See `open_study`.
+    config : DictConfig
+        Composed for the whole multirun.
+    hydra_context : HydraContext
+        What composes a trial's configuration.
+    task_function : callable
+        What runs a trial: its configuration to the values of the objectives.
+    deadline : float
+        Time of the day after which no trial begins.
+    """
+
+    search: Search
+    storage: str
+    study: str
+    config: DictConfig
+    hydra_context: HydraContext
+    task_function: TaskFunction
+    deadline: float = field(default=float("inf"))
+
+    def __call__(self, cfg: DictConfig) -> int:
+        """Work until the study is complete; returns how many trials failed here."""
+        study = self.search.open(open_storage(self.storage), self.study)
+        failed = 0
+        while (trial := self._ask(study)) is not None:
+            failed += not self._run(study, trial)
+        return failed
+
+    def prepare(self) -> Study:
+        """Begin or continue the study, once, before any worker."""
+        study = self.search.open(open_storage(self.storage), self.study)
+        self._describe(study)
+        end_dead(study)
+        revive(study, self.search.config.max_retries)
+        for known in self.search.config.enqueue:
+            study.enqueue_trial(known, skip_if_exists=True)
+        return study
+
+    def _describe(self, study: Study) -> None:
+        """Note in the study what its values are, and how its trials are seeded."""
+        objective = None if self.config is None else OmegaConf.select(self.config, "objective")
+        names = [objective] if isinstance(objective, str) else list(objective or ())
+        if len(names) == len(study.directions):
+            study.set_metric_names(names)
+        if STREAMS not in study.user_attrs:
+            if study.get_trials(deepcopy=False):
+                logger.warning(
+                    "The study %s was begun by an earlier version, which drew from other random numbers: its trials "
+                    "stay, and further ones are not those that that version would have proposed.", study.study_name,
+                )  # fmt: skip
+            study.set_user_attr(STREAMS, "SeedSequence(seed, spawn_key=(number, *key))")
+
+    def _ask(self, study: Study) -> Trial | None:
+        end_dead(study)
+        trials = counted(study.get_trials(deepcopy=False))
+        failures = sum(trial.state == TrialState.FAIL for trial in trials)
+        limit = self.search.config.max_failures
+        if time.time() > self.deadline or (limit is not None and failures >= limit):
+            return None
+        if len(trials) >= self.search.n_trials:
+            return None
+        trial = study.ask({name: axis.distribution for name, axis in self.search.axes.items()})
+        # Others may have asked since this one counted.
+        before = [other for other in counted(study.get_trials(deepcopy=False)) if other.number < trial.number]
+        if len(before) >= self.search.n_trials:
+            trial.set_user_attr(SURPLUS, True)
+            study.tell(trial, state=TrialState.FAIL)
+            return None
+        return trial
+
+    def _run(self, study: Study, trial: Trial) -> bool:
+        """Run a trial and tell the study; whether it did not fail."""
+        try:
+            with Heartbeat(lambda now: trial.set_user_attr(HEARTBEAT, now)):
+                result = self._launch(study, trial)
+        except (UserError, HydraException) as error:  # no training failed, and other trials would not do better
+            self._fail(study, trial, error)
+            source = f" (hydra.sweeper.space={self.search.config.space})" if self.search.config.space else ""
+            raise UserError(f"A trial of the search cannot be composed{source}: {first_line(error)}") from error
+        except BaseException:  # Ctrl-C, SIGTERM, or what a launcher's own handler of signals raises
+            put_back(study, study.get_trials(deepcopy=False)[trial.number], "it was interrupted.")
+            raise
+        value = result._return_value  # the property of that name would print an error
+        if isinstance(value, optuna.TrialPruned):
+            tell(study, trial, state=TrialState.PRUNED)
+            return True
+        if isinstance(value, Exception):
+            return self._fail(study, trial, value)
+        try:
+            values = [float(one) for one in (value if isinstance(value, Sequence) else [value])]
+        except (TypeError, ValueError):
+            return self._fail(study, trial, UserError(f"It returned {value!r} instead of a number."))
+        if len(values) != len(study.directions):
+            count = len(study.directions)
+            return self._fail(study, trial, UserError(f"It returned {len(values)} values, for {count} objectives."))
+        tell(study, trial, [_measured(one, direction) for one, direction in zip(values, study.directions, strict=True)])
+        return True
+
+    def _fail(self, study: Study, trial: Trial, error: Exception) -> bool:
+        tell(study, trial, error=first_line(error))
+        logger.error("Trial %d failed: %s", trial.number, first_line(error))
+        return False
+
+    def _launch(self, study: Study, trial: Trial) -> JobReturn:
+        """Run a trial as the Hydra job that it would be in a grid."""
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, self._overrides(trial))
+        trials = study.get_trials(deepcopy=False)
+        number = first_number(trials, trials[trial.number])
+        with open_dict(config):
+            config.hydra.job.num = number
+            config.hydra.job.id = f"{config.hydra.job.name}_{number}"
+            config.hydra.sweeper.update(
+                storage=self.storage, study=self.study, trial=trial.number, pruner=self.search.config.pruner
+            )
+        HydraConfig.instance().set_config(config)
+        return run_job(
+            self.task_function,
+            config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=self.hydra_context,
+            configure_logging=False,
+        )
+
+    def _overrides(self, trial: Trial) -> list[str]:
+        function = self.search.function()
+        added = None
+        if function is not None:
+            try:
+                returned = function(trial)
+                added = None if returned is None else dict(returned)
+            except Exception as error:  # whatever a user's function raises
+                raise UserError(
+                    f"hydra.sweeper.space={self.search.config.space} failed: {first_line(error)}"
+                ) from error
+        if added is None:
+            added = {name: value for name, value in trial.params.items() if name not in self.search.axes}
+        chosen = [axis.override(trial.params[name]) for name, axis in self.search.axes.items()]
+        return [*self.search.fixed, *chosen, *(f"{key}={_word(value)}" for key, value in added.items())]
+
+
+def _measured(value: float, direction: StudyDirection) -> float:
+    """An objective as Optuna takes it: what is not a number, as the loss of a trial that diverged, is the worst."""
+    if not math.isnan(value):
+        return value
+    return math.inf if direction == StudyDirection.MINIMIZE else -math.inf
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _combinations(axes: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    """All combinations of values; where they are too many to be looked at, as many of them by chance."""
+    if math.prod(map(len, axes)) <= _COMBINATIONS:
+        yield from product(*axes)
+        return
+    logger.warning("The space has more than %d combinations: so many of them were checked, by chance.", _COMBINATIONS)
+    chance = random.Random(0)
+    for _ in range(_COMBINATIONS):
+        yield tuple(values[chance.randrange(len(values))] for values in axes)
+
+
+def _grid(name: str, axis: Axis) -> list[Any]:
+    if isinstance(axis.distribution, FloatDistribution) and axis.distribution.step is None:
+        raise UserError(f"The grid sampler needs steps: give {name} a choice or a range instead of an interval.")
+    return list(axis.values())

@@ -1,0 +1,1 @@
+"""Statistics of scores: numpy and scipy only."""

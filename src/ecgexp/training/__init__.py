@@ -1,0 +1,1 @@
+"""Training a net in this process, or in several."""

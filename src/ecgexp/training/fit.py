@@ -1,0 +1,277 @@
+"""A net trained as a configuration says: fed with its data, fitted, and asked for what it says of a split."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments import LightningEnvironment
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks.progress.progress_bar import ProgressBar
+from torch import Tensor, nn
+
+from ecgexp.config.build import Parts, device_kind, example, resolve_precision
+from ecgexp.config.schema import DATA_SHAPE, objectives
+from ecgexp.datasets.base import Dataset, Split, SplitName
+from ecgexp.errors import UserError, said
+from ecgexp.metrics import higher_is_better
+from ecgexp.metrics.names import macro_f1_name
+from ecgexp.training.batches import Batches, evaluation_batch
+from ecgexp.training.callbacks import Checkpoints, History, Patience, Pruning, progress
+from ecgexp.training.compiled import compiles
+from ecgexp.training.data import ECGDataModule
+from ecgexp.training.module import Diverged, LitClassifier
+from ecgexp.training.network import Network, check_layers, measure, predict
+
+Judge = Callable[[list[dict[str, float]]], bool]
+
+for _name in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A net after training.
+
+    Attributes
+    ----------
+    network : Network
+        With the kept weights.
+    loss : nn.Module
+        That it was trained with.
+    trainer : pl.Trainer
+        That trained it.
+    data : ECGDataModule
+        What it was trained on.
+    dataset : Dataset
+        Where the data come from.
+    history : list of dict
+        Metrics of each epoch.
+    diverged : bool
+        The loss stopped being finite.
+    best_epoch : int, optional
+        Epoch, from 0, whose weights were kept; None where none was validated with a finite loss.
+    pruned : bool
+        It was stopped early, as not worth its further epochs.
+    """
+
+    network: Network
+    loss: nn.Module
+    trainer: pl.Trainer
+    data: ECGDataModule
+    dataset: Dataset
+    history: list[dict[str, float]]
+    diverged: bool
+    best_epoch: int | None
+    pruned: bool
+
+
+def load(cfg: DictConfig, parts: Parts) -> ECGDataModule:
+    """Read the training and validation splits, and fit what depends on their labels alone.
+
+    Raises
+    ------
+    UserError
+        Where the data are not as the configuration says.
+    """
+    data = ECGDataModule(parts.dataset, cfg.batch_size, cfg.seed, cfg.memory_budget)
+    _check_data(cfg, parts.dataset, data.splits["train"])
+    fitting: list[Any] = [parts.net, parts.loss]
+    for part in fitting:
+        if hasattr(part, "fit_labels"):
+            part.fit_labels(torch.from_numpy(data.splits["train"].targets))
+    _check_metrics(cfg, parts, data)
+    return data
+
+
+def fit(
+    cfg: DictConfig,
+    parts: Parts,
+    data: ECGDataModule,
+    checkpoint: Path | None = None,
+    scratch: Path | None = None,
+    log: Callable[[list[dict[str, float]]], None] = lambda epochs: None,
+    quiet: bool = True,
+    judge: Judge | None = None,
+) -> Fitted:
+    """Train in this process, alone or as one of several ranks.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        The configuration.
+    parts : Parts
+        Built from it.
+    data : ECGDataModule
+        Loaded by `load`.
+    checkpoint : Path, optional
+        Of an interrupted training to go on with.
+    scratch : Path, optional
+        Folder for checkpoints; rank 0 has it.
+    log : callable
+        Told of all epochs so far after each.
+    quiet : bool
+        Show no progress.
+    judge : callable, optional
+        Told of all epochs so far after each; whether to prune the trial.
+
+    Raises
+    ------
+    UserError
+        Where the trainer cannot be used here, or computes a layer wrongly in the precision that was asked for.
+    """
+    module = LitClassifier(
+        Network(parts.net, parts.dataset.normalization()),
+        parts.loss,
+        parts.optimizer,
+        parts.schedule,
+        cfg.scheduler.interval,
+        cfg.monitor,
+        parts.dataset.label_names,
+        cfg.threshold,
+        parts.dataset.multiclass,
+        _compile_for(cfg, len(data.splits["train"])),
+    )
+    history = History(log)
+    # on a GPU an epoch may take less time than writing what it ended with
+    share = 1.0 if device_kind(cfg) == "cpu" else 0.1
+    kept = Checkpoints(scratch, cfg.monitor, best_is(cfg.monitor), share)
+    pruning = Pruning(history, judge or (lambda epochs: False))
+    trainer = build_trainer(cfg, [history, kept, *_callbacks(cfg, quiet), *([pruning] if judge else [])])
+    if resolve_precision(cfg) != 32 and device_kind(cfg) == "cpu":
+        signals = torch.from_numpy(example(data.splits["train"]))
+        check_layers(parts.net, signals, trainer.precision_plugin.forward_context())
+    diverged = False
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except Diverged:
+        diverged = True
+    log(history.epochs)  # also where an interrupted training had but to be logged
+    if scratch is not None and kept.best_epoch is not None:
+        module.load_state_dict(kept.best_weights())
+    network = module.net
+    assert isinstance(network, Network)
+    return Fitted(
+        network, parts.loss, trainer, data, parts.dataset, history.epochs, diverged, kept.best_epoch, pruning.pruned
+    )
+
+
+def evaluate(fitted: Fitted, split: SplitName) -> tuple[Tensor, Tensor]:
+    """Logits of the kept weights and targets of a split, both (records, classes), on the CPU.
+
+    Logits are NaN where no weights were kept, which counts as nothing predicted.
+    """
+    device = fitted.trainer.strategy.root_device
+    batches = Batches(fitted.data.records(split, device), evaluation_batch(device))
+    network = fitted.network.to(device)
+    logits, targets = predict(network, batches, device, fitted.trainer.precision_plugin.forward_context())
+    if fitted.best_epoch is None:
+        logits = torch.full_like(logits, torch.nan)
+    return logits.cpu(), targets.cpu()
+
+
+def shown(cfg: DictConfig) -> str:
+    """Metric that the progress display and the curves show beside the loss."""
+    metric = objectives(cfg)[0].split("/", 2)[2]
+    return macro_f1_name(bool(cfg.dataset.get("multiclass", False))) if metric == "loss" else metric
+
+
+def best_is(metric: str) -> str:
+    """'max' or 'min': which of a metric's values is best."""
+    return "max" if higher_is_better(metric.split("/", 1)[1]) else "min"
+
+
+def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
+    samples, leads = split.signals.shape[1:]
+    found = {"leads": leads, "samples": samples, "classes": len(dataset.label_names)}
+    for name in DATA_SHAPE:
+        value = cfg.dataset[name]
+        if value != found[name]:
+            raise UserError(f"Config key 'dataset.{name}' is {value}, but the data have {found[name]}.")
+    multiclass = bool(cfg.dataset.get("multiclass", False))
+    if multiclass != dataset.multiclass:
+        raise UserError(
+            f"Config key 'dataset.multiclass' is {str(multiclass).lower()}, "
+            f"but that of {type(dataset).__name__} is {str(dataset.multiclass).lower()}: set both alike."
+        )
+    counts = split.targets.sum(axis=1, dtype=np.int64)
+    if multiclass and (counts != 1).any():
+        record = (counts != 1).argmax()
+        raise UserError(f"Record {split.ids[record]} has {counts[record]} labels, not one: correct it or leave it out.")
+
+
+def _check_metrics(cfg: DictConfig, parts: Parts, data: ECGDataModule) -> None:
+    """Refuse a monitor or an objective that the labels of its split do not allow: AUROC, say, without a positive."""
+    wanted = {"monitor": [cfg.monitor], "objective": [name.removeprefix("best/") for name in objectives(cfg)]}
+    found: dict[str, set[str]] = {}
+    for key, names in wanted.items():
+        for split, _, metric in (name.partition("/") for name in names):
+            if split not in ("train", "val") or metric == "loss":
+                continue
+            if split not in found:
+                targets = torch.from_numpy(data.splits[split].targets.astype(np.float32))
+                outputs = (torch.zeros_like(targets), targets, nn.MSELoss())  # whichever: no loss is asked for
+                how = (parts.dataset.label_names, cfg.threshold, parts.dataset.multiclass)
+                found[split] = set(measure(*outputs, *how).metrics)
+            if metric not in found[split]:
+                raise UserError(
+                    f"Config key '{key}' is '{'best/' * (key == 'objective')}{split}/{metric}', which cannot be "
+                    f"computed on these data: choose another metric, or data in which its labels occur."
+                )
+
+
+def _callbacks(cfg: DictConfig, quiet: bool) -> list[Callback]:
+    callbacks: list[Callback] = []
+    if cfg.early_stopping.patience is not None:
+        patience, min_delta = cfg.early_stopping.patience, cfg.early_stopping.min_delta
+        mode = best_is(cfg.monitor)
+        callbacks.append(Patience(cfg.monitor, mode=mode, patience=patience, min_delta=min_delta, check_finite=False))
+    if not quiet:
+        callbacks.append(progress(("train/loss", "val/loss", f"val/{shown(cfg)}")))
+    return callbacks
+
+
+def build_trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
+    """Lightning's trainer as a configuration says.
+
+    Raises
+    ------
+    UserError
+        Where it cannot be used on this machine.
+    """
+    settings: dict[str, Any] = {str(key): value for key, value in cfg.trainer.items() if key != "threads"}
+    try:
+        return pl.Trainer(
+            max_epochs=cfg.max_epochs,
+            precision=resolve_precision(cfg),
+            callbacks=callbacks,
+            logger=False,
+            enable_model_summary=False,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            plugins=[LightningEnvironment()],  # of what a cluster says it would make processes, or signals, of its own
+            **settings,
+        )
+    except (ValueError, RuntimeError) as error:
+        message = said(error).rstrip(".")
+        raise UserError(f"Config group 'trainer' cannot be used on this machine: {message}.") from error
+
+
+def _compile_for(cfg: DictConfig, records: int) -> int | None:
+    """Size of the training batches that are compiled; None where nothing is."""
+    steps = cfg.max_epochs * records / cfg.batch_size
+    # gradients to be added to are not where they were once a compiled net has gone on
+    accumulates = cfg.trainer.get("accumulate_grad_batches", 1) != 1
+    if accumulates or not compiles(cfg.compile, steps, device_kind(cfg)):
+        return None
+    return cfg.batch_size // cfg.trainer.devices

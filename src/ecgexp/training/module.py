@@ -1,0 +1,241 @@
+"""The training step and the metrics of an epoch."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from ecgexp.training import compiled
+from ecgexp.training.batches import Batch
+from ecgexp.training.network import measure
+
+
+class Diverged(Exception):
+    """The loss is no longer finite: a result of the trial, not a failure."""
+
+
+class LitClassifier(pl.LightningModule):
+    """Trains a net on labelled records and measures each epoch.
+
+    Parameters
+    ----------
+    net : nn.Module
+        (batch, leads, samples) in mV to logits (batch, classes).
+    loss : callable
+        ``(logits, targets)`` to a scalar mean.
+    optimizer : callable
+        Parameters to an optimizer.
+    schedule : callable, optional
+        Optimizer to a learning-rate schedule; with ``interval='step'`` also called with ``total_steps``.
+    interval : {'epoch', 'step'}
+        When the schedule steps.
+    monitor : str
+        Metric that a plateau schedule watches.
+    label_names : tuple of str
+        The classes.
+    threshold : float
+        A label is predicted where its probability is above it.
+    multiclass : bool
+        Each record has exactly one label: the most probable one is predicted, whatever the threshold.
+    compile_for : int, optional
+        Size of the training batches whose forward and backward pass are compiled; others, such as the last of an
+        epoch, are not. None: all pass uncompiled.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer],
+        schedule: Callable[..., Any] | None,
+        interval: str,
+        monitor: str,
+        label_names: tuple[str, ...],
+        threshold: float,
+        multiclass: bool = False,
+        compile_for: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.loss, self.compile_for = net, loss, compile_for
+        self.optimizer, self.schedule, self.interval, self.monitor = optimizer, schedule, interval, monitor
+        self.label_names, self.threshold, self.multiclass = label_names, threshold, multiclass
+        self._seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"train": [], "val": []}
+        self._scheduler: Any = None
+        self._restored: dict[str, Any] = {}
+
+    def forward(self, signals: Tensor) -> Tensor:
+        """Logits, (batch, classes)."""
+        # evaluation has batches so large that they keep a GPU busy
+        if self.training and len(signals) == self.compile_for:
+            return compiled.forward(self.net, signals)
+        return self.net(signals)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Loss of a batch; None where the net has nothing to train."""
+        loss = self._step("train", batch)
+        # Reading the loss would make a GPU wait in each step; there the epoch's loss is checked.
+        if loss.device.type == "cpu" and self._any_rank(not torch.isfinite(loss)):
+            raise Diverged
+        return loss if loss.requires_grad else None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the logits for the metrics of the epoch."""
+        self._step("val", batch)
+
+    def on_fit_start(self) -> None:
+        """Prepare this process."""
+        keep_freed_memory()
+
+    def on_train_start(self) -> None:
+        """Go on as an interrupted training would have: optimizers exist only now."""
+        if not self._restored:
+            return
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(self._restored["schedule"])
+        torch.set_rng_state(self._restored["rng"].cpu())
+        if self.device.type == "cuda" and "cuda_rng" in self._restored:
+            torch.cuda.set_rng_state(self._restored["cuda_rng"].cpu(), self.device)
+        self._restored = {}
+
+    def on_train_epoch_start(self) -> None:
+        """Forget what an interrupted epoch left."""
+        for seen in self._seen.values():
+            seen.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Measure both splits: Lightning validates before it closes the training epoch."""
+        for split in ("train", "val"):
+            if self._seen[split]:
+                metrics = self._measure(split)
+                # as tensors, which stay on the CPU: numbers would go to the GPU, and be read back one by one
+                self.log_dict({f"{split}/{name}": torch.tensor(value) for name, value in metrics.items()})
+
+    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+        """Optimizer; None where the net has nothing to train."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if not parameters:
+            return None
+        # Lightning refuses to clip gradients for a fused update under mixed precision
+        clips = self.trainer.gradient_clip_val
+        optimizer = self.optimizer(parameters, **({} if clips else fused(self.optimizer, self.device)))
+        if self.schedule is not None and self.interval == "step":
+            self._scheduler = self.schedule(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        elif self.schedule is not None:
+            self._scheduler = self.schedule(optimizer)
+        return optimizer
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Spare a fused update on a CPU a copy of each gradient."""
+        if self.device.type == "cpu" and optimizer.defaults.get("fused"):
+            as_it_lies(p for group in optimizer.param_groups for p in group["params"])
+
+    # Lightning would step the schedule after the epoch's checkpoint is written, which a resumed training
+    # would then lack; so it is stepped here.
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Step a schedule that counts steps."""
+        if self._scheduler is not None and self.interval == "step":
+            self._scheduler.step()
+
+    def on_train_epoch_end(self) -> None:
+        """Step a schedule that counts epochs."""
+        if self._scheduler is None or self.interval == "step":
+            return
+        if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self._scheduler.step(float(self.trainer.callback_metrics[self.monitor]))
+        else:
+            self._scheduler.step()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add schedule and random state (dropout) to what Lightning keeps."""
+        state: dict[str, Any] = {"rng": torch.get_rng_state()}
+        if self._scheduler is not None:
+            state["schedule"] = self._scheduler.state_dict()
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        checkpoint["ecgexp"] = state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what `on_save_checkpoint` added."""
+        self._restored = checkpoint["ecgexp"]
+
+    def _any_rank(self, here: bool) -> bool:
+        """Whether it is so in any process: one that stopped alone would leave the others waiting."""
+        if self.trainer.world_size == 1:
+            return here
+        return bool(self.trainer.strategy.reduce_boolean_decision(here, all=False))
+
+    def _step(self, split: str, batch: Batch) -> Tensor:
+        signals, targets, index = batch
+        logits = self(signals)
+        # a copy: a compiled net writes its next logits to the same place
+        self._seen[split].append((index, logits.detach().to(torch.float32, copy=True), targets))
+        return self.loss(logits, targets)
+
+    def _measure(self, split: str) -> dict[str, float]:
+        index, logits, targets = (torch.cat(parts) for parts in zip(*self._seen[split], strict=True))
+        self._seen[split].clear()
+        if self.trainer.world_size > 1:
+            index, logits, targets = (
+                torch.as_tensor(self.all_gather(part)).flatten(0, 1) for part in (index, logits, targets)
+            )
+        index, first = _unique(index)
+        metrics, _ = measure(
+            logits[first], targets[first], self.loss, self.label_names, self.threshold, self.multiclass
+        )
+        if not np.isfinite(metrics["loss"]):
+            raise Diverged
+        return metrics
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what a step frees for the next one, where it is glibc.
+
+    It would give large tensors back to the system at once, and each page that is asked for anew costs a fault: up
+    to a tenth of a step on a CPU.
+    """
+    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    with suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def fused(optimizer: Callable[..., torch.optim.Optimizer], device: torch.device) -> dict[str, bool]:
+    """The argument that has an optimizer update all parameters in one kernel, where it can and that is faster."""
+    parameters = inspect.signature(optimizer).parameters
+    unset = all(name not in parameters or parameters[name].default is None for name in ("fused", "foreach"))
+    # on a CPU it takes half the time for Adam and AdamW, and three times as long for SGD
+    kind = getattr(optimizer, "func", optimizer)
+    faster = device.type == "cuda" or (isinstance(kind, type) and issubclass(kind, torch.optim.Adam))
+    return {"fused": True} if "fused" in parameters and unset and faster else {}
+
+
+def as_it_lies(parameters: Iterable[Tensor]) -> None:
+    """Declare gradients contiguous that lie in memory as their parameters do, until they are computed anew.
+
+    A fused update goes through parameters, gradients and moments in the order in which they lie. PyTorch's own on a
+    CPU copies each gradient of a convolution with channels last all the same: half of the time of an update.
+    """
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and not gradient.is_contiguous() and gradient.stride() == parameter.stride():
+            contiguous = torch.empty(gradient.shape, device="meta").stride()
+            parameter.grad = gradient.as_strided(gradient.shape, contiguous)
+
+
+def _unique(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted unique values and a place of each: undoes shuffling and the padding of several processes."""
+    order = torch.argsort(index, stable=True)
+    ordered = index[order]
+    keep = torch.ones_like(ordered, dtype=torch.bool)
+    keep[1:] = ordered[1:] != ordered[:-1]
+    return ordered[keep], order[keep]

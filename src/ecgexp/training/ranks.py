@@ -1,0 +1,196 @@
+"""Several processes that train one net: rank 0, and others that it starts or that torchrun or srun did."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
+from torch import distributed
+
+from ecgexp.processes import leave_with_parent
+from ecgexp.training.launched import launched
+
+TASK, FAILED, LEFT_OUT = "task", "failed", ""
+# Rank 0 may have to read its data first, and find what was trained before.
+PATIENCE = timedelta(days=30)
+GRACE = timedelta(seconds=60)
+_SENTENCE = "Training process {} failed; its error is shown above."
+
+_store: distributed.Store | None = None  # through which rank 0 tells those that it did not start
+
+
+@contextmanager
+def other_ranks(processes: int, function: Callable[..., Any], *args: Any) -> Iterator[None]:
+    """Have further processes call a function; the body is rank 0.
+
+    Parameters
+    ----------
+    processes : int
+        Of all ranks.
+    function : callable
+        Called with `args` and one more callable, which it calls when it is about to join the others: rank 0
+        would wait half an hour for one that fails before. Those that torchrun or srun started call what they gave
+        to `follow`, with `args` as JSON has them.
+
+    Raises
+    ------
+    RuntimeError
+        Where one of them failed.
+    """
+    if _store is not None:
+        _tell(_store, json.dumps(args, default=str))
+        yield
+    elif processes == 1:
+        yield
+    else:
+        with _started(processes, function, *args):
+            yield
+
+
+@contextmanager
+def leading() -> Iterator[None]:
+    """As rank 0, tell the ranks that torchrun or srun started what to train; or at the end that there is nothing."""
+    global _store
+    _, ranks = launched()
+    if ranks == 1:
+        yield
+        return
+    _store = _meet()
+    try:
+        yield
+    finally:
+        if not _store.check([TASK]):
+            with suppress(RuntimeError):
+                _tell(_store, LEFT_OUT, GRACE)
+        _store = None
+        _leave()
+
+
+def follow(function: Callable[..., Any]) -> None:
+    """Call a function with what rank 0 tells, as a rank that torchrun or srun started; or nothing where it says so."""
+    rank, _ = launched()
+    store = _meet()
+    store.wait([TASK], PATIENCE)
+    task = store.get(TASK).decode()
+    answer = f"{rank}"
+    try:
+        if task != LEFT_OUT:
+            function(*json.loads(task), lambda: store.set(answer, "ready"))
+    except BaseException:
+        store.set(answer, FAILED)
+        raise
+    store.set(answer, "ready")
+    _leave()
+
+
+def _meet() -> distributed.Store:
+    """What all ranks of torchrun, or of srun, read and write."""
+    if "RANK" not in os.environ:
+        rank, ranks = launched()
+        node = SLURMEnvironment.resolve_root_node_address(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
+        job = int(os.environ.get("SLURM_JOB_ID", 0))
+        port = 15000 + job % 10000
+        given = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": os.environ["SLURM_LOCALID"]}
+        os.environ.update({name: str(value) for name, value in given.items()})
+        os.environ.setdefault("NODE_RANK", os.environ.get("SLURM_NODEID", "0"))
+        os.environ.setdefault("MASTER_ADDR", node)
+        os.environ.setdefault("MASTER_PORT", str(port))
+    store, _, _ = next(distributed.rendezvous("env://"))
+    return distributed.PrefixStore("ecgexp", store)
+
+
+def _tell(store: distributed.Store, task: str, patience: timedelta = PATIENCE) -> None:
+    """Tell all other ranks what to do, and wait until they are about to."""
+    _, ranks = launched()
+    store.set(TASK, task)
+    for rank in range(1, ranks):
+        store.wait([str(rank)], patience)
+        if store.get(str(rank)).decode() == FAILED:
+            raise RuntimeError(_SENTENCE.format(rank))
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def _started(processes: int, function: Callable[..., Any], *args: Any) -> Iterator[None]:
+    """Start the other ranks on this machine."""
+    # Lightning would start them by running the whole command line again, which would enter a sweep once
+    # more. Where LOCAL_RANK is set it takes them as started. A torchrun of one process has a store of its own.
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(find_free_network_port()),
+        "WORLD_SIZE": str(processes),
+        "NODE_RANK": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+    }
+    context = torch.multiprocessing.get_context("spawn")
+    children: list[SpawnProcess] = []
+    signals: list[Connection] = []
+    for rank in range(1, processes):
+        signal, theirs = context.Pipe(duplex=False)
+        rest = ({**shared, "LOCAL_RANK": str(rank)}, theirs, function, args)
+        child = context.Process(target=_run_rank, args=rest, daemon=True)
+        child.start()
+        theirs.close()
+        children.append(child)
+        signals.append(signal)
+    before = {name: os.environ.get(name) for name in (*shared, "LOCAL_RANK")}
+    os.environ.update(shared, LOCAL_RANK="0")
+    try:
+        for rank, signal in enumerate(signals, 1):
+            _wait(signal, rank)
+        try:
+            yield
+        except RuntimeError as error:
+            if _is_cut_off(error):
+                _check(children, GRACE)
+            raise
+        _check(children)
+    finally:
+        for child in children:
+            child.kill()  # it has nothing to write, and would wait for the others
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({name: value} if value is not None else {})
+        _leave()
+
+
+def _wait(signal: Connection, rank: int) -> None:
+    try:
+        signal.recv()
+    except EOFError:  # the process that held the other end is gone
+        raise RuntimeError(_SENTENCE.format(rank)) from None
+
+
+def _is_cut_off(error: RuntimeError) -> bool:
+    """Whether this rank says no more than that another one does not answer."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+def _check(children: list[SpawnProcess], patience: timedelta | None = None) -> None:
+    """Wait for the end of the other ranks; raise where one failed: first of one that was killed."""
+    for child in children:
+        child.join(None if patience is None else patience.total_seconds())
+    failed = [(child.exitcode, rank) for rank, child in enumerate(children, 1) if child.exitcode]
+    if failed:
+        raise RuntimeError(_SENTENCE.format(min(failed)[1]))
+
+
+def _run_rank(
+    environment: dict[str, str], signal: Connection, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    leave_with_parent()
+    os.environ.update(environment)
+    function(*args, lambda: signal.send(None))

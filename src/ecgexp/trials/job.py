@@ -1,0 +1,117 @@
+"""What a trial is told of the job that it runs in, and what it answers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+if TYPE_CHECKING:
+    from ecgexp.search.study import StudyTrial
+
+# How a sweep tells its trials, through Hydra's hydra.job.env_set, which parent run they belong to.
+PARENT_VARIABLE = "ECGEXP_PARENT_RUN_ID"
+# And which keys it gives several values, with commas between.
+SWEPT_VARIABLE = "ECGEXP_SWEPT_KEYS"
+
+
+class Interrupted(SystemExit):
+    """A trial of a sweep was told to stop."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of Hydra's, plain enough to be sent to another process.
+
+    Attributes
+    ----------
+    overrides : list of str
+        Of this job.
+    choices : dict of str to str
+        Option chosen for each configuration group.
+    cwd, output_dir : str
+        Folder in which the command was started, and Hydra's folder of the job.
+    number : int
+        Of the job in its sweep, from 0; 0 for a single trial.
+    parent : str, optional
+        Run of the sweep that it belongs to; None for a single trial.
+    parallel : bool
+        Other jobs may run beside it on the same cores.
+    study : StudyTrial, optional
+        What the trial is in the study of a search.
+    swept : tuple of str
+        Keys that its sweep gives several values.
+    """
+
+    overrides: list[str]
+    choices: dict[str, str]
+    cwd: str
+    output_dir: str
+    number: int
+    parent: str | None
+    parallel: bool
+    study: StudyTrial | None = None
+    swept: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, hydra: Any) -> Job:
+        """The job that Hydra's own configuration describes."""
+        named = {group: choice for group, choice in hydra.runtime.choices.items() if "/" not in group}
+        choices = {group: str(choice) for group, choice in named.items() if choice is not None}
+        return cls(
+            overrides=[o for o in hydra.overrides.task if not o.lstrip("+~").startswith(("sweep.", "resume="))],
+            choices=choices,
+            cwd=hydra.runtime.cwd,
+            output_dir=hydra.runtime.output_dir,
+            number=hydra.job.num if "num" in hydra.job else 0,
+            parent=os.environ.get(PARENT_VARIABLE),
+            parallel=not str(hydra.launcher._target_).endswith("BasicLauncher"),
+            study=_study_trial(hydra.sweeper),
+            swept=tuple(filter(None, os.environ.get(SWEPT_VARIABLE, "").split(","))),
+        )
+
+    @property
+    def name(self) -> str:
+        """Of the run: its overrides, without where it is recorded; or what it trains on what."""
+        own = [override for override in self.overrides if not override.lstrip("+~").startswith("tracking")]
+        return " ".join(own) or f"{self.choices['model']} on {self.choices['dataset']}"
+
+
+def _study_trial(sweeper: Any) -> StudyTrial | None:
+    if sweeper.get("trial") is None:
+        return None
+    from ecgexp.search.study import StudyTrial
+
+    pruner = OmegaConf.to_container(sweeper.pruner)
+    assert isinstance(pruner, dict)
+    return StudyTrial(sweeper.storage, sweeper.study, sweeper.trial, {str(key): pruner[key] for key in pruner})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial comes to.
+
+    Attributes
+    ----------
+    run_id : str
+        Its run.
+    values : list of float
+        Of the objectives; empty for a trial that was pruned.
+    reused : bool
+        It was finished before, and not trained again.
+    diverged : bool
+        Its loss stopped being finite.
+    seconds : float
+        That its training took, whenever that was.
+    pruned : bool
+        It was stopped early, as not worth its further epochs.
+    """
+
+    run_id: str
+    values: list[float]
+    reused: bool
+    diverged: bool
+    seconds: float
+    pruned: bool = False

@@ -1,0 +1,219 @@
+"""What was trained before: MLflow's runs are the ledger."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from filelock import Timeout
+from mlflow.entities import LifecycleStage
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from ecgexp.errors import UserError
+from ecgexp.reports.tables import PRUNED, VALIDATION, is_pruned
+from ecgexp.tracking.run import Run
+from ecgexp.tracking.runs import CLAIM, REUSED_FROM, SLOT, SUM, claim_of, precedence, status_of
+from ecgexp.tracking.store import Store
+from ecgexp.trials.identity import cell, slot
+from ecgexp.trials.job import Job
+
+# Tags that tell how a run was trained and what came out: a trial that is reused keeps them. All others are its own.
+_OF_THE_TRAINING = (
+    "git_commit", "git_dirty", "package", "torch", "device", "threads", "diverged", "best_epoch", PRUNED,
+    VALIDATION,
+    SUM,
+)  # fmt: skip
+_LABELS_LEFT_OUT = "labels_left_out/best/"
+
+
+class RetriesExhausted(UserError):
+    """The trial failed before, as often as it may."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The run that is to stand for a trial.
+
+    Attributes
+    ----------
+    earlier : MlflowRun, optional
+        To be reused where it is FINISHED, else to be resumed; None: the trial has to be trained.
+    is_own : bool
+        `earlier` is this sweep's own run for this trial.
+    tags : dict of str to str
+        What the run that stands for the trial is marked with.
+    """
+
+    earlier: MlflowRun | None
+    is_own: bool
+    tags: dict[str, str]
+
+    @property
+    def attempts(self) -> int:
+        """How often the trial will have been begun."""
+        return 1 if self.earlier is None else int(self.earlier.data.tags.get("attempts", 1)) + 1
+
+
+@contextmanager
+def exclusive(store: Store, name: str, wait: bool) -> Iterator[None]:
+    """Keep other processes from the trial of this identity until the body ends, or the process dies.
+
+    Parameters
+    ----------
+    store : Store
+        Where the trial is recorded.
+    name : str
+        Its identity.
+    wait : bool
+        Wait for a process that has it; else continue without.
+    """
+    lock = store.lock(name)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if wait:
+            print("Another process trains this trial; waiting for it.", file=sys.stderr)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def slot_of(config: Mapping[str, Any], job: Job) -> str:
+    """What a trial is within its sweep: see `slot`; of a search, whose settings may repeat, its number."""
+    return f"trial {job.number}" if job.study is not None else slot(dict(config), job.overrides, job.swept)
+
+
+def claim(store: Store, tags: Mapping[str, Any], job: Job, max_retries: int, resume: bool = True) -> Claim:
+    """Find the run that is to stand for a trial: an earlier one with its identity, or none yet.
+
+    Parameters
+    ----------
+    store : Store
+        Where to look.
+    tags : mapping
+        The trial's ``cell``, ``identity`` and ``slot``.
+    job : Job
+        That wants it.
+    max_retries : int
+        A trial that failed more often is not tried again.
+    resume : bool
+        Earlier runs may be reused or resumed.
+
+    Raises
+    ------
+    RetriesExhausted
+        Where it failed too often.
+    """
+    if job.parent is None:
+        return Claim(_interrupted_alone(store, tags["identity"]) if resume else None, True, {})
+    own = _own_runs(store, tags, job)
+    marks = _next_claim(tags, own)
+    if not resume:
+        return Claim(None, False, marks)
+    same = [run for run in own if run.data.tags.get("identity", tags["identity"]) == tags["identity"]]
+    earlier = _last_whole(store, same) or next((run for run in same[::-1] if run.info.status != "FINISHED"), None)
+    if earlier is not None:
+        _check_retries(earlier, max_retries)
+        stands = earlier is own[-1] and SLOT in earlier.data.tags
+        return Claim(earlier, True, {} if stands else marks)
+    elsewhere = store.search(f"tags.identity = '{tags['identity']}' and attributes.status = 'FINISHED'")
+    return Claim(_last_whole(store, [run for run in elsewhere if not is_pruned(run)]), False, marks)
+
+
+def claim_unread(store: Store, tags: Mapping[str, Any], job: Job) -> Claim:
+    """Find the run that is to tell that a trial failed before its identity was known; see `claim`."""
+    if job.parent is None:
+        return Claim(None, True, {})
+    own = _own_runs(store, tags, job)
+    stands = own[-1] if own and own[-1].info.status != "FINISHED" else None
+    return Claim(stands, True, _next_claim(tags, own))
+
+
+def take(store: Store, claimed: Claim, job: Job, tags: Mapping[str, Any]) -> MlflowRun:
+    """Let a finished run stand for a trial; returns it, or the record of it where another sweep trained it."""
+    assert claimed.earlier is not None
+    if not claimed.is_own:
+        return _reuse(store, claimed.earlier, job, {**tags, **claimed.tags})
+    for tag, value in claimed.tags.items():
+        store.client.set_tag(claimed.earlier.info.run_id, tag, value)
+    return claimed.earlier
+
+
+def begin_lost(store: Store, config: Mapping[str, Any], job: Job) -> str:
+    """Begin, or resume, the run of a trial whose process died before it could do so; returns its id."""
+    tags = {"cell": cell(dict(config)), SLOT: slot_of(config, job)}
+    claimed = claim_unread(store, tags, job)
+    known = {"kind": "trial", **job.choices, "overrides": json.dumps(job.overrides), "job": job.number}
+    marks = {**known, **tags, **claimed.tags, "attempts": claimed.attempts}
+    return Run(store, job.name, marks, job.parent, claimed.earlier).id
+
+
+def _interrupted_alone(store: Store, identity: str) -> MlflowRun | None:
+    same = store.search(f"tags.identity = '{identity}' and attributes.status = 'KILLED'")
+    alone = [run for run in same if MLFLOW_PARENT_RUN_ID not in run.data.tags]
+    return alone[-1] if alone else None
+
+
+def _own_runs(store: Store, tags: Mapping[str, Any], job: Job) -> list[MlflowRun]:
+    """Runs of a sweep for one of its slots, the one that stands for it last."""
+    parent = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{job.parent}'"
+    found = store.search(f"{parent} and tags.{SLOT} = '{tags[SLOT]}'")
+    # Runs of an earlier version have no slot. They get it here, since it is from now on that others may outdo them.
+    for run in store.search(f"{parent} and tags.cell = '{tags['cell']}'"):
+        if SLOT not in run.data.tags and (job.study is None or run.data.tags.get("job") == str(job.number)):
+            store.client.set_tag(run.info.run_id, SLOT, tags[SLOT])
+            found.append(run)
+    return sorted(found, key=precedence)
+
+
+def _check_retries(run: MlflowRun, max_retries: int) -> None:
+    failures = int(run.data.tags.get("attempts", 1))
+    if run.info.status == "FAILED" and failures > max_retries:
+        error = run.data.tags.get("error", "no reason was noted")
+        raise RetriesExhausted(f"{error} (failed {failures} times; sweep.max_retries={max_retries})")
+
+
+def _next_claim(tags: Mapping[str, Any], own: Sequence[MlflowRun]) -> dict[str, str]:
+    return {SLOT: str(tags[SLOT]), CLAIM: str(1 + max(map(claim_of, own), default=0))}
+
+
+def _last_whole(store: Store, runs: Sequence[MlflowRun]) -> MlflowRun | None:
+    """The last finished run whose files are still there: what a reused one stands for may have been deleted since."""
+    finished = [run for run in runs if status_of(run) == "FINISHED"]
+    trained = [run for run in finished if REUSED_FROM not in run.data.tags]
+    return trained[-1] if trained else next((run for run in finished[::-1] if _has_its_source(store, run)), None)
+
+
+def _has_its_source(store: Store, run: MlflowRun) -> bool:
+    try:
+        source = store.client.get_run(run.data.tags[REUSED_FROM])
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return bool(source.info.lifecycle_stage == LifecycleStage.ACTIVE)
+
+
+def _reuse(store: Store, source: MlflowRun, job: Job, tags: Mapping[str, Any]) -> MlflowRun:
+    """Record in a sweep that another one trained this trial already; the files stay with that run."""
+    known = {
+        key: value
+        for key, value in source.data.tags.items()
+        if key in _OF_THE_TRAINING or key.startswith(_LABELS_LEFT_OUT)
+    }
+    marks = {REUSED_FROM: source.data.tags.get(REUSED_FROM, source.info.run_id)}
+    if tags.get("git_commit") != known.get("git_commit"):
+        marks["reused_from_commit"] = known.get("git_commit", "unknown")
+    own = {key: value for key, value in tags.items() if key not in _OF_THE_TRAINING}
+    with Run(store, job.name, {**own, **known, **marks}, job.parent) as run:
+        run.log_params(source.data.params)
+        run.log_metrics({key: value for key, value in source.data.metrics.items() if not key.startswith("system/")})
+    return store.client.get_run(run.id)

@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import pytest
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf, open_dict
+from pydantic import Field
+
+from ecgexp import CONF
+from ecgexp.commands.plan import plan
+from ecgexp.config.resolvers import register_resolvers
+from ecgexp.config.schema import accepts, check, locate, plain
+from ecgexp.errors import UserError
+from ecgexp.models import ConvBlocks, Recurrent
+
+
+class Net:
+    """A class of a user's own, which says what its arguments are."""
+
+    def __init__(
+        self,
+        classes: int,
+        leads: int = 12,
+        samples: int = 1000,
+        width: Annotated[int, Field(ge=1)] = 8,
+        pooling: Literal["mean", "max"] = "mean",
+        sizes: list[int] | None = None,
+        anything=None,
+    ) -> None:
+        pass
+
+
+class Vague:
+    def __init__(self, classes: NoSuchType, **others) -> None:  # noqa: F821
+        pass
+
+
+class Shapeless:
+    """A dataset that takes neither leads nor samples nor classes."""
+
+    def __init__(self, size: int = 1) -> None:
+        pass
+
+
+@pytest.fixture
+def cfg():
+    register_resolvers()
+    (composed,) = plan(CONF, get_args_parser().parse_args([])).configurations
+    return composed
+
+
+def with_model(cfg, target=Net, **arguments):
+    with open_dict(cfg):
+        cfg.model = {"_target_": f"{target.__module__}.{target.__qualname__}", "classes": 5, **arguments}
+    return cfg
+
+
+def refusal(cfg):
+    with pytest.raises(UserError) as refused:
+        check(cfg)
+    sentence = str(refused.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"width": 1}, {"pooling": "max"}, {"sizes": [1, 2]}, {"sizes": None}, {"anything": {"a": [1]}}],
+)
+def test_arguments_that_a_class_of_ones_own_takes_pass(cfg, arguments):
+    check(with_model(cfg, **arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"height": 3}, ("model.height", "width", "pooling")),
+        ({"width": 0}, ("model.width",)),
+        ({"width": "wide"}, ("model.width", "wide")),
+        ({"pooling": "min"}, ("model.pooling", "mean", "max")),
+        ({"sizes": [1, "b"]}, ("model.sizes",)),
+    ],
+)
+def test_what_a_class_of_ones_own_does_not_take_is_named(cfg, arguments, words):
+    sentence = refusal(with_model(cfg, **arguments))
+    assert all(word in sentence for word in words)
+
+
+@pytest.mark.parametrize(("net", "heads"), [(ConvBlocks, 8), (Recurrent, 4)])
+def test_hidden_sizes_that_the_heads_do_not_divide_are_named_before_anything_is_built(cfg, net, heads):
+    sentence = refusal(with_model(cfg, net, hidden=60, heads=7))
+    assert all(word in sentence for word in ("model.hidden=60", "model.heads=7", "56 or 63"))
+    assert f"model.heads={heads}" in refusal(with_model(cfg, net, hidden=42))
+    check(with_model(cfg, net, hidden=56))
+
+
+def test_annotations_that_cannot_be_read_are_left_to_the_class(cfg):
+    check(with_model(cfg, Vague, whatever="x"))
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (None, "_target_"),
+        ("nowhere.at.All", "nowhere.at.All"),
+        ("collections.NoSuchThing", "collections.NoSuchThing"),
+        ("no dots or sense", "no dots or sense"),
+    ],
+)
+def test_a_target_that_cannot_be_imported_is_named(cfg, target, words):
+    with open_dict(cfg):
+        cfg.model = {"_target_": target} if target else {}
+    assert words in refusal(cfg)
+
+
+def test_a_module_that_breaks_when_it_is_imported_is_named_with_what_it_says(cfg, tmp_path, monkeypatch):
+    (tmp_path / "broken_on_import.py").write_text("raise ValueError('no licence today')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with open_dict(cfg):
+        cfg.model = {"_target_": "broken_on_import.Net"}
+    sentence = refusal(cfg)
+    assert "broken_on_import.Net" in sentence
+    assert "no licence today" in sentence
+    assert "broken_on_import" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["leads", "samples", "classes"])
+@pytest.mark.parametrize("value", [0, "many", None, 1.5])
+def test_a_dataset_says_its_shape_in_positive_whole_numbers(cfg, name, value):
+    with open_dict(cfg):
+        cfg.dataset = {"_target_": f"{__name__}.Shapeless", "leads": 2, "samples": 10, "classes": 5, name: value}
+    assert f"dataset.{name}" in refusal(with_model(cfg))
+
+
+def test_a_dataset_need_not_take_its_shape_as_arguments(cfg):
+    with open_dict(cfg):
+        cfg.dataset = {"_target_": f"{__name__}.Shapeless", "leads": 2, "samples": 10, "classes": 5}
+    check(with_model(cfg))
+
+
+def test_the_first_of_several_mistakes_is_said(cfg):
+    cfg.lr, cfg.batch_size = -1.0, 0
+    assert "lr" in refusal(cfg)
+
+
+@pytest.mark.parametrize("key", ["lr", "dataset", "scheduler", "early_stopping", "tracking"])
+def test_a_missing_key_is_named(cfg, key):
+    with open_dict(cfg):
+        del cfg[key]
+    assert key in refusal(cfg)
+
+
+@pytest.mark.parametrize("value", ["???", "${no.such.key}"])
+def test_what_cannot_be_resolved_is_named(cfg, value):
+    with open_dict(cfg):
+        cfg.model.width = value
+    sentence = refusal(cfg)
+    assert "model.width" in sentence
+
+
+@pytest.mark.parametrize("key", ["lr", "threshold", "memory_budget"])
+@pytest.mark.parametrize("value", [True, "1", None, float("inf"), float("nan")])
+def test_a_number_has_to_be_a_number(cfg, key, value):
+    with open_dict(cfg):
+        cfg[key] = value
+    if (key, value) == ("memory_budget", float("inf")):
+        check(cfg)
+    else:
+        assert key in refusal(cfg)
+
+
+@pytest.mark.parametrize("value", ["sometimes", None, 2])
+def test_compile_is_auto_or_yes_or_no(cfg, value):
+    cfg.compile = value
+    assert refusal(cfg).startswith("Config key 'compile' is")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("lr", 1), ("threshold", 0), ("threshold", 1), ("memory_budget", 0), ("seed", 2**32 - 1)]
+)
+def test_the_ends_of_the_ranges_are_allowed(cfg, key, value):
+    cfg[key] = value
+    check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("monitor", "val/mlcm_f1/NORM"), ("monitor", "train/loss"), ("objective", "best/train/f1/PRC-S-")],
+)
+def test_every_metric_may_be_watched_or_aimed_at(cfg, key, name):
+    cfg[key] = name
+    check(cfg)
+
+
+# --- records with exactly one label
+
+
+class Focal:
+    """A loss of a user's own, which does not say what records it is for."""
+
+
+def composed(*words):
+    register_resolvers()
+    (composed,) = plan(CONF, get_args_parser().parse_args(list(words))).configurations
+    return composed
+
+
+FOLDER = ("dataset=wfdb", "dataset.labels=[N,V]")
+ONE_LABEL = (*FOLDER, "dataset.multiclass=true")
+
+
+@pytest.mark.parametrize(
+    ("words", "objective"),
+    [
+        ((), "best/val/mlcm_f1_macro"),
+        (FOLDER, "best/val/mlcm_f1_macro"),
+        ((*ONE_LABEL, "loss=cross_entropy"), "best/val/f1_macro"),
+        ((*ONE_LABEL, "loss=cross_entropy", "objective=best/val/recall/V"), "best/val/recall/V"),
+        ((*ONE_LABEL, "loss=cross_entropy", "model=constant"), "best/val/f1_macro"),
+    ],
+)
+def test_the_objective_follows_the_dataset_unless_it_is_chosen(words, objective):
+    cfg = composed(*words)
+    check(cfg)
+    assert cfg.objective == objective
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (ONE_LABEL, ("BinaryCrossEntropy", "exactly one label", "loss=cross_entropy")),
+        ((*FOLDER, "loss=cross_entropy"), ("CrossEntropy", "loss=bce", "dataset.multiclass=true")),
+        (("loss=cross_entropy",), ("CrossEntropy", "loss=bce")),
+        ((*FOLDER, "dataset.multiclass=1"), ("dataset.multiclass",)),
+        ((*ONE_LABEL, "loss=cross_entropy", "objective=best/val/mlcm_f1_macro"), ("objective", "best/val/f1_macro")),
+        ((*ONE_LABEL, "loss=cross_entropy", "monitor=val/subset_accuracy"), ("monitor", "val/f1_macro")),
+        (("objective=best/val/balanced_accuracy",), ("objective", "best/val/mlcm_f1_macro")),
+        ((*ONE_LABEL, "loss=cross_entropy", "loss.beta=1"), ("loss.beta",)),
+        ((*ONE_LABEL, "loss=cross_entropy", "loss.class_weights=some"), ("loss.class_weights", "effective_number")),
+    ],
+)
+def test_what_does_not_fit_records_with_exactly_one_label_is_refused(words, named):
+    sentence = refusal(composed(*words))
+    assert all(word in sentence for word in named), sentence
+
+
+@pytest.mark.parametrize("words", [FOLDER, ONE_LABEL])
+def test_a_loss_of_ones_own_is_for_any_records(words):
+    cfg = composed(*words)
+    with open_dict(cfg):
+        cfg.loss = {"_target_": f"{__name__}.Focal"}
+    check(cfg)
+
+
+@pytest.fixture
+def own_conf(tmp_path):
+    """A folder with a dataset that chooses its loss, and an experiment that chooses the dataset."""
+    dataset = "defaults:\n  - wfdb\n  - override /loss@_global_.loss: cross_entropy\nmulticlass: true\nlabels: [N, V]\n"
+    experiment = "# @package _global_\ndefaults:\n  - override /dataset: beats\n"
+    for name, text in (("dataset/beats", dataset), ("experiment/study", experiment)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return ("--config-dir", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "loss"),
+    [
+        (["dataset=beats"], "CrossEntropy"),
+        (["dataset=beats", "loss=bce"], "BinaryCrossEntropy"),
+        (["experiment=study"], "CrossEntropy"),
+        (["experiment=study", "loss=bce"], "BinaryCrossEntropy"),
+        (["experiment=study", "dataset=synthetic"], "BinaryCrossEntropy"),
+    ],
+)
+def test_a_dataset_may_choose_its_loss_and_the_command_line_has_the_last_word(own_conf, words, loss):
+    assert composed(*own_conf, *words).loss._target_ == f"ecgexp.losses.{loss}"
+
+
+def test_locate_finds_what_a_target_names():
+    assert locate("model", {"_target_": "collections.OrderedDict"}).__name__ == "OrderedDict"
+    assert locate("model", {"_target_": f"{__name__}.Net"}) is Net
+
+
+def test_accepts_knows_named_and_other_keywords():
+    assert accepts(Net, "width")
+    assert not accepts(Net, "height")
+    assert accepts(Vague, "height")
+
+
+def test_plain_resolves_to_dictionaries_and_lists():
+    nested = OmegaConf.create({"a": 1, "b": {"c": "${a}", "d": [1, "${a}"]}})
+    values = plain(nested)
+    assert values == {"a": 1, "b": {"c": 1, "d": [1, 1]}}
+    assert type(values["b"]) is dict
+    assert type(values["b"]["d"]) is list
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("from torch import nothing_of_this_name", "ImportError: cannot import name 'nothing_of_this_name'"),
+        ("raise OSError('libgomp.so.1: cannot open it')", "OSError: libgomp.so.1: cannot open it"),
+        ("class Other: pass", "AttributeError: module 'broken_{number}.nets' has no attribute 'Net'"),
+    ],
+)
+def test_a_module_that_fails_while_it_is_imported_is_reported_with_its_own_error(tmp_path, monkeypatch, body, cause):
+    number = abs(hash(body))  # of a package that no other case has imported
+    (tmp_path / f"broken_{number}").mkdir()
+    (tmp_path / f"broken_{number}" / "__init__.py").write_text("")
+    (tmp_path / f"broken_{number}" / "nets.py").write_text(f"{body}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError) as refused:
+        locate("model", {"_target_": f"broken_{number}.nets.Net"})
+    assert cause.replace("{number}", str(number)) in str(refused.value)
+
+
+def test_what_is_within_a_class_is_found():
+    assert locate("model", {"_target_": "collections.abc.Mapping.get"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        (
+            "objective",
+            [],
+            "Config key 'objective' is []: input should be a valid string, or list should have at least 1",
+        ),
+        (
+            "objective",
+            None,
+            "Config key 'objective' is null: input should be a valid string, or input should be a valid",
+        ),
+        (
+            "sweep",
+            None,
+            "Config key 'sweep' is null, where keys of its own are expected: leave it out, or set sweep.name=",
+        ),
+        (
+            "early_stopping",
+            None,
+            "leave it out, or set early_stopping.patience=null or early_stopping.min_delta=VALUE.",
+        ),
+        (
+            "privacy",
+            3,
+            "Config key 'privacy' is 3, where keys of its own are expected: leave it out, or set privacy.pat",
+        ),
+        ("scheduler.schedule", 3, "Config key 'scheduler.schedule' is 3, where keys of its own are expected."),
+    ],
+)
+def test_a_refused_value_is_named_by_a_key_that_there_is(cfg, key, value, sentence):
+    with open_dict(cfg):
+        OmegaConf.update(cfg, key, value, force_add=True)
+    said = refusal(cfg)
+    assert sentence in said
+    assert " _" not in said
+
+
+@pytest.mark.parametrize("target", ["ecgexp.models", "ecgexp.CONF"])
+@pytest.mark.parametrize("group", ["model", "loss", "optimizer", "dataset"])
+def test_a_target_that_cannot_be_called_is_named(cfg, group, target):
+    with open_dict(cfg):
+        cfg[group]._target_ = target
+    assert f"Config key '{group}._target_' names '{target}', which is no class and no function." == refusal(cfg)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"width": "8"}, "Config key 'model.width' is '8': input should be a valid integer, and not a text."),
+        (
+            {"sizes": ["8", "9"]},
+            "Config key 'model.sizes' is ['8', '9']: input should be a valid integer, and not a text.",
+        ),
+    ],
+)
+def test_a_text_of_digits_is_no_number(cfg, arguments, words):
+    assert refusal(with_model(cfg, **arguments)) == words

@@ -1,0 +1,114 @@
+"""What a trial asks of its data before it trains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from ecgexp.config.build import Parts, check_device, resolve_precision
+from ecgexp.datasets import Dataset, Split
+from ecgexp.errors import UserError
+from ecgexp.training.fit import load
+from ecgexp.trials.identity import identity
+
+
+class Beats(Dataset):
+    """Four records with one of three labels each."""
+
+    label_names, lead_names, sampling_rate = ("N", "V", "S"), ("I", "II"), 100.0
+
+    def __init__(self, multiclass, classes=(0, 1, 2, 0)):
+        self.multiclass = multiclass
+        self.targets = np.eye(3, dtype=np.uint8)[list(classes)]
+
+    def load(self, split):
+        ids = np.array([f"{split}-{number}" for number in range(4)])
+        return Split(np.zeros((4, 10, 2), np.float32), np.arange(4), self.targets, ids, ids)
+
+
+def loaded(dataset, monitor="val/loss", objective="best/val/loss", **keys):
+    shape = {"leads": 2, "samples": 10, "classes": 3, **keys}
+    judged = {"monitor": monitor, "objective": objective, "threshold": 0.5}
+    cfg = OmegaConf.create({"dataset": shape, "batch_size": 2, "seed": 0, "memory_budget": 1.0, **judged})
+    return load(cfg, Parts(dataset, nn.Identity(), nn.Identity(), torch.optim.SGD, None))
+
+
+@pytest.mark.parametrize(
+    ("multiclass", "keys"), [(True, {"multiclass": True}), (False, {"multiclass": False}), (False, {})]
+)
+def test_data_that_are_as_the_configuration_says_are_loaded(multiclass, keys):
+    assert len(loaded(Beats(multiclass), **keys).splits["train"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("multiclass", "keys", "named"),
+    [
+        (False, {"leads": 12}, r"'dataset\.leads' is 12, but the data have 2"),
+        (False, {"multiclass": True}, r"'dataset\.multiclass' is true, but that of Beats is false"),
+        (True, {}, r"'dataset\.multiclass' is false, but that of Beats is true"),
+    ],
+)
+def test_data_that_are_not_are_refused(multiclass, keys, named):
+    with pytest.raises(UserError, match=named):
+        loaded(Beats(multiclass), **keys)
+
+
+@pytest.mark.parametrize("multiclass", [False, True])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_metric_that_the_labels_do_not_allow_is_refused_before_training(multiclass, split):
+    metric = "auroc_macro"  # which needs records with and without a label
+    one = Beats(multiclass, classes=(0, 0, 0, 0))
+    with pytest.raises(UserError, match=f"'monitor' is '{split}/{metric}', which cannot be computed on these data"):
+        loaded(one, monitor=f"{split}/{metric}", multiclass=multiclass)
+    objectives = ["parameters", "best/val/loss", f"best/{split}/{metric}"]
+    with pytest.raises(UserError, match=f"'objective' is 'best/{split}/{metric}', which cannot be computed"):
+        loaded(one, objective=objectives, multiclass=multiclass)
+    loaded(one, monitor="train/loss", objective=["best/val/loss", "latency"], multiclass=multiclass)
+    loaded(Beats(multiclass), monitor=f"{split}/{metric}", objective=objectives, multiclass=multiclass)
+
+
+@pytest.mark.parametrize(("row", "count"), [((0, 0, 0), 0), ((1, 0, 1), 2)])
+def test_a_record_that_has_none_or_several_labels_is_named_where_each_has_exactly_one(row, count):
+    dataset = Beats(multiclass=True)
+    dataset.targets[2] = row
+    with pytest.raises(UserError, match=f"Record train-2 has {count} labels, not one"):
+        loaded(dataset, multiclass=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "native", "meant"),
+    [
+        ("auto", "cuda", True, "bf16-mixed"),
+        ("auto", "cuda", False, 32),
+        ("auto", "cpu", True, "bf16-mixed"),
+        ("auto", "cpu", False, 32),
+        (32, "cuda", True, 32),
+        ("bf16-mixed", "cpu", False, "bf16-mixed"),
+    ],
+)
+def test_automatic_precision_is_bfloat16_where_the_chip_computes_with_it(monkeypatch, asked, device, native, meant):
+    monkeypatch.setattr("ecgexp.config.build.device_kind", lambda cfg: device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    assert resolve_precision(OmegaConf.create({"precision": asked})) == meant
+
+
+def test_float16_is_refused_on_a_cpu_where_lightning_would_compute_in_bfloat16(monkeypatch):
+    cfg = OmegaConf.create({"precision": "16-mixed", "trainer": {"accelerator": "auto"}})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="'16-mixed', which only a GPU computes: use bf16-mixed"):
+        check_device(cfg)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_device(cfg)
+
+
+def test_the_precision_that_is_meant_makes_another_trial():
+    def of(asked, meant):
+        config = {"dataset": {}, "trainer": {}, "precision": asked}
+        return identity(config, fingerprint="f", device="cpu", threads=1, precision=meant, code="")
+
+    assert of("auto", "bf16-mixed") == of("bf16-mixed", "bf16-mixed")
+    assert of("auto", 32) == of(32, 32) != of("auto", "bf16-mixed")
