@@ -68,7 +68,8 @@ def run_job(cfg: DictConfig) -> float | list[float]:
     from ecgexp.config.schema import objectives
     from ecgexp.tracking.store import open_store
     from ecgexp.training.ranks import follow, leading
-    from ecgexp.trials.run import fit_rank, run_trial
+    from ecgexp.trials.run import run_trial
+    from ecgexp.trials.train import fit_rank
 
     if launched()[0] > 0:
         follow(fit_rank)

@@ -1,0 +1,200 @@
+"""The claim of a trial: what it is, whether it was run before, and the run that stands for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ecgexp.config.build import Parts, build, device_kind, resolve_precision
+from ecgexp.config.schema import check, objectives, plain
+from ecgexp.datasets.base import Dataset
+from ecgexp.errors import UserError, without_passwords
+from ecgexp.metrics.names import PER_LABEL_METRIC_NAMES, escape_labels
+from ecgexp.tracking import code, provenance
+from ecgexp.tracking.run import Run, end_orphans
+from ecgexp.tracking.runs import SLOT
+from ecgexp.tracking.store import Store, open_store
+from ecgexp.training.callbacks import find_checkpoint
+from ecgexp.trials.identity import cell, identity
+from ecgexp.trials.job import Interrupted, Job
+from ecgexp.trials.ledger import Claim, claim, claim_unread, exclusive, slot_of, take
+
+logger = logging.getLogger(__name__)
+
+ALL_THREADS = torch.get_num_threads()
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A trial, and the run that stands for it, which no other process works on meanwhile.
+
+    Attributes
+    ----------
+    cfg : DictConfig
+        The composed configuration.
+    job : Job
+        The job that the trial is.
+    store : Store
+        Where the run is kept.
+    parts : Parts
+        What the configuration names, built.
+    run_id : str
+        The run.
+    run : Run, optional
+        The run, begun, where the trial is to be trained; None where it was finished before.
+    checkpoint : Path, optional
+        State of an interrupted training that is to be resumed.
+    is_own : bool
+        The run was begun by this sweep, for this trial.
+    """
+
+    cfg: DictConfig
+    job: Job
+    store: Store
+    parts: Parts
+    run_id: str
+    run: Run | None
+    checkpoint: Path | None
+    is_own: bool
+
+
+@contextmanager
+def claim_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None]) -> Iterator[Claimed]:
+    """Find the run that stands for a trial, or begin one; when the body ends, so does the run that was begun.
+
+    Another process of the sweep that wants the same trial waits until then.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        The composed configuration.
+    job : Job
+        The job that the trial is.
+    announce : callable
+        Called with the id of the run once it has begun.
+
+    Raises
+    ------
+    UserError
+        Where configuration or data cannot be used, or the trial failed too often.
+    """
+    check(cfg)
+    store = open_store(cfg.tracking, known=job.parent is not None)
+    if job.parent is None:
+        end_orphans(store)
+    threads = _set_threads(cfg, job)
+    tags = _tags(cfg, job, threads)
+    try:
+        parts = _build(cfg, tags)
+        tags |= {"identity": _identity(cfg, tags)}
+    except Exception:
+        claimed = claim_unread(store, tags, job)
+        tags |= {**claimed.tags, "attempts": claimed.attempts}
+        with Run(store, job.name, tags, job.parent, claimed.earlier) as run:
+            announce(run.id)
+            _record_settings(run, cfg, job)
+            raise
+    with exclusive(store, tags["identity"], wait=job.parent is not None):
+        claimed = claim(store, tags, job, cfg.sweep.max_retries, cfg.resume)
+        if claimed.earlier is not None and claimed.earlier.info.status == "FINISHED":
+            shutil.rmtree(store.scratch(claimed.earlier.info.run_id), ignore_errors=True)  # if killed there
+            run_id = take(store, claimed, job, tags).info.run_id
+            yield Claimed(cfg, job, store, parts, run_id, None, None, claimed.is_own)
+            return
+        checkpoint, restarted = _checkpoint(store, claimed)
+        tags |= {**claimed.tags, "attempts": claimed.attempts, **restarted}
+        with Run(store, job.name, tags, job.parent, claimed.earlier) as run, _no_exit(job):
+            announce(run.id)
+            _record_settings(run, cfg, job)
+            yield Claimed(cfg, job, store, parts, run.id, run, checkpoint, claimed.is_own)
+        shutil.rmtree(run.scratch, ignore_errors=True)
+
+
+def _build(cfg: DictConfig, tags: dict[str, Any]) -> Parts:
+    """Build what the configuration names and prepare its data; `tags` are added to as soon as each is known."""
+    parts = build(cfg)
+    if parts.dataset.warning:
+        logger.warning(parts.dataset.warning)
+        tags |= provenance.warn(parts.dataset.warning)
+    tags |= {"code": code.own_code(plain(cfg))}
+    parts.dataset.prepare()
+    _check_labels(cfg, parts.dataset)
+    tags |= {"dataset_fingerprint": parts.dataset.fingerprint()}
+    return parts
+
+
+def _identity(cfg: DictConfig, tags: dict[str, Any]) -> str:
+    here = (tags["dataset_fingerprint"], device_kind(cfg), tags["threads"], tags["precision"], tags["code"])
+    return identity(plain(cfg), *here)
+
+
+def _check_labels(cfg: DictConfig, dataset: Dataset) -> None:
+    known = escape_labels(dataset.label_names)
+    for key, value in [("monitor", cfg.monitor), *(("objective", value) for value in objectives(cfg))]:
+        metric = value.rsplit("/", 2)
+        if len(metric) > 1 and metric[-2] in PER_LABEL_METRIC_NAMES and metric[-1] not in known:
+            raise UserError(f"Config key '{key}' is '{value}', but the labels are {', '.join(known)}.")
+
+
+def _checkpoint(store: Store, claimed: Claim) -> tuple[Path | None, dict[str, Any]]:
+    """Checkpoint of the earlier run, if any; and tags for one that was damaged, which is no failure of the trial."""
+    if claimed.earlier is None:
+        return None, {}
+    checkpoint, damaged = find_checkpoint(store.scratch(claimed.earlier.info.run_id))
+    restarted = {"attempts": claimed.attempts - 1, "restarted": "its checkpoint was damaged"}
+    return checkpoint, restarted if damaged else {}
+
+
+@contextmanager
+def _no_exit(job: Job) -> Iterator[None]:
+    """In a sweep, take an exit that nobody asked for, such as a net's own ``sys.exit``, as a failure."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as error:
+        if job.parent is None or isinstance(error, Interrupted):
+            raise
+        raise RuntimeError(f"the code of the trial left by itself, with {error!r}") from error
+
+
+def _set_threads(cfg: DictConfig, job: Job) -> int:
+    """Set and return the threads of torch: jobs that run side by side take one each unless told otherwise."""
+    torch.set_num_threads(cfg.trainer.threads or (1 if job.parallel else ALL_THREADS))
+    return torch.get_num_threads()
+
+
+def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:
+    config = plain(cfg)
+    return {
+        "kind": "trial",
+        **job.choices,
+        "overrides": json.dumps(job.overrides),
+        "job": job.number,
+        **provenance.git_state(Path.cwd()),
+        "config_hash": provenance.config_hash(config),
+        "cell": cell(config),
+        SLOT: slot_of(config, job),
+        "seed": cfg.seed,
+        "precision": resolve_precision(cfg),
+        "threads": threads,
+        "package": code.package(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device_kind(cfg) == "cuda" else "cpu",
+    }
+
+
+def _record_settings(run: Run, cfg: DictConfig, job: Job) -> None:
+    config = plain(cfg)
+    run.log_params(dict(provenance.flatten(config)))
+    with run.artifacts() as folder:
+        for name, content in (("config.yaml", config), ("overrides.yaml", job.overrides)):
+            (folder / name).write_text(without_passwords(OmegaConf.to_yaml(content)))
+        (folder / "environment.txt").write_text(provenance.packages())

@@ -1,0 +1,150 @@
+"""What a trained trial leaves in its run: metrics, tags, files and a model; and what its sweep is told of it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ecgexp.config.build import describe, example
+from ecgexp.config.schema import objectives
+from ecgexp.datasets.base import Split, SplitName
+from ecgexp.errors import UserError
+from ecgexp.metrics.names import COSTS, LATENCY
+from ecgexp.reports.tables import PRUNED, VALIDATION, is_pruned
+from ecgexp.reports.trial import validation_fingerprint, write_confusion, write_curves, write_predictions
+from ecgexp.tracking.model import log_model
+from ecgexp.tracking.overlap import TRAINED_ON, write_trained_on
+from ecgexp.tracking.privacy import hashed_patients
+from ecgexp.tracking.run import Run
+from ecgexp.tracking.runs import SUM, metrics_sum
+from ecgexp.training.fit import Fitted, build_trainer, evaluate, shown
+from ecgexp.training.network import Network, measure, output_layer
+from ecgexp.trials.claim import Claimed
+from ecgexp.trials.job import Job, Outcome
+
+SPLITS: tuple[SplitName, SplitName] = ("train", "val")
+
+
+def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
+    """Record in the run of a trial what its training came to: for one that was pruned, no results.
+
+    Raises
+    ------
+    UserError
+        Where an objective cannot be computed on the data.
+    """
+    cfg = claimed.cfg
+    _record_training(run, fitted)
+    if fitted.pruned:
+        return
+    outputs = {split: evaluate(fitted, split) for split in SPLITS}
+    _record_metrics(run, cfg, fitted, outputs)
+    _record_files(run, cfg, fitted, *outputs["val"])
+    if _keeps_model(cfg, claimed.job):
+        signals = example(fitted.data.splits["val"])
+        log_model(claimed.store, run.id, fitted.network, signals, describe(cfg, fitted.dataset))
+
+
+def complete(claimed: Claimed) -> None:
+    """Add the latency, where it is asked for, to a trial that was finished before.
+
+    It is measured on this machine: that of another one does not compare.
+    """
+    cfg, parts, run = claimed.cfg, claimed.parts, claimed.store.client.get_run(claimed.run_id)
+    is_known = claimed.is_own and LATENCY in run.data.metrics
+    if LATENCY in objectives(cfg) and not is_known and not is_pruned(run):
+        network = Network(parts.net, parts.dataset.normalization())
+        latency = _latency(network, parts.dataset.load("val"), build_trainer(cfg, []))
+        claimed.store.client.log_metric(claimed.run_id, LATENCY, latency)
+
+
+def outcome(claimed: Claimed) -> Outcome:
+    """What a trial came to, as its run says.
+
+    Raises
+    ------
+    UserError
+        Where the run has no value of an objective.
+    """
+    run, reused = claimed.store.client.get_run(claimed.run_id), claimed.run is None
+    metrics, diverged = run.data.metrics, run.data.tags.get("diverged") == "true"
+    seconds = metrics.get("train_seconds", 0.0)
+    if is_pruned(run):
+        return Outcome(claimed.run_id, [], reused, diverged, seconds, pruned=True)
+    wanted = objectives(claimed.cfg)
+    for objective in wanted:
+        if objective not in metrics:
+            raise UserError(f"objective={objective} was not recorded by run {claimed.run_id}: choose another metric.")
+    return Outcome(claimed.run_id, [metrics[objective] for objective in wanted], reused, diverged, seconds)
+
+
+def _record_training(run: Run, fitted: Fitted) -> None:
+    seconds = sum(epoch["epoch_seconds"] for epoch in fitted.history)
+    parameters = sum(parameter.numel() for parameter in fitted.network.parameters())
+    run.log_metrics({"epochs": len(fitted.history), "train_seconds": seconds, "parameters": parameters})
+    tags = {"diverged": str(fitted.diverged).lower(), "best_epoch": fitted.best_epoch}
+    run.set_tags({**tags, PRUNED: "true"} if fitted.pruned else tags)
+
+
+def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, outputs: dict[SplitName, tuple[Tensor, Tensor]]) -> None:
+    dataset = fitted.dataset
+    metrics: dict[str, float] = {}
+    left_out: dict[str, tuple[str, ...]] = {}
+    for split, (logits, targets) in outputs.items():
+        found = measure(logits, targets, fitted.loss.cpu(), dataset.label_names, cfg.threshold, dataset.multiclass)
+        metrics |= {f"best/{split}/{name}": value for name, value in found.metrics.items()}
+        left_out |= {f"best/{split}/{name}": labels for name, labels in found.left_out.items()}
+    for objective in objectives(cfg):
+        if objective == LATENCY:
+            metrics[LATENCY] = _latency(fitted.network, fitted.data.splits["val"], fitted.trainer)
+        elif objective not in metrics and objective not in COSTS:
+            raise UserError(
+                f"objective={objective} cannot be computed on these data: "
+                "choose another metric, or data in which its labels occur."
+            )
+    run.log_metrics(metrics)
+    run.set_tags({SUM: metrics_sum(metrics)})
+    run.set_tags({f"labels_left_out/{name}": ", ".join(labels) for name, labels in left_out.items()})
+
+
+def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, logits: Tensor, targets: Tensor) -> None:
+    """Write the files of a run; `logits` and `targets` are those of the validation split, (records, classes)."""
+    dataset, records = fitted.dataset, fitted.data.splits["val"]
+    names, probabilities = dataset.label_names, output_layer(dataset.multiclass)(logits)
+    description = {**describe(cfg, dataset), "counts": dataset.summary()}
+    run.set_tags({VALIDATION: validation_fingerprint(records.ids, targets.numpy(), names)})
+    with run.artifacts() as folder:
+        keep = cfg.privacy.patients == "keep"
+        patients = records.patients if keep else hashed_patients(run.store, records.patients)
+        path = folder / "predictions_val.parquet"
+        write_predictions(path, records.ids, probabilities, targets, names, patients)
+        write_confusion(folder, "val", probabilities, targets, names, cfg.threshold, dataset.multiclass)
+        write_curves(folder / "learning_curves.png", fitted.history, shown(cfg), fitted.best_epoch)
+        write_trained_on(folder / TRAINED_ON, run.store, fitted.data.splits)
+        (folder / "data.json").write_text(json.dumps(description, indent=1))
+        torch.save(fitted.network.cpu().state_dict(), folder / "weights.pt")
+
+
+def _keeps_model(cfg: DictConfig, job: Job) -> bool:
+    """Whether the trial logs its model: of a sweep only the best trial's is logged unless all are asked for."""
+    return cfg.tracking.log_model == "all" or (cfg.tracking.log_model == "best" and job.parent is None)
+
+
+def _latency(network: Network, split: Split, trainer: pl.Trainer) -> float:
+    """Milliseconds that a net takes for one record, whatever its weights: the median of ten passes, after a first."""
+    device = trainer.strategy.root_device
+    network = network.to(device).eval()
+    record = torch.from_numpy(example(split)[:1]).to(device)
+    times = []
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
+        for _ in range(11):
+            begun = time.perf_counter()
+            network(record).cpu()
+            times.append(time.perf_counter() - begun)
+    return 1e3 * statistics.median(times[1:])
