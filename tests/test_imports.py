@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ecgexp"
 # From the lowest layer up; a module may import its own layer and those below.
 LAYERS = (
-    ("__init__", "errors", "text", "paths", "processes", "saved"),
+    ("__init__", "errors", "extras", "text", "paths", "processes", "saved"),
     ("metrics", "models", "losses", "statistics", "targets", "datasets"),
     ("config",),
     ("training",),

@@ -6,6 +6,7 @@ import sys
 
 from ecgexp.commands.arguments import TRACKING, asks_for_help, read_words
 from ecgexp.errors import UserError
+from ecgexp.extras import require_train
 
 USAGE = """\
 Probabilities that a trained net gives to ECG records.
@@ -39,6 +40,7 @@ def main() -> None:
     if asks_for_help(words):
         print(USAGE, end="")
         return
+    require_train()
     try:
         values = read_words(words, KEYS, "ecgexp.predict", bare="record")
         from ecgexp.commands.predict import run  # which takes seconds: not for help, nor for a wrong key

@@ -6,6 +6,7 @@ import sys
 
 from ecgexp.commands.arguments import TRACKING, read_words
 from ecgexp.errors import UserError
+from ecgexp.extras import require_train
 
 USAGE = """\
 Reports a sweep: finished, unfinished or still running.
@@ -30,6 +31,7 @@ def main() -> None:
     if any(word in ("-h", "--help") for word in words):
         print(USAGE, end="")
         return
+    require_train()
     try:
         values = read_words(words, KEYS, "ecgexp.report")
         from ecgexp.commands.report import run  # which takes seconds: not for help, nor for a wrong key

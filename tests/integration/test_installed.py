@@ -6,11 +6,14 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from email import message_from_bytes
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-from commands import best_metrics, config, ecgexp, once, only, own_folder, parents, trials
+from commands import Done, best_metrics, config, ecgexp, once, only, own_folder, parents, trials
 from omegaconf import OmegaConf
+from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.slow
 
@@ -24,23 +27,42 @@ def only_what_is_installed():
         yield
 
 
+def run(*command):
+    return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
-def wheel(session_folder, only_what_is_installed):
+def archive(session_folder, only_what_is_installed):
+    """The wheel, as a file."""
+
+    def build(folder):
+        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+        return Done(folder, 0, "", "")
+
+    return only(list(once(session_folder, "archive", build).folder.glob("*.whl")))
+
+
+def environment(folder, archive, borrow):
+    """A Python with the wheel, and with what `borrow` puts into its folder of packages."""
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
+    python = folder / "venv" / "bin" / "python"
+    (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    borrow(packages)
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
+    run(*pip, archive)
+    return python
+
+
+@pytest.fixture(scope="module")
+def wheel(session_folder, archive):
     """The wheel in an environment of its own, which borrows all other packages but not the checkout."""
 
-    def install(folder):
-        def run(*command):
-            subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-
-        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
-        run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
-        python = folder / "venv" / "bin" / "python"
-        (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    def borrow(packages):
         # The .pth files of a folder that is added so are not read: the editable install stays out.
         (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
-        run(*pip, only(list(folder.glob("*.whl"))))
-        return ecgexp(folder / "elsewhere", "--cfg", "job", python=python)
+
+    def install(folder):
+        return ecgexp(folder / "elsewhere", "--cfg", "job", python=environment(folder, archive, borrow))
 
     return once(session_folder, "wheel", install).expect()
 
@@ -50,12 +72,47 @@ def python(wheel):
     return wheel.folder / "venv" / "bin" / "python"
 
 
-def test_the_wheel_carries_the_configuration_and_only_the_package(wheel):
-    with zipfile.ZipFile(only(list(wheel.folder.glob("*.whl")))) as archive:
-        names = archive.namelist()
+@pytest.fixture(scope="module")
+def base(session_folder, archive):
+    """The Python of an environment with what ``pip install ecgexp`` brings, and with nothing else."""
+
+    def borrow(packages):
+        for distribution in brought(archive):
+            for name in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+                if not (packages / name).exists():
+                    (packages / name).symlink_to(distribution.locate_file(name))
+
+    def install(folder):
+        environment(folder, archive, borrow)
+        return Done(folder, 0, "", "")
+
+    return once(session_folder, "base", install).folder / "venv" / "bin" / "python"
+
+
+def brought(archive):
+    """The distributions that an installer brings for a wheel without extras."""
+    with zipfile.ZipFile(archive) as file:
+        text = file.read(only([name for name in file.namelist() if name.endswith(".dist-info/METADATA")]))
+    waiting = [(line, "") for line in message_from_bytes(text).get_all("Requires-Dist")]
+    found = {}
+    while waiting:
+        line, extra = waiting.pop()
+        requirement = Requirement(line)
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+        for extra in {"", *requirement.extras} if applies else ():
+            if (requirement.name, extra) not in found:
+                found[requirement.name, extra] = distribution = metadata.distribution(requirement.name)
+                waiting += [(line, extra) for line in distribution.requires or ()]
+    return found.values()
+
+
+def test_the_wheel_carries_the_configuration_and_only_the_package(archive):
+    with zipfile.ZipFile(archive) as file:
+        names = file.namelist()
     carried = {name.removeprefix("ecgexp/conf/") for name in names if name.startswith("ecgexp/conf/")}
     assert carried == {str(path.relative_to(ROOT / "conf")) for path in (ROOT / "conf").rglob("*.yaml")}
     assert {name.split("/")[0].split("-")[0] for name in names} <= {"ecgexp", "hydra_plugins"}
+    assert "ecgexp/py.typed" in names
 
 
 def test_it_is_the_installed_package_that_runs(wheel, python):
@@ -102,3 +159,52 @@ def test_a_mistake_in_ones_own_configuration_is_one_sentence(tmp_path, python):
         assert done.status != 0
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+# What a notebook does with the libraries, none of which needs more than the base install.
+LIBRARIES = """
+import sys
+import torch
+from ecgexp.losses import BinaryCrossEntropy
+from ecgexp.metrics import MLCM, mlcm_report
+from ecgexp.models import Rajpurkar
+from ecgexp.statistics.variance import variance_components
+
+torch.manual_seed(0)
+targets = torch.tensor([[1, 0], [0, 1], [1, 1], [0, 0]])
+logits = Rajpurkar(leads=2, samples=256, classes=2)(torch.randn(4, 2, 256))
+BinaryCrossEntropy()(logits, targets.float()).backward()
+metric = MLCM(num_labels=2)
+metric.update(logits.sigmoid().detach(), targets)
+assert 0 <= mlcm_report(metric.compute()).averages["f1_macro"] <= 1
+assert variance_components({"a": [0.1, 0.2], "b": [0.3, 0.4]}).within_sd > 0
+"""
+
+
+def test_the_libraries_work_without_the_framework(base, tmp_path):
+    run(sys.executable, "-m", "pip", "--python", base, "check")
+    subprocess.run([base, "-c", LIBRARIES], cwd=tmp_path, check=True, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "ecgexp", "-m", "lr=0.1,0.2"),
+        ("-m", "ecgexp", "--help"),
+        ("ecgexp",),
+        ("-m", "ecgexp.evaluate", "run=1", "split=val"),
+        ("-m", "ecgexp.predict", "run=1", "record=a"),
+        ("-m", "ecgexp.report"),
+        ("-m", "ecgexp.tracking"),
+        ("-m", "ecgexp.datasets.download"),
+    ],
+    ids=" ".join,
+)
+def test_without_the_framework_a_command_says_in_a_sentence_what_to_install(base, tmp_path, command):
+    words = [base, *command] if command[0] == "-m" else [base.with_name(command[0]), *command[1:]]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("This command needs packages that are not installed (hydra, ")
+    assert sentence.endswith("run pip install 'ecgexp[train]'.")
+    assert list(tmp_path.iterdir()) == []

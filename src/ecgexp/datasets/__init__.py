@@ -1,11 +1,15 @@
 """ECG data sets: records with labels and fixed splits."""
 
-from ecgexp.datasets.base import Dataset, Normalization, Split, SplitName
-from ecgexp.datasets.ecg.folder import WFDBFolder
-from ecgexp.datasets.ecg.mitbih import MITBIH, MITBIHTable
-from ecgexp.datasets.ecg.ptbxl import PTBXL, PTBXL_CLASSES
-from ecgexp.datasets.ecg.records import Reading, read_record
-from ecgexp.datasets.ecg.synthetic import Synthetic
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ecgexp.datasets.base import Dataset, Normalization, Split, SplitName
+    from ecgexp.datasets.ecg.folder import WFDBFolder
+    from ecgexp.datasets.ecg.mitbih import MITBIH, MITBIHTable
+    from ecgexp.datasets.ecg.ptbxl import PTBXL, PTBXL_CLASSES
+    from ecgexp.datasets.ecg.records import Reading, read_record
+    from ecgexp.datasets.ecg.synthetic import Synthetic
 
 __all__ = [
     "MITBIH",
@@ -21,3 +25,25 @@ __all__ = [
     "WFDBFolder",
     "read_record",
 ]
+
+# The download needs none of them, and they take seconds to import: each waits for first use.
+_MODULES = {
+    "Dataset": "base",
+    "Normalization": "base",
+    "Split": "base",
+    "SplitName": "base",
+    "WFDBFolder": "ecg.folder",
+    "MITBIH": "ecg.mitbih",
+    "MITBIHTable": "ecg.mitbih",
+    "PTBXL": "ecg.ptbxl",
+    "PTBXL_CLASSES": "ecg.ptbxl",
+    "Reading": "ecg.records",
+    "read_record": "ecg.records",
+    "Synthetic": "ecg.synthetic",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

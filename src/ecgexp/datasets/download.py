@@ -27,6 +27,11 @@ from pathlib import Path, PurePosixPath
 from threading import Event
 from urllib.parse import quote
 
+from ecgexp.extras import require_train
+
+if __name__ == "__main__":
+    require_train()  # before the imports that would fail
+
 import requests
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm

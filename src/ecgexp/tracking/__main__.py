@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from ecgexp.extras import require_train
+
+if __name__ == "__main__":
+    require_train()  # before the imports that would fail
+
 from omegaconf import OmegaConf
 
 from ecgexp import CONF
