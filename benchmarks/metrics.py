@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from benchmarks.bench import Figure, alternate, figure, finish, median, package, parse, parser, seconds, stoppable
-from ecgexp.metrics import classification_metrics, mlcm
-from ecgexp.statistics.bootstrap import bootstrap
+from ecgexp.metrics import classification_metrics, mlcm, weighted
+from ecgexp.statistics import Scorer, bootstrap, score_in_blocks
 
 
 def main() -> None:
@@ -54,11 +54,17 @@ def intervals() -> list[Figure]:
     """Intervals and simultaneous comparison of trials, 1,000 resamples of the patients of 2,000 records."""
     figures = []
     for trials in (10, 90):
-        outputs = [_outputs(2_000, 5, seed)[0].numpy() for seed in range(trials)]
-        targets, patients = _outputs(2_000, 5)[1].numpy(), np.arange(2_000) // 1.1
-        took = seconds(lambda o=outputs, t=targets, p=patients: bootstrap(o, t, p, list("abcde")))
+        targets, patients = _outputs(2_000, 5)[1].numpy() == 1, np.arange(2_000) // 1.1
+        scorers = [_scorer(_outputs(2_000, 5, seed)[0].numpy(), targets) for seed in range(trials)]
+        required = np.column_stack([targets, ~targets.any(axis=1)])
+        took = seconds(lambda s=scorers, r=required, p=patients: bootstrap(s, r, p, ["mlcm_f1_macro", "auroc_macro"]))
         figures.append(figure("metrics", f"bootstrap of {trials} trials x 2,000 records", took, unit="s"))
     return figures
+
+
+def _scorer(probabilities: np.ndarray, targets: np.ndarray) -> Scorer:
+    functions = weighted.mlcm_f1_macro, weighted.auroc_macro
+    return lambda weights: score_in_blocks([function(probabilities, targets) for function in functions], weights)
 
 
 def per_call(function: Callable[[], object]) -> float:

@@ -1,16 +1,42 @@
 import dataclasses
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
+from ecgexp import statistics
 from ecgexp.errors import UserError
-from ecgexp.metrics import classification_metrics
-from ecgexp.statistics.bootstrap import bootstrap, compare, resample_patients
+from ecgexp.metrics import classification_metrics, weighted
+from ecgexp.statistics import compare, resample_patients, score_in_blocks
 
 LABELS = ("NORM", "MI", "HYP")
+
+
+def required(targets):
+    """Columns of which each resample has positives and negatives: the labels, and 'no label'."""
+    return np.column_stack([targets, np.asarray(targets).max(axis=1) == 0])
+
+
+def bootstrap(probabilities, targets, patients, threshold=0.5, resamples=1000, seed=0):
+    """Intervals of the multi-label scores."""
+
+    def scorer(trial):
+        return lambda weights: score_in_blocks(
+            [weighted.mlcm_f1_macro(trial, targets, threshold), weighted.auroc_macro(trial, targets)], weights
+        )
+
+    return statistics.bootstrap(
+        [scorer(trial) for trial in probabilities],
+        required(targets),
+        patients,
+        ["mlcm_f1_macro", "auroc_macro"],
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def split(rng, people, prevalence=(0.5, 0.25, 0.15)):
@@ -61,14 +87,14 @@ def case():
 @pytest.fixture(scope="module")
 def result(case):
     targets, patients, probabilities = case
-    return bootstrap(probabilities, targets, patients, LABELS, resamples=80, seed=3)
+    return bootstrap(probabilities, targets, patients, resamples=80, seed=3)
 
 
 @pytest.fixture(scope="module")
 def slow(case):
     """The same resamples, and what they leave out, one record and one resample at a time."""
     targets, patients, probabilities = case
-    weights = resample_patients(targets, patients, LABELS, 80, seed=3).weights
+    weights = resample_patients(required(targets), patients, resamples=80, seed=3).weights
     labels = np.column_stack([targets, targets.max(axis=1) == 0])
     rest = [i for i, row in enumerate(weights) if all(len(set(column)) == 2 for column in labels[row == 0].T)]
     inside = slow_draws(probabilities, targets, weights)
@@ -136,7 +162,7 @@ def test_optimism_is_the_value_less_what_those_chosen_score_on_the_patients_left
 
 def test_a_resample_has_as_many_patients_with_all_their_records_and_every_label(case):
     targets, patients, _ = case
-    weights = resample_patients(targets, patients, LABELS, 300, seed=1).weights
+    weights = resample_patients(required(targets), patients, resamples=300, seed=1).weights
     assert weights.shape == (300, len(targets))
     names = np.unique(patients)
     for row in weights:
@@ -155,10 +181,10 @@ def test_redraws_are_counted():
     # Of two patients, one has the label: half of the draws take one of them twice. 1,000 resamples need 1,000
     # redraws on average, with a standard deviation of sqrt(2000).
     targets, patients = np.array([[1], [1], [0]]), np.array(["a", "a", "b"])
-    drawn = resample_patients(targets, patients, ["MI"], 1000, seed=0)
+    drawn = resample_patients(targets, patients, ["MI"], 1000)
     assert (drawn.weights == 1).all()
     assert abs(drawn.redraws - 1000) < 4 * math.sqrt(2000)
-    result = bootstrap([np.full((3, 1), 0.7)], targets, patients, ["MI"], resamples=1000)
+    result = bootstrap([np.full((3, 1), 0.7)], targets, patients, resamples=1000)
     # No draw of the two leaves both parts of the label out.
     assert result.scores["auroc_macro"].optimism is None
     assert (result.redraws, result.patients, result.records, result.resamples) == (drawn.redraws, 2, 3, 1000)
@@ -167,11 +193,11 @@ def test_redraws_are_counted():
 def test_nothing_is_redrawn_for_a_label_that_no_record_or_every_record_has():
     targets = np.array([[0, 1, 1], [0, 1, 0]] * 30)
     patients = np.arange(60).astype(str)
-    assert resample_patients(targets, patients, LABELS, 100).redraws == 0
+    assert resample_patients(required(targets), patients, resamples=100).redraws == 0
     rng = np.random.default_rng(0)
-    scores = bootstrap([rng.random((60, 3))], targets, patients, LABELS, resamples=20).scores
+    scores = bootstrap([rng.random((60, 3))], targets, patients, resamples=20).scores
     assert scores["auroc_macro"].draws.std() > 0.01
-    constant = bootstrap([rng.random((60, 2))], targets[:, :2], patients, LABELS[:2], resamples=20).scores
+    constant = bootstrap([rng.random((60, 2))], targets[:, :2], patients, resamples=20).scores
     assert list(constant) == ["mlcm_f1_macro"]
 
 
@@ -183,7 +209,7 @@ def test_labels_that_hardly_any_resample_has_are_named():
 
 def test_equal_trials_do_not_differ(case):
     targets, patients, (first, *_) = case
-    for score in bootstrap([first] * 3, targets, patients, LABELS, resamples=50).scores.values():
+    for score in bootstrap([first] * 3, targets, patients, resamples=50).scores.values():
         comparison = score.comparison
         assert not comparison.difference.any() and not comparison.low.any() and not comparison.high.any()
         assert comparison.indistinguishable.all()
@@ -201,15 +227,15 @@ def test_a_diverged_trial_predicts_nothing_and_ranks_nothing(result):
 
 def test_a_single_trial_is_its_own_winner(case):
     targets, patients, (first, *_) = case
-    score = bootstrap([first], targets, patients, LABELS, resamples=50).scores["auroc_macro"]
+    score = bootstrap([first], targets, patients, resamples=50).scores["auroc_macro"]
     assert (score.comparison.low[0], score.comparison.high[0]) == (0, 0)
     assert score.optimism == pytest.approx(0, abs=1e-12)
 
 
 def test_a_seed_gives_the_same_and_another_one_others(case, result):
     targets, patients, probabilities = case
-    again = bootstrap(probabilities, targets, patients, LABELS, resamples=80, seed=3)
-    other = bootstrap(probabilities, targets, patients, LABELS, resamples=80, seed=4)
+    again = bootstrap(probabilities, targets, patients, resamples=80, seed=3)
+    other = bootstrap(probabilities, targets, patients, resamples=80, seed=4)
     for name, score in result.scores.items():
         assert (again.scores[name].draws == score.draws).all()
         assert again.scores[name].optimism == score.optimism
@@ -218,7 +244,7 @@ def test_a_seed_gives_the_same_and_another_one_others(case, result):
 
 def test_trials_are_scored_on_the_same_resamples_whoever_they_are_compared_with(case, result):
     targets, patients, (_, second, *_) = case
-    alone = bootstrap([second], targets, patients, LABELS, resamples=80, seed=3)
+    alone = bootstrap([second], targets, patients, resamples=80, seed=3)
     for name, score in alone.scores.items():
         np.testing.assert_array_equal(score.draws[:, 0], result.scores[name].draws[:, 1])
 
@@ -231,27 +257,87 @@ def test_results_cannot_be_changed(result):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"probabilities": []}, "no trial"),
+        ({"scorers": []}, "no trial"),
         ({"level": 1.0}, "level is a confidence"),
         ({"resamples": 1}, "resamples is a whole number"),
-        ({"label_names": ("NORM", "MI")}, r"Targets have the shape \(records, 2\)"),
+        ({"columns": ("NORM", "MI")}, "3 columns, for which there are 2 names"),
         ({"patients": np.array(["a", "b"])}, "Patients have the shape"),
         ({"patients": np.full(6, "a")}, "are of 1 patients"),
-        ({"targets": np.full((6, 3), 2)}, "Targets hold 0 and 1"),
-        ({"probabilities": [np.zeros((5, 3))]}, "shape of the predictions"),
-        ({"threshold": 2}, "threshold is a number from 0 to 1"),
+        ({"required": np.full((6, 3), 2)}, "holds true and false only"),
+        ({"required": np.ones(6)}, r"has the shape \(records, columns\)"),
+        ({"scorers": [lambda weights: weights[:, 0]]}, r"returned an array of the shape \(11,\)"),
     ],
 )
 def test_a_wrong_argument_is_named(change, message):
     arguments = {
-        "probabilities": [np.full((6, 3), 0.5)],
-        "targets": np.vstack([np.eye(3, dtype=int)] * 2),
+        "scorers": [lambda weights: weights[:, :1]],
+        "required": np.vstack([np.eye(3, dtype=int)] * 2),
         "patients": np.arange(6).astype(str),
-        "label_names": LABELS,
+        "names": ["score"],
         "resamples": 10,
     }
     with pytest.raises(UserError, match=message):
-        bootstrap(**(arguments | change))
+        statistics.bootstrap(**(arguments | change))
+
+
+# --- any score
+
+
+def errors_of(*trials):
+    """Scorers of the mean of each trial, as of the errors of its records."""
+
+    def scorer(errors):
+        return lambda weights: score_in_blocks([lambda block: block @ errors / block.sum(axis=1)], weights)
+
+    return [scorer(errors) for errors in trials]
+
+
+def test_where_lower_is_better_it_is_the_same_as_the_negative_score_where_higher_is():
+    rng = np.random.default_rng(3)
+    errors, patients, nothing = rng.normal(size=(4, 90)), np.arange(90) // 2, np.empty((90, 0))
+    lower = statistics.bootstrap(errors_of(*errors), nothing, patients, ["mae"], None, [False], 200).scores["mae"]
+    higher = statistics.bootstrap(errors_of(*-errors), nothing, patients, ["mae"], resamples=200).scores["mae"]
+    assert lower.comparison.winner == np.argmin(errors.mean(axis=1))
+    assert (lower.comparison.difference >= 0).all()
+    for name, value in vars(lower.comparison).items():
+        np.testing.assert_allclose(value, getattr(higher.comparison, name))
+    np.testing.assert_allclose(lower.values, -higher.values)
+    np.testing.assert_allclose(lower.low, -higher.high)
+    np.testing.assert_allclose(lower.draws, -higher.draws)
+    assert lower.optimism == pytest.approx(higher.optimism)
+    assert lower.optimism > 0
+
+
+def test_limits_of_a_mean_are_those_of_the_normal_distribution():
+    # A mean of 2,000 records of as many patients, of standard deviation 1: its standard error is 1 / sqrt(2000).
+    values = np.random.default_rng(0).normal(size=2000)
+    score = statistics.bootstrap(errors_of(values), np.empty((2000, 0)), np.arange(2000), ["mean"]).scores["mean"]
+    expected = 1.96 * values.std(ddof=1) / math.sqrt(2000)
+    assert (score.high[0] - score.low[0]) / 2 == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(("where", "message"), [(0, "for every trial"), (5, "in 1 of the 20 resamples")])
+def test_a_score_that_is_no_number_has_no_interval_and_others_have(where, message):
+    def scorer(weights):
+        found = np.column_stack([weights.mean(axis=1), weights[:, 0]]).astype(float)
+        if len(found) == 21:
+            found[where, 1] = math.nan
+        return found
+
+    result = statistics.bootstrap([scorer], np.empty((8, 0)), np.arange(8), ["known", "odd"], resamples=20)
+    assert list(result.scores) == ["known"]
+    assert list(result.undefined) == ["odd"]
+    assert message in result.undefined["odd"]
+
+
+def test_the_package_needs_numpy_and_scipy_only():
+    code = (
+        "import sys; from ecgexp.statistics import bootstrap; assert callable(bootstrap); "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"numpy", "scipy"} <= set(loaded)
+    assert not {"torch", "torchmetrics", "mlflow", "pandas", "omegaconf", "hydra", "pytorch_lightning"} & set(loaded)
 
 
 # --- records with exactly one label
@@ -270,15 +356,20 @@ def test_draws_of_classes_are_the_scores_of_records_repeated_one_by_one(smallest
     targets, patients, first = one_label(160, 40, 1, (0.6, 0.32, 0.05, 0.03))
     unknown = first.round(1)
     unknown[::9] = np.nan
-    trials, names = [first, unknown], ("N", "V", "S", "F")
+    trials = [first, unknown]
     counted = [k for k in range(4) if targets[:, k].sum() >= smallest_class]
     assert len(counted) == (4 if smallest_class == 1 else 2)
-    result = bootstrap(
-        trials, targets, patients, names, resamples=60, seed=2, multiclass=True, smallest_class=smallest_class
+    kinds = {"f1_macro": weighted.f1_macro, "recall_macro": weighted.recall_macro, "auroc_macro": weighted.auroc_macro}
+
+    def scorer(trial):
+        return lambda weights: score_in_blocks(
+            [kind(trial, targets, smallest_class) for kind in kinds.values()], weights
+        )
+
+    result = statistics.bootstrap(
+        [scorer(trial) for trial in trials], targets[:, counted], patients, list(kinds), resamples=60, seed=2
     )
-    assert list(result.scores) == ["f1_macro", "recall_macro", "auroc_macro"]
-    mask = np.isin(range(4), counted)
-    weights = resample_patients(targets, patients, names, 60, seed=2, counted=mask).weights
+    weights = resample_patients(targets[:, counted], patients, resamples=60, seed=2).weights
     assert (weights @ targets > 0)[:, counted].all()
     for number, trial in enumerate(trials):
         predicted = np.where(np.isnan(trial).any(axis=1), 4, np.nan_to_num(trial).argmax(axis=1))
@@ -295,9 +386,17 @@ def test_draws_of_classes_are_the_scores_of_records_repeated_one_by_one(smallest
 
 
 def test_where_no_class_is_large_enough_there_is_no_interval():
-    targets, patients, probabilities = one_label(30, 10, 0, (0.5, 0.5))
+    targets, _, probabilities = one_label(30, 10, 0, (0.5, 0.5))
     with pytest.raises(UserError, match="No class has 31 records"):
-        bootstrap([probabilities], targets, patients, "ab", multiclass=True, smallest_class=31)
+        weighted.f1_macro(probabilities, targets, smallest_class=31)
+
+
+def test_probabilities_and_a_threshold_are_checked_as_by_the_metrics():
+    targets = np.vstack([np.eye(3, dtype=int)] * 2)
+    with pytest.raises(UserError, match="shape of the predictions"):
+        weighted.mlcm_f1_macro(np.zeros((5, 3)), targets)
+    with pytest.raises(UserError, match="threshold is a number from 0 to 1"):
+        weighted.mlcm_f1_macro(np.zeros((6, 3)), targets, 2)
 
 
 def binomial_range(share, repetitions, sigmas=3.0):
@@ -331,7 +430,7 @@ def test_limits_of_a_trial_cover_its_true_score(truth):
     for repetition in range(repetitions):
         rng = np.random.default_rng([1, repetition])
         targets, patients = split(rng, 200)
-        result = bootstrap(trials(rng, targets, patients, [0.8]), targets, patients, LABELS, 0.5, 400, repetition)
+        result = bootstrap(trials(rng, targets, patients, [0.8]), targets, patients, 0.5, 400, repetition)
         for name, score in result.scores.items():
             covered[name] += score.low[0] <= true[name] <= score.high[0]
     low, high = binomial_range(0.95, repetitions)
@@ -354,7 +453,7 @@ def simulated(request, truth):
         rng = np.random.default_rng([2, repetition])
         targets, patients = split(rng, 120)
         probabilities = trials(rng, targets, patients, qualities)
-        sweeps.append(bootstrap(probabilities, targets, patients, LABELS, 0.5, 300, repetition).scores)
+        sweeps.append(bootstrap(probabilities, targets, patients, 0.5, 300, repetition).scores)
     known = {quality: truth(quality) for quality in set(qualities)}
     return {
         name: ([sweep[name] for sweep in sweeps], np.array([known[quality][name] for quality in qualities]))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ecgexp.datasets.base import Dataset, Split, SplitName
-    from ecgexp.statistics.bootstrap import Uncertainty
+    from ecgexp.statistics import Uncertainty
     from ecgexp.tracking.store import Store
     from ecgexp.training.network import Network
 
@@ -32,7 +32,7 @@ SHOWN = (
     "precision_macro", "recall_macro", "accuracy", "auroc_macro", "ap_macro", "subset_accuracy", "binary_accuracy",
     "brier",
 )  # fmt: skip
-LEVEL, RESAMPLES = 0.95, 1000
+LEVEL = 0.95
 DPI = 110
 
 
@@ -323,20 +323,18 @@ def _tensor(values: NDArray[np.float64]) -> Tensor:
 
 
 def _uncertainty(predictions: Predictions, probabilities: Tensor, threshold: float) -> Uncertainty | str:
+    from ecgexp.reports.comparison import intervals
     from ecgexp.reports.evaluation import SMALLEST_CLASS
-    from ecgexp.statistics.bootstrap import bootstrap
 
     try:
-        return bootstrap(
+        return intervals(
             [probabilities.numpy()],
             predictions.targets.numpy(),
             predictions.split.patients,
             predictions.label_names,
-            threshold,
-            RESAMPLES,
-            level=LEVEL,
-            multiclass=predictions.multiclass,
-            smallest_class=SMALLEST_CLASS,
+            [threshold],
+            predictions.multiclass,
+            SMALLEST_CLASS,
         )
     except UserError as error:  # too few records or patients
         return str(error)

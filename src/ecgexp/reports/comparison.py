@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ecgexp.errors import UserError, said
+from ecgexp.metrics import weighted
 from ecgexp.metrics.names import macro_f1_name
-from ecgexp.statistics.bootstrap import AUROC, RECALL, Uncertainty, bootstrap
+from ecgexp.statistics import Scorer, Uncertainty, bootstrap, score_in_blocks
 
+AUROC, RECALL = "auroc_macro", "recall_macro"
 RESAMPLES = 1000
 
 
@@ -158,15 +161,52 @@ def _compare(
     if patients is None:
         patients = find_patients(runs[0], example.ids)
     try:
-        uncertainty: Uncertainty | str = bootstrap(
+        uncertainty: Uncertainty | str = intervals(
             [one.probabilities for _, one in trials],
             example.targets,
             example.ids if patients is None else patients,
             example.label_names,
             [one.threshold for _, one in trials],
-            resamples=RESAMPLES,
-            multiclass=example.multiclass,
+            example.multiclass,
         )
     except UserError as error:  # too few records or patients
         uncertainty = str(error)
     return Group(runs, example, uncertainty, patients is not None)
+
+
+def intervals(
+    probabilities: Sequence[ArrayLike],
+    targets: ArrayLike,
+    patients: ArrayLike,
+    label_names: Sequence[str],
+    thresholds: Sequence[float],
+    multiclass: bool,
+    smallest_class: int = 1,
+) -> Uncertainty:
+    """Intervals for macro F1, recall (of records with exactly one label) and AUROC; see `bootstrap`.
+
+    Raises
+    ------
+    UserError
+        As `bootstrap`.
+    """
+    true = np.asarray(targets) == 1
+    names = (macro_f1_name(multiclass), *([RECALL] if multiclass else []), AUROC)
+    required, columns = np.column_stack([true, ~true.any(axis=1)]), [*label_names, "no label"]
+    if multiclass:
+        counted = true.sum(axis=0) >= max(smallest_class, 1)
+        required, columns = true[:, counted], [name for name, yes in zip(label_names, counted, strict=True) if yes]
+    scorers = [
+        _scorer(given, true, threshold, multiclass, smallest_class)
+        for given, threshold in zip(probabilities, thresholds, strict=True)
+    ]
+    return bootstrap(scorers, required, patients, names, columns, resamples=RESAMPLES)
+
+
+def _scorer(given: ArrayLike, true: ArrayLike, threshold: float, multiclass: bool, smallest_class: int) -> Scorer:
+    functions: list[Callable[..., weighted.Weighted]]
+    functions = [partial(weighted.mlcm_f1_macro, threshold=threshold), weighted.auroc_macro]
+    if multiclass:
+        kinds = (weighted.f1_macro, weighted.recall_macro, weighted.auroc_macro)
+        functions = [partial(kind, smallest_class=smallest_class) for kind in kinds]
+    return lambda weights: score_in_blocks([function(given, true) for function in functions], weights)

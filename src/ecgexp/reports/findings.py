@@ -31,7 +31,7 @@ from ecgexp.reports.tables import (
     swept_keys,
     warnings_of,
 )
-from ecgexp.statistics.variance import VarianceComponents, variance_components
+from ecgexp.statistics import VarianceComponents, variance_components
 
 # Columns of the table of cells that a page has room for.
 _MOST_COLUMNS = 12

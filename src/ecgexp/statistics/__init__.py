@@ -1,1 +1,29 @@
-"""Statistics of scores: numpy and scipy only."""
+"""How sure scores are: the bootstrap over patients, and the variance between seeds. Needs numpy and scipy only."""
+
+from ecgexp.statistics.bootstrap import (
+    Comparison,
+    Resamples,
+    Scorer,
+    ScoreUncertainty,
+    Uncertainty,
+    bootstrap,
+    compare,
+    resample_patients,
+    score_in_blocks,
+)
+from ecgexp.statistics.variance import Cell, VarianceComponents, variance_components
+
+__all__ = [
+    "Cell",
+    "Comparison",
+    "Resamples",
+    "ScoreUncertainty",
+    "Scorer",
+    "Uncertainty",
+    "VarianceComponents",
+    "bootstrap",
+    "compare",
+    "resample_patients",
+    "score_in_blocks",
+    "variance_components",
+]

@@ -6,24 +6,20 @@ not cover what another seed would have trained: see `ecgexp.statistics.variance`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 
 from ecgexp.errors import UserError
-from ecgexp.metrics.confusion import mlcm_marginals
-from ecgexp.metrics.multiclass import predicted_classes
-from ecgexp.metrics.names import macro_f1_name
 
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.uint16]
 Floats = NDArray[np.float64]
 
-AUROC, RECALL = "auroc_macro", "recall_macro"
+Scorer = Callable[[Counts], ArrayLike]
+"""Takes weights of the records, (resamples, records), and returns scores of one trial, (resamples, scores)."""
 
 # A label that a single patient has is absent from 37 % of the draws; ten such labels leave one draw in a hundred.
 _DRAWS_PER_RESAMPLE = 200
@@ -46,7 +42,7 @@ class Resamples:
     weights : uint16 array, (resamples, records)
         How often a record is in a resample, which is how often its patient was drawn.
     redraws : int
-        Draws thrown away because some label had no positive or no negative.
+        Draws thrown away because some required column was all true or all false.
     """
 
     weights: Counts
@@ -55,18 +51,18 @@ class Resamples:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All trials against the winner, which is the trial of the highest value (of equal ones, the first).
+    """All trials against the winner, which is the trial of the best value (of equal ones, the first).
 
     Attributes
     ----------
     winner : int
     difference, low, high : float64 array, (trials,)
-        Value of the winner minus value of the trial, and its simultaneous limits; all 0 for the winner itself.
+        By how much the winner is better than the trial, and the simultaneous limits; all 0 for the winner itself.
     indistinguishable : bool array, (trials,)
         Whether the limits include 0. With the confidence of the limits, every trial that is truly the best is
         among these, and each of the others is truly worse than the winner.
     share_best : float64 array, (trials,)
-        Share of the resamples in which no trial scores higher; trials that score alike are the best together.
+        Share of the resamples in which no trial scores better; trials that score alike are the best together.
     critical_value : float
         Half the width of an interval in standard errors of its difference.
     """
@@ -92,9 +88,10 @@ class ScoreUncertainty:
         The score in each resample.
     comparison : Comparison
     optimism : float or None
-        By how much the winner's value is expected to exceed its true one, because it was chosen for being the
-        highest; by chance the estimate may be below 0. None where fewer than a tenth of the resamples leave out
-        positives and negatives of every label.
+        By how much the winner's value is expected to be better than its true one, because it was chosen for being
+        the best; by chance the estimate may be below 0. None where fewer than a tenth of the resamples leave out
+        positives and negatives of every label, or where the score is not a number on what they leave out.
+    higher_is_better : bool
     """
 
     values: Floats
@@ -103,6 +100,7 @@ class ScoreUncertainty:
     draws: Floats
     comparison: Comparison
     optimism: float | None
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,14 +110,16 @@ class Uncertainty:
     Attributes
     ----------
     scores : dict of str to ScoreUncertainty
-        By 'mlcm_f1_macro', or 'f1_macro' and 'recall_macro' of records with exactly one label each, and 'auroc_macro';
-        the latter is absent where no label has both positives and negatives.
+        By name.
+    undefined : dict of str to str
+        Scores that have no interval, and a sentence that says why.
     level : float
         Confidence of each trial's interval, and of all intervals of differences together.
     patients, records, resamples, redraws : int
     """
 
     scores: dict[str, ScoreUncertainty]
+    undefined: dict[str, str]
     level: float
     patients: int
     records: int
@@ -128,22 +128,19 @@ class Uncertainty:
 
 
 def bootstrap(
-    probabilities: Sequence[ArrayLike],
-    targets: ArrayLike,
+    scorers: Sequence[Scorer],
+    required: ArrayLike,
     patients: ArrayLike,
-    label_names: Sequence[str],
-    threshold: float | Sequence[float] = 0.5,
+    names: Sequence[str],
+    columns: Sequence[str] | None = None,
+    higher_is_better: Sequence[bool] | None = None,
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-    multiclass: bool = False,
-    smallest_class: int = 1,
 ) -> Uncertainty:
-    """Intervals for macro F1, recall and AUROC of each trial, and for how far each is from the best.
+    """Intervals for the scores of each trial, and for how far each trial is from the best.
 
-    The scores are those of `ecgexp.metrics.classification_metrics` or, where `multiclass`, `multiclass_metrics`, and
-    so is what a NaN counts as. Patients are drawn with replacement and bring all their records; all trials are scored
-    on the same resamples.
+    Patients are drawn with replacement and bring all their records; all trials are scored on the same resamples.
 
     A trial's limits are the percentiles of its resampled scores [1]_: they stay within 0 and 1, and there are some
     for a diverged trial, which scores alike in all resamples. The bias-corrected and accelerated interval has none
@@ -164,24 +161,25 @@ def bootstrap(
 
     Parameters
     ----------
-    probabilities : sequence of float arrays, each (records, labels)
-        One for each trial, records in the same order.
-    targets : array, (records, labels)
-        0 and 1.
+    scorers : sequence of callable
+        One for each trial. It takes weights, a uint16 array (resamples, records) that says how often a record is in
+        a resample, and returns its scores, (resamples, scores). Sums of such numbers may exceed 16 bits: take
+        `score_in_blocks`, or make them float64 first.
+    required : bool array, (records, columns)
+        Of each column a resample must hold a record where it is true and one where it is false, as a score over
+        other labels would be another score. Columns that are the same in all records ask for nothing.
     patients : array, (records,)
         Whose record it is, by any identifier.
-    label_names : sequence of str, (labels,)
-        For messages.
-    threshold : float or sequence of float, (trials,)
-        From 0 to 1; a probability above it is a prediction.
+    names : sequence of str, (scores,)
+        Of the scores.
+    columns : sequence of str, (columns,), optional
+        Names of the columns, for messages; '0', '1', ... by default.
+    higher_is_better : sequence of bool, (scores,), optional
+        Whether a higher score is the better one; by default it is.
     resamples : int
     seed : int
     level : float
         Confidence, between 0 and 1.
-    multiclass : bool
-        Each record has exactly one label, and the most probable one is predicted, whatever the threshold.
-    smallest_class : int
-        Where `multiclass`, records from which on a class enters the scores; resamples leave out the same ones.
 
     Returns
     -------
@@ -197,62 +195,70 @@ def bootstrap(
     .. [1] B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap", Chapman & Hall, 1993, chapters 13 and 14
     .. [2] I. Tsamardinos, E. Greasidou, G. Borboudakis, "Bootstrapping the out-of-sample predictions for efficient
        and accurate cross-validation", Machine Learning 107, 2018, https://doi.org/10.1007/s10994-018-5714-4
+
+    Examples
+    --------
+    Share of hits among the records of 50 patients:
+
+    >>> import numpy as np
+    >>> hits = np.arange(100) % 4 > 0
+    >>> def scorer(weights):
+    ...     return score_in_blocks([lambda block: block @ hits / block.sum(axis=1)], weights)
+    >>> found = bootstrap([scorer], np.ones((100, 0)), np.arange(100) // 2, ["accuracy"])
+    >>> accuracy = found.scores["accuracy"]
+    >>> accuracy.values, accuracy.low.round(2), accuracy.high.round(2)
+    (array([0.75]), array([0.68]), array([0.82]))
     """
-    if len(probabilities) == 0:
-        raise UserError("There is no trial to score: pass the probabilities of at least one.")
-    counted = np.asarray(targets).sum(axis=0) >= max(smallest_class, 1) if multiclass else None
-    if counted is not None and not counted.any():
-        raise UserError(f"No class has {smallest_class} records, so there is no macro average to find an interval of.")
-    drawn = resample_patients(targets, patients, label_names, resamples, seed, counted)
-    true = np.asarray(targets) == 1
+    if len(scorers) == 0:
+        raise UserError("There is no trial to score: pass the scorer of at least one.")
+    better = [True] * len(names) if higher_is_better is None else [bool(higher) for higher in higher_is_better]
+    drawn = resample_patients(required, patients, columns, resamples, seed)
+    true = np.asarray(required) == 1
     weights = np.concatenate([np.ones((1, len(true)), dtype=np.uint16), drawn.weights])
-    thresholds = np.broadcast_to(np.asarray(threshold, dtype=np.float64), len(probabilities)).tolist()
-    found = np.stack(
-        [_score(*trial, true, counted, weights) for trial in zip(probabilities, thresholds, strict=True)], axis=1
-    )
+    found = np.stack([_scores(scorer, weights, len(names)) for scorer in scorers], axis=1)
     values, draws = found[0], found[1:]
-    names = (macro_f1_name(multiclass), *([RECALL] if multiclass else []), AUROC)
-    defined = [i for i in range(len(names)) if not np.isnan(values[:, i]).any()]
-    comparisons = {i: compare(values[:, i], draws[..., i], level) for i in defined}
+    undefined = {name: why for i, name in enumerate(names) if (why := _undefined(name, found[..., i]))}
+    defined = [i for i, name in enumerate(names) if name not in undefined]
+    signs = np.where(better, 1.0, -1.0)
+    comparisons = {i: compare(signs[i] * values[:, i], signs[i] * draws[..., i], level) for i in defined}
 
     left_out = (drawn.weights == 0).astype(np.uint16)
-    scored = _complete(left_out, true, counted)
+    scored = _complete(left_out, true)
     enough = scored.mean() >= _LEAST_SHARE_LEFT_OUT
     outside = np.full((int(scored.sum()), *values.shape), np.nan)
     if enough:
         # Only trials that some resample chooses need a score on what it leaves out.
         chosen = np.any([comparison.share_best > 0 for comparison in comparisons.values()], axis=0)
         for trial in np.flatnonzero(chosen).tolist():
-            outside[:, trial] = _score(probabilities[trial], thresholds[trial], true, counted, left_out[scored])
+            outside[:, trial] = _scores(scorers[trial], left_out[scored], len(names))
 
     scores = {}
     for i, comparison in comparisons.items():
         low, high = np.quantile(draws[..., i], [(1 - level) / 2, (1 + level) / 2], axis=0)
-        optimism = _optimism(values[:, i], draws[scored, :, i], outside[..., i]) if enough else None
-        scores[names[i]] = ScoreUncertainty(values[:, i], low, high, draws[..., i], comparison, optimism)
-    return Uncertainty(scores, level, len(np.unique(np.asarray(patients))), len(true), resamples, drawn.redraws)
+        parts = (signs[i] * part for part in (values[:, i], draws[scored, :, i], outside[..., i]))
+        optimism = _optimism(*parts) if enough else None
+        scores[names[i]] = ScoreUncertainty(
+            values[:, i], low, high, draws[..., i], comparison, optimism, higher_is_better=better[i]
+        )
+    people = len(np.unique(np.asarray(patients)))
+    return Uncertainty(scores, undefined, level, people, len(true), resamples, drawn.redraws)
 
 
 def resample_patients(
-    targets: ArrayLike,
+    required: ArrayLike,
     patients: ArrayLike,
-    label_names: Sequence[str],
+    columns: Sequence[str] | None = None,
     resamples: int = 1000,
     seed: int = 0,
-    counted: Bools | None = None,
 ) -> Resamples:
     """Draw as many patients as there are, with replacement, `resamples` times.
 
-    A draw in which some label has no positive or no negative is thrown away and drawn again, as a score over other
-    labels would be another score. Of the labels this asks those that have both among all records; and 'no label',
-    which the macro F1 counts like one, where some records have none.
+    A draw in which some required column is all true or all false is thrown away and drawn again.
 
     Parameters
     ----------
-    targets, patients, label_names, resamples, seed
+    required, patients, columns, resamples, seed
         As for `bootstrap`.
-    counted : bool array, (labels,), optional
-        Labels that this asks; by default all, and 'no label'.
 
     Returns
     -------
@@ -264,10 +270,10 @@ def resample_patients(
         Where an argument is not as for `bootstrap`, where there is but one patient, or where labels are so rare
         that hardly any draw has them all.
     """
-    true, patient = _validate(targets, patients, label_names, resamples)
+    true, patient, names = _validate(required, patients, columns, resamples)
     people = int(patient.max()) + 1
-    asked = _varied(true, counted)
-    labels = _with_no_label(true)[:, asked]
+    asked = _varied(true)
+    labels = true[:, asked]
     has = np.zeros((people, 2 * labels.shape[1]))
     np.maximum.at(has, patient, np.hstack([labels, ~labels]).astype(np.float64))
 
@@ -284,9 +290,34 @@ def resample_patients(
         used = _DRAWS_AT_ONCE if missing > 0 else int(complete[-1]) + 1
         redraws += used - len(complete)
         if redraws > _DRAWS_PER_RESAMPLE * resamples:
-            raise UserError(_too_rare(labels, patient, np.flatnonzero(asked), label_names))
+            raise UserError(_too_rare(labels, patient, [names[i] for i in np.flatnonzero(asked).tolist()]))
     # Records first in memory: scores go through the records, of all resamples at once.
     return Resamples(np.concatenate(kept).T[patient].T, redraws)
+
+
+def score_in_blocks(scores: Sequence[Callable[[Floats], ArrayLike]], weights: Counts) -> Floats:
+    """Call functions with some resamples at a time, which bounds the memory: what a scorer of `bootstrap` may do.
+
+    Parameters
+    ----------
+    scores : sequence of callable
+        Each takes weights, a float64 array (some resamples, records), and returns an array (some resamples,).
+    weights : uint16 array, (resamples, records)
+
+    Returns
+    -------
+    float64 array, (resamples, scores)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> hits = np.array([1, 0, 1])
+    >>> score_in_blocks([lambda weights: weights @ hits / weights.sum(axis=1)], np.array([[1, 1, 1], [0, 2, 1]]))
+    array([[0.66666667],
+           [0.33333333]])
+    """
+    blocks = [np.column_stack([score(block.T) for score in scores]) for block in _blocks(weights)]
+    return np.concatenate(blocks, dtype=np.float64)
 
 
 def compare(values: ArrayLike, draws: ArrayLike, level: float = 0.95) -> Comparison:
@@ -377,29 +408,36 @@ def _standard_errors(draws: Floats) -> Floats:
     return np.asarray(np.sqrt(np.where(variances > _ROUNDING * both, variances, 0.0)))
 
 
-def _optimism(values: Floats, inside: Floats, outside: Floats) -> float:
+def _optimism(values: Floats, inside: Floats, outside: Floats) -> float | None:
     """See `bootstrap`; `inside` and `outside`: scores on what resamples have and leave out, (resamples, trials)."""
     chosen = inside.argmax(axis=1)
     deviation = (outside - outside.mean(axis=0))[np.arange(len(chosen)), chosen]
-    return float(values.max() - (values[chosen] + deviation).mean())
+    optimism = float(values.max() - (values[chosen] + deviation).mean())
+    return optimism if np.isfinite(optimism) else None
 
 
-def _score(probabilities: ArrayLike, threshold: float, true: Bools, counted: Bools | None, weights: Counts) -> Floats:
-    """Macro F1, recall and AUROC of one trial with weighted records: (resamples, scores).
+def _scores(scorer: Scorer, weights: Counts, number: int) -> Floats:
+    """Scores of one trial, (resamples, scores)."""
+    found = np.asarray(scorer(weights), dtype=np.float64)
+    if found.shape != (len(weights), number):
+        raise UserError(
+            f"A scorer returned an array of the shape {found.shape}: return one of (resamples, scores), "
+            f"here {(len(weights), number)}."
+        )
+    return found
 
-    `counted`: the classes that enter where each record has exactly one label, else None, and then there is no
-    recall. AUROC is NaN where no label has one.
-    """
-    given = np.asarray(probabilities, dtype=np.float32)
-    known = np.nan_to_num(given, nan=0.0)
-    counts = _mlcm_f1_counts(known, true, threshold) if counted is None else _f1_counts(given, true, counted)
-    curves = [_curve(known[:, label], true[:, label]) for label in np.flatnonzero(_varied(true, counted)[:-1])]
-    blocks = []
-    for block in _blocks(weights):
-        areas = [_areas(*curve, block) for curve in curves]
-        auroc = np.mean(areas, axis=0) if areas else np.full(block.shape[1], np.nan)
-        blocks.append(np.column_stack([*_macro(counts @ block, 2 if counted is None else 3), auroc]))
-    return np.concatenate(blocks)
+
+def _undefined(name: str, found: Floats) -> str:
+    """Why a score has no interval; '' where it has one. `found`: on all records, then the resamples."""
+    if not np.isfinite(found[0]).all():
+        return f"There is no interval of {name}, which is not a finite number for every trial."
+    missing = int((~np.isfinite(found[1:])).any(axis=1).sum())
+    if missing:
+        return (
+            f"There is no interval of {name}, which is not a finite number in {missing} of the {len(found) - 1} "
+            "resamples."
+        )
+    return ""
 
 
 def _blocks(weights: Counts) -> Iterator[Floats]:
@@ -409,108 +447,44 @@ def _blocks(weights: Counts) -> Iterator[Floats]:
         yield np.ascontiguousarray(weights[start : start + size].T, dtype=np.float64)
 
 
-def _mlcm_f1_counts(known: NDArray[np.float32], true: Bools, threshold: float) -> Floats:
-    """What each record adds to the numerators, then to the denominators, of each label's F1: (2 * counted, records).
-
-    NTL is counted where it has a record: resamples then have one too.
-    """
-    hits, rows, columns = mlcm_marginals(
-        torch.from_numpy(known), torch.from_numpy(true), num_labels=true.shape[1], threshold=threshold
-    )
-    counted = true.shape[1] + int(not true.any(axis=1).all())
-    counts = torch.cat([2 * hits[:, :counted], (rows + columns)[:, :counted]], dim=1)
-    return np.ascontiguousarray(counts.numpy().T, dtype=np.float64)
+def _varied(true: Bools) -> Bools:
+    """Which columns have both positives and negatives: (columns,)."""
+    return np.asarray(true.any(axis=0) & ~true.all(axis=0))
 
 
-def _f1_counts(given: NDArray[np.float32], true: Bools, counted: Bools) -> Floats:
-    """As `_mlcm_f1_counts`, and the denominators of recall, of classes where each record has exactly one."""
-    predicted = predicted_classes(torch.tensor(given)).numpy()[:, None] == np.arange(true.shape[1])
-    hits, totals = (predicted & true)[:, counted], (predicted.astype(np.float64) + true)[:, counted]
-    return np.ascontiguousarray(np.hstack([2 * hits, totals, 2 * true[:, counted]]).T, dtype=np.float64)
-
-
-def _macro(sums: Floats, parts: int) -> list[Floats]:
-    """Means over the labels of the numerators, which come first, over each of the denominators."""
-    numerators, *denominators = np.split(sums, parts)
-    return [(numerators / np.maximum(below, 1)).mean(axis=0) for below in denominators]
-
-
-def _curve(known: NDArray[np.float32], true: Bools) -> tuple[csr_array, csr_array]:
-    """One label's records sorted into the steps of its ROC curve, whatever their weights.
-
-    Returns
-    -------
-    positives : sparse array, (steps, records)
-        1 where a record is a positive of the step: the steps are the different scores of positives, ascending.
-    negatives : sparse array, (2 * steps + 1, records)
-        1 where a record is a negative that scores between the steps (even rows) or at one (odd rows).
-    """
-    positive, negative = np.flatnonzero(true), np.flatnonzero(~true)
-    steps, step = np.unique(known[positive], return_inverse=True)
-    place = np.searchsorted(steps, known[negative], "left") + np.searchsorted(steps, known[negative], "right")
-    return _membership(step, positive, len(steps), len(true)), _membership(
-        place, negative, 2 * len(steps) + 1, len(true)
-    )
-
-
-def _membership(rows: NDArray[np.intp], records: NDArray[np.intp], groups: int, total: int) -> csr_array:
-    return csr_array((np.ones(len(records)), (rows, records)), shape=(groups, total))
-
-
-def _areas(positives: csr_array, negatives: csr_array, weights: Floats) -> Floats:
-    """Area under the weighted ROC curves, (resamples,): pairs in the right order, and half of the tied ones."""
-    higher = positives @ weights
-    up_to = np.cumsum(negatives @ weights, axis=0)
-    # A step's negatives below it end one row before those that tie with it.
-    ordered = np.einsum("sr,sr->r", higher, up_to[:-1:2] + up_to[1::2]) / 2
-    return np.asarray(ordered / (higher.sum(axis=0) * up_to[-1]))
-
-
-def _with_no_label(true: Bools) -> Bools:
-    return np.column_stack([true, ~true.any(axis=1)])
-
-
-def _varied(true: Bools, counted: Bools | None) -> Bools:
-    """Which labels of those counted, and last 'no label', have both positives and negatives: (labels + 1,)."""
-    labels = _with_no_label(true)
-    varied = np.asarray(labels.any(axis=0) & ~labels.all(axis=0))
-    return varied if counted is None else varied & np.append(counted, False)
-
-
-def _complete(weights: Counts, true: Bools, counted: Bools | None) -> Bools:
-    """In which resamples every counted label that has positives and negatives has them: (resamples,)."""
-    labels = _with_no_label(true)[:, _varied(true, counted)]
+def _complete(weights: Counts, true: Bools) -> Bools:
+    """In which resamples every column that has positives and negatives has them: (resamples,)."""
+    labels = true[:, _varied(true)]
     parts = np.hstack([labels, ~labels]).astype(np.float64)
     return np.concatenate([((parts.T @ block) > 0).all(axis=0) for block in _blocks(weights)])
 
 
 def _validate(
-    targets: ArrayLike, patients: ArrayLike, label_names: Sequence[str], resamples: int
-) -> tuple[Bools, NDArray[np.intp]]:
-    """Targets as booleans, and patients as numbers from 0."""
-    given, who = np.asarray(targets), np.asarray(patients)
-    if given.ndim != 2 or given.shape[1] != len(label_names):
-        raise UserError(
-            f"Targets have the shape (records, {len(label_names)}), one column per label, not {given.shape}."
-        )
+    required: ArrayLike, patients: ArrayLike, columns: Sequence[str] | None, resamples: int
+) -> tuple[Bools, NDArray[np.intp], Sequence[str]]:
+    """What is required as booleans, patients as numbers from 0, and the names of the columns."""
+    given, who = np.asarray(required), np.asarray(patients)
+    if given.ndim != 2:
+        raise UserError(f"What is required has the shape (records, columns), not {given.shape}.")
+    names = [str(column) for column in range(given.shape[1])] if columns is None else list(columns)
+    if len(names) != given.shape[1]:
+        raise UserError(f"What is required has {given.shape[1]} columns, for which there are {len(names)} names.")
     if not np.isin(given, (0, 1)).all():
-        raise UserError("Targets hold 0 and 1 only: give one column per label, 1 where the label holds.")
+        raise UserError("What is required holds true and false only: give one column per label.")
     if who.shape != given.shape[:1]:
         raise UserError(f"Patients have the shape {given.shape[:1]}, one for each record, not {who.shape}.")
     if resamples < 2:
         raise UserError(f"resamples is a whole number of at least 2, better 1000, not {resamples!r}.")
-    names, first, patient = np.unique(who, return_index=True, return_inverse=True)
+    known, first, patient = np.unique(who, return_index=True, return_inverse=True)
     patient = first.argsort().argsort()[patient]  # in the order of the records, however patients are called
-    if len(names) < 2:
-        raise UserError(f"The records are of {len(names)} patients: a bootstrap needs two at least.")
-    return given == 1, patient
+    if len(known) < 2:
+        raise UserError(f"The records are of {len(known)} patients: a bootstrap needs two at least.")
+    return given == 1, patient, names
 
 
-def _too_rare(labels: Bools, patient: NDArray[np.intp], columns: NDArray[np.intp], label_names: Sequence[str]) -> str:
-    """`columns`: of which label each column of `labels` is."""
+def _too_rare(labels: Bools, patient: NDArray[np.intp], names: Sequence[str]) -> str:
     fewest = [min(len(np.unique(patient[column])), len(np.unique(patient[~column]))) for column in labels.T]
-    names = [*label_names, "no label"]
-    rarest = ", ".join(f"{names[columns[i]]} ({fewest[i]})" for i in np.argsort(fewest, kind="stable")[:5])
+    rarest = ", ".join(f"{names[i]} ({fewest[i]})" for i in np.argsort(fewest, kind="stable")[:5])
     return (
         "Hardly any resample of the patients has positives and negatives of every label: leave out the labels that "
         f"fewest patients have, or lack, which are {rarest}."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import chi2, f
+from scipy.special import chdtri, fdtri
 
 from ecgexp.errors import UserError
 
@@ -133,7 +133,7 @@ def variance_components(values: Mapping[str, Sequence[float]], level: float = 0.
     if between + within == 0:
         return _unknown(cells, level, "All values are equal: there is no variance to split.")
     tails = (1 - level) / 2, (1 + level) / 2
-    low, high = (float(np.sqrt(freedom * within / chi2.isf(tail, freedom))) for tail in tails)
+    low, high = (float(np.sqrt(freedom * within / chdtri(freedom, tail))) for tail in tails)
     return VarianceComponents(
         cells=cells,
         between_sd=float(np.sqrt(between)),
@@ -188,5 +188,5 @@ def _share_interval(
         return float(1 / (1 + brentq(lambda ratio: pivot(ratio) - quantile, 0, beyond)))
 
     degrees = len(counts) - 1, int(counts.sum() - len(counts))
-    low, high = (share(float(f.ppf(tail, *degrees))) for tail in tails)
+    low, high = (share(float(fdtri(*degrees, tail))) for tail in tails)
     return low, high
