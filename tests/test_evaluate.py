@@ -26,7 +26,7 @@ from ecgexp.reports.evaluation import (
 )
 from ecgexp.saved import SUMS
 from ecgexp.tracking.overlap import TRAINED_ON
-from ecgexp.tracking.restore import find_run
+from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.test_access import looks
 from trained import Trained, call, is_one_sentence, shell, trained_once
 

@@ -20,7 +20,8 @@ import yaml
 from scipy.signal import resample
 
 from ecgexp.saved import SUMS
-from ecgexp.tracking.restore import load_folder, load_trained, named_packages
+from ecgexp.tracking.restore import load_folder, load_trained
+from ecgexp.tracking.trust import named_packages
 from trained import REAL_DATA, Trained, call, is_one_sentence, shell, trained_once
 
 LABELS = ("NORM", "STTC", "CD", "MI", "HYP")

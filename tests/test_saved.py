@@ -16,7 +16,7 @@ import torch
 
 from ecgexp.errors import UserError
 from ecgexp.saved import SUMS, check_sum, load_tensors, sha256, write_sums
-from ecgexp.tracking.restore import read_json
+from ecgexp.tracking.artifacts import read_json
 from ecgexp.training.callbacks import find_checkpoint
 from trained import Trained, call, is_one_sentence, trained_once
 

@@ -15,9 +15,11 @@ from omegaconf import OmegaConf
 from ecgexp.commands.report import _keep
 from ecgexp.errors import UserError
 from ecgexp.saved import SUMS
-from ecgexp.tracking.restore import artifact_folder, find_run, own_folders, read_config
+from ecgexp.tracking.artifacts import artifact_folder, read_config
 from ecgexp.tracking.run import Run
+from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.store import open_store
+from ecgexp.tracking.trust import own_folders
 from trained import Trained, call, is_one_sentence, trained_once
 
 

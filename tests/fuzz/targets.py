@@ -455,7 +455,8 @@ def _make_store(folder: Path) -> None:
 
 def _read_store(folder: Path) -> Any:
     from ecgexp.commands.report import find_sweeps, read_study
-    from ecgexp.tracking.restore import find_run, find_store
+    from ecgexp.tracking.runs import find_run
+    from ecgexp.tracking.store import find_store
 
     store = find_store(folder, None)
     parents = find_sweeps(store, [])

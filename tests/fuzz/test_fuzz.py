@@ -87,7 +87,7 @@ def test_some_odd_command_lines(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("door", command_lines.DOORS)
 def test_odd_words_at_other_doors(door, tmp_path):
-    for name in (door, "reports.page", "restore"):  # which takes longer than any input
+    for name in (door, "reports.page", "tracking.restore"):  # which takes longer than any input
         import_module(f"ecgexp.{name}")
     words, enter = partial(command_lines.door, door), partial(open_door, door)
     check_all(range(WORDS_AT_DOORS), partial(problem_with_words, words, enter, tmp_path))

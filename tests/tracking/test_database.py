@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 
 from ecgexp.errors import UserError
-from ecgexp.tracking.restore import artifact_folder, find_store
-from ecgexp.tracking.store import Store, open_store
+from ecgexp.tracking.artifacts import artifact_folder
+from ecgexp.tracking.store import Store, find_store, open_store
 
 # Between them every character that a URI, a shell, Hydra or SQLite might take for something else.
 NAMES = ("""it's "so" 50%20 a?b#c %""", "$HOME [a]{b}(c) x=y,z;& %2520+", "-a*~ \\ \n `b`|<c>", " äöü 心电图 a:b@c ")

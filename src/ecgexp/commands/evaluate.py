@@ -160,7 +160,9 @@ def run(values: dict[str, list[str]]) -> None:
 
     from ecgexp.config.build import build_dataset
     from ecgexp.tracking.privacy import hashed_patients
-    from ecgexp.tracking.restore import check_trusted, find_run, load_run
+    from ecgexp.tracking.restore import load_run
+    from ecgexp.tracking.runs import find_run
+    from ecgexp.tracking.trust import check_trusted
 
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     root, uri = place_of_runs(values)
@@ -231,7 +233,7 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
     """The configuration with the data where the command line says."""
     from omegaconf import DictConfig, OmegaConf
 
-    from ecgexp.tracking.restore import own_folders
+    from ecgexp.tracking.trust import own_folders
 
     changes = [f"{key}={value[0]}" for key, value in values.items() if key.startswith("dataset.")]
     for change in changes:
@@ -245,7 +247,7 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
 
 def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun) -> str:
     """How the data differ from those that the run was trained on, if at all; refuse such that do not fit the net."""
-    from ecgexp.tracking.restore import DATA, read_json, run_folder
+    from ecgexp.tracking.artifacts import DATA, read_json, run_folder
 
     samples, leads = dataset.load("val").signals.shape[1:]
     for name, found in (("leads", leads), ("samples", samples), ("classes", len(dataset.label_names))):
@@ -262,8 +264,8 @@ def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun)
 
 def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, differ: bool) -> str:
     """What of a split the run has seen as another one, in words; refuse the test split where it has seen records."""
+    from ecgexp.tracking.artifacts import run_folder
     from ecgexp.tracking.overlap import TRAINED_ON, find_overlap
-    from ecgexp.tracking.restore import run_folder
 
     with run_folder(store, run.info.run_id) as folder:
         found = find_overlap(folder / TRAINED_ON, store, records)
@@ -369,7 +371,7 @@ def _record(
     """Log to the run, under `place`; returns where the files are."""
     from mlflow.entities import Metric
 
-    from ecgexp.tracking.restore import keep_files
+    from ecgexp.tracking.artifacts import keep_files
 
     run_id = run.info.run_id
     if number:

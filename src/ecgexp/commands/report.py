@@ -33,7 +33,7 @@ PREDICTIONS, DATA = "predictions_val.parquet", "data.json"
 def run(values: dict[str, list[str]]) -> None:
     """Do what ``python -m ecgexp.report`` asks; `values` are its arguments by key."""
     from ecgexp.reports.page import write_report
-    from ecgexp.tracking.restore import find_store
+    from ecgexp.tracking.store import find_store
 
     store = find_store(*place_of_runs(values))
     asked = [name.strip() for name in values.get("sweep", [""])[0].split(",") if name.strip()]
@@ -216,7 +216,7 @@ class _Files:
         from mlflow.exceptions import MlflowException
 
         from ecgexp.saved import SUMS, check_sum
-        from ecgexp.tracking.restore import artifact_folder
+        from ecgexp.tracking.artifacts import artifact_folder
 
         try:
             local = artifact_folder(self.store, self.runs.get(run_id) or self.store.client.get_run(run_id))
@@ -252,7 +252,7 @@ def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
 
 
 def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
-    from ecgexp.tracking.restore import read_json
+    from ecgexp.tracking.artifacts import read_json
 
     try:
         path = files.find(run_id, DATA)
@@ -267,7 +267,8 @@ def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.s
     import numpy as np
 
     from ecgexp.config.build import build_dataset
-    from ecgexp.tracking.restore import CONFIG, check_trusted, own_folders, read_config
+    from ecgexp.tracking.artifacts import CONFIG, read_config
+    from ecgexp.tracking.trust import check_trusted, own_folders
 
     try:
         path = files.find(run_id, CONFIG)
@@ -317,7 +318,7 @@ def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
     """Put the files into the run of the sweep."""
     from mlflow.exceptions import MlflowException
 
-    from ecgexp.tracking.restore import artifact_folder, keep_files
+    from ecgexp.tracking.artifacts import artifact_folder, keep_files
 
     place = f"reports/{folder.name}"
     local = None

@@ -46,9 +46,10 @@ from ecgexp.text import quoted
 from ecgexp.tracking import provenance
 from ecgexp.tracking.heartbeat import SILENCE, is_alive
 from ecgexp.tracking.model import log_model
-from ecgexp.tracking.restore import load_run, named_packages
+from ecgexp.tracking.restore import load_run
 from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, StoreAway, open_store
+from ecgexp.tracking.trust import named_packages
 from ecgexp.trials.identity import key_of
 from ecgexp.trials.job import PARENT_VARIABLE, SWEPT_VARIABLE
 

@@ -11,11 +11,14 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from ecgexp.tracking.store import Store
+from ecgexp.errors import UserError, said
+from ecgexp.tracking.store import Store, find_store
 
 SLOT, CLAIM = "slot", "claim"
 # Tag of a trial that a sweep reuses: the run that was trained, which has the files.
@@ -42,6 +45,38 @@ _NAMED = 3  # runs that are named; of more the number is told
 def children(store: Store, parent: str) -> list[MlflowRun]:
     """All runs of the trials of a sweep that are not deleted, the earliest first."""
     return store.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'")
+
+
+def find_run(run_id: str, root: str | Path, uri: str | None) -> tuple[Store, MlflowRun]:
+    """A run that has trained weights, and the store that it is in.
+
+    A trial that a sweep took over from another one has its files there: that one is returned.
+
+    Raises
+    ------
+    UserError
+        Where the store cannot be used, or the run is not there, is a sweep, or did not come that far.
+    """
+    store = find_store(root, uri)
+    try:
+        run = store.client.get_run(run_id)
+        run = store.client.get_run(run.data.tags.get(REUSED_FROM, run_id))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise UserError(
+                f"There is no run {run_id} in {store.uri}: take an id from results.csv or the UI."
+            ) from error
+        raise UserError(f"The MLflow store {store.uri} cannot be used: {said(error)}") from error
+    tags = run.data.tags
+    if tags.get("kind") == "sweep":
+        best = tags.get("best_run_id")
+        advice = f"its best is run={best}" if best else "its results.csv lists them"
+        raise UserError(f"Run {run_id} is a sweep: choose one of its trials ({advice}).")
+    if run.info.status != "FINISHED":
+        raise UserError(f"Run {run_id} is {run.info.status.lower()}, not finished: it has no weights to use.")
+    if tags.get("best_epoch") == "None":
+        raise UserError(f"Run {run_id} kept no weights, since its loss was never finite: choose another.")
+    return Store(store.client, store.uri, run.info.experiment_id, store.root), run
 
 
 def claim_of(run: MlflowRun) -> int:

@@ -309,6 +309,33 @@ def open_store(tracking: Any, known: bool = False) -> Store:
     return store
 
 
+def find_store(root: str | Path, uri: str | None) -> Store:
+    """The store that is there; unlike `open_store` this makes none.
+
+    Raises
+    ------
+    UserError
+        Where there is none.
+    """
+    if uri is not None:
+        try:
+            return Store(PatientClient(uri), uri, "", database_file(root).parent)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise UserError(
+                f"The MLflow store {uri} (tracking.uri) cannot be used: {said(error).rstrip('.')}."
+            ) from error
+    database = database_file(root)
+    if not database.is_file():
+        inside = Path(root).expanduser().resolve() / database.name
+        if not inside.is_file():  # tracking.root may also name mlruns itself
+            raise UserError(f"There is no {database}: set tracking.root to the folder that holds mlruns.")
+        database = inside
+    check_database(database)
+    settle(database)
+    uri = database_uri(database)
+    return Store(PatientClient(uri), uri, "", database.parent)
+
+
 def is_own(store: Store) -> bool:
     """Whether the database of a store lies in its folder on this machine, and may have been copied there."""
     if store.uri.startswith("http"):

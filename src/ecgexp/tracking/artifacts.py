@@ -1,0 +1,172 @@
+"""The files of a run: where they are, and reading them without running what stands in them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ecgexp.errors import UserError, said
+from ecgexp.saved import SUMS, check_sum, load_tensors
+from ecgexp.tracking.overlap import TRAINED_ON
+from ecgexp.tracking.store import Store, is_own, place_inside
+
+CONFIG, WEIGHTS, DATA = "config.yaml", "weights.pt", "data.json"
+
+
+@contextmanager
+def run_folder(store: Store, run_id: str) -> Iterator[Path]:
+    """Folder with the config, weights and data description of a run: where they lie, or a copy for the time.
+
+    Raises
+    ------
+    UserError
+        Where the artifacts are not where the store says.
+    """
+    local = artifact_folder(store, store.client.get_run(run_id))
+    if local is not None:
+        yield local
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            there = {entry.path for entry in store.client.list_artifacts(run_id)}
+            for name in (SUMS, CONFIG, WEIGHTS, DATA, TRAINED_ON):
+                if name in there:
+                    store.client.download_artifacts(run_id, name, folder)
+        except (MlflowException, OSError) as error:
+            raise UserError(f"The artifacts of run {run_id} cannot be read: {said(error)}") from error
+        yield Path(folder)
+
+
+def artifact_folder(store: Store, run: MlflowRun) -> Path | None:
+    """Where the artifacts of a run lie on this machine; None where a server keeps them.
+
+    They are looked for in the ``mlruns/`` that the store was found in, which may have been copied or moved, and
+    then where the store says. A store that is a file may come from a stranger: what it says of places outside of its
+    folder is not followed.
+
+    Raises
+    ------
+    UserError
+        Where it is in neither place.
+    """
+    folders = _local_folders(store, run)
+    if folders is None:
+        return None
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    run_id, places = run.info.run_id, " nor in ".join(dict.fromkeys(map(str, folders)))
+    raise UserError(f"The artifacts of run {run_id} are not in {places}: copy mlruns/artifacts as well as mlflow.db.")
+
+
+def keep_files(store: Store, run: MlflowRun, source: Path, place: str) -> str:
+    """Put the files of a folder among the artifacts of a run, over earlier ones of the same name.
+
+    Parameters
+    ----------
+    store : Store
+        Where the run is kept.
+    run : MlflowRun
+        The run.
+    source : Path
+        Folder of the files.
+    place : str
+        Folder among the artifacts.
+
+    Returns
+    -------
+    str
+        Where they are, for people.
+
+    Raises
+    ------
+    UserError
+        Where a link would lead a file out of the run's folder.
+    """
+    folders = _local_folders(store, run)
+    if folders is None:
+        store.client.log_artifacts(run.info.run_id, str(source), place)
+        return f"{place} among the artifacts of run {run.info.run_id}"
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        target = folder / place / path.relative_to(source)
+        if not target.parent.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{target.parent} is a link that leads out of the run's folder: remove it.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # it may be a link
+        shutil.copyfile(path, target)
+    return str(folder / place)
+
+
+def read_config(path: Path) -> DictConfig:
+    """A logged configuration; nothing in it is evaluated.
+
+    Raises
+    ------
+    UserError
+        Where it is missing or no configuration of a trial.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no {path}: it is no finished run or not all of it was copied.")
+    check_sum(path)
+    try:
+        cfg = OmegaConf.load(path)
+        text = OmegaConf.to_yaml(cfg, resolve=False)  # as loaded: YAML has other ways to write the same
+    except Exception as error:  # OmegaConf meets odd YAML with whatever it happens to raise
+        raise UserError(f"{path} cannot be read: {said(error)}.") from error
+    if "${" in text:  # a run logs its configuration resolved
+        raise UserError(f"{path} holds an interpolation '${{...}}', which no run writes: it was tampered with.")
+    if not isinstance(cfg, DictConfig) or not isinstance(cfg.get("model"), DictConfig):
+        raise UserError(f"{path} is not the configuration of a trial: it names no model.")
+    if not isinstance(cfg.get("threshold"), float | int):
+        raise UserError(f"{path} is not the configuration of a trial: it has no threshold.")
+    return cfg
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a run has noted in a file; UserError where it is missing or damaged."""
+    if not path.is_file():
+        raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
+    check_sum(path)
+    try:
+        data = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is damaged: it holds no object.")
+    return data
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Weights of a net by name; UserError where they are missing or damaged, or something other than tensors."""
+    if not path.is_file():
+        raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
+    check_sum(path)
+    state = load_tensors(path)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds something other than weights.")
+    return state
+
+
+def _local_folders(store: Store, run: MlflowRun) -> list[Path] | None:
+    """Folders that may hold the artifacts of a run, the likeliest first; None where a server keeps them."""
+    moved = store.root / "artifacts" / run.info.run_id / "artifacts"
+    if not is_own(store):  # a server or a database that the user named
+        location = urlparse(run.info.artifact_uri)
+        return [Path(unquote(location.path)), moved] if location.scheme in ("", "file") else None
+    named = [place_inside(store, place) for place in (moved.as_uri(), run.info.artifact_uri)]
+    folders = [folder for folder in named if folder is not None]
+    if not folders:
+        raise UserError(f"The artifacts of run {run.info.run_id} lie outside of {store.root}: copy them there.")
+    return folders
