@@ -66,21 +66,22 @@ def ours(
     import torch
     from torch import nn
 
-    from ecgexp.datasets.base import Dataset, Split, SplitName
+    from ecgexp.datasets.base import SignalDataset, Split, SplitName
     from ecgexp.training.callbacks import History
-    from ecgexp.training.data import ECGDataModule
-    from ecgexp.training.module import LitClassifier
+    from ecgexp.training.data import TrainingData
+    from ecgexp.training.module import TrainingModule
     from ecgexp.training.network import Network
 
     torch.set_num_threads(settings["threads"])
 
-    class Given(Dataset):
-        label_names = tuple("abcde")
+    class Given(SignalDataset):
+        label_names, lead_names = tuple("abcde"), tuple(map(str, range(arrays[0].shape[2])))
+        sampling_rate, samples = 100.0, arrays[0].shape[1]
 
         def load(self, split: SplitName) -> Split:
             signals, targets = arrays if split == "train" else _validation(settings, arrays)
             rows, ids = np.arange(len(signals)), np.arange(len(signals)).astype(str)
-            return Split(signals, rows, targets.astype(np.uint8), ids, ids)
+            return Split({"signal": signals}, rows, targets.astype(np.uint8), ids, ids)
 
     class Clock(pl.Callback):
         begun = trained = 0.0
@@ -107,8 +108,8 @@ def ours(
             torch.cuda.synchronize()
 
     dataset = Given()
-    module = LitClassifier(
-        Network(_net(settings), None),
+    module = TrainingModule(
+        Network(_net(settings)),
         nn.BCEWithLogitsLoss(),
         partial(torch.optim.Adam, lr=1e-3),
         None,
@@ -129,7 +130,7 @@ def ours(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    trainer.fit(module, ECGDataModule(dataset, settings["batch_size"], seed=0, memory_budget=200.0))
+    trainer.fit(module, TrainingData(dataset, settings["batch_size"], seed=0, memory_budget=200.0))
 
 
 def tracked(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:

@@ -15,7 +15,7 @@ from ecgexp.config.resolvers import register_resolvers
 from ecgexp.errors import UserError
 from ecgexp.sweeps.worker import Interrupted
 from ecgexp.training.callbacks import Checkpoints, _write
-from ecgexp.training.module import LitClassifier
+from ecgexp.training.module import TrainingModule
 from ecgexp.trials.job import Job
 from ecgexp.trials.run import run_trial
 
@@ -79,14 +79,14 @@ def interrupt_after_checkpoint(monkeypatch, epoch: int):
 
 
 def interrupt_in_step(monkeypatch, epoch: int, step: int):
-    original = LitClassifier.training_step
+    original = TrainingModule.training_step
 
     def leave(self, batch, batch_idx):
         if (self.current_epoch, batch_idx) == (epoch, step):
             raise Interrupted(143)
         return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(LitClassifier, "training_step", leave)
+    monkeypatch.setattr(TrainingModule, "training_step", leave)
 
 
 @pytest.mark.slow

@@ -67,8 +67,8 @@ class Own:
 def test_records_of_other_rates_lengths_and_leads(own):
     dataset = own.dataset()
     train = dataset.load("train")
-    assert train.signals.shape[1:] == (1000, 2)
-    long, short = train.signals[train.rows[0]], train.signals[train.rows[1]]
+    assert train.inputs["signal"].shape[1:] == (1000, 2)
+    long, short = train.inputs["signal"][train.rows[0]], train.inputs["signal"][train.rows[1]]
     time = np.arange(1000) / 100
     expected = np.stack([np.sin(2 * np.pi * 2 * time), np.sin(2 * np.pi * time)], axis=1)  # leads were II, I
     np.testing.assert_allclose(long[20:-20], expected[20:-20], atol=0.01)
@@ -103,7 +103,7 @@ def test_records_by_bare_name_and_with_extension(own):
     endings = (".hea", "", ".HEA", ".mat", ".dat", ".MAT", ".Dat")
     own.table["record"] = [f"rec{i:02d}{endings[i % len(endings)]}" for i in range(N)]
     train = own.dataset().load("train")
-    np.testing.assert_allclose(train.signals[train.rows[1], :500], own.signals["rec01"][:, :2], atol=1e-3)
+    np.testing.assert_allclose(train.inputs["signal"][train.rows[1], :500], own.signals["rec01"][:, :2], atol=1e-3)
 
 
 def test_records_without_a_gain_are_bad_or_assumed_and_said(tmp_path, caplog):
@@ -345,7 +345,7 @@ def own_records(root, tmp_path, records, **options) -> WFDBFolder:
 
 def first_samples(dataset) -> list[float]:
     splits = [dataset.load(name) for name in ("train", "val")]
-    return [float(split.signals[row, 0, 0]) for split in splits for row in split.rows]
+    return [float(split.inputs["signal"][row, 0, 0]) for split in splits for row in split.rows]
 
 
 @pytest.mark.parametrize("names", [["a/r1", "b/r2"], ["r1", "r2"]])

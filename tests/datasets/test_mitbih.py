@@ -89,7 +89,9 @@ def everything(dataset) -> dict[str, tuple[str, np.ndarray]]:
     found = {}
     for name in ("train", "val", "test"):
         split = dataset.load(name)
-        found |= dict(zip(split.ids.tolist(), zip(labels(split), split.signals[split.rows], strict=True), strict=True))
+        found |= dict(
+            zip(split.ids.tolist(), zip(labels(split), split.inputs["signal"][split.rows], strict=True), strict=True)
+        )
     return found
 
 
@@ -246,8 +248,8 @@ def test_beats_are_cut_once(copied, monkeypatch):
     second = build(split_seed=3, beats_per_class=5)
     second.prepare()
     row = second.load("val").rows[0]
-    assert isinstance(first.load("train").signals, np.memmap)
-    np.testing.assert_array_equal(first.load("train").signals[row], second.load("val").signals[row])
+    assert isinstance(first.load("train").inputs["signal"], np.memmap)
+    np.testing.assert_array_equal(first.load("train").inputs["signal"][row], second.load("val").inputs["signal"][row])
     (root / "101.atr").write_bytes((root / "106.atr").read_bytes())
     with pytest.raises(TypeError):
         build().prepare()  # would read
@@ -309,7 +311,7 @@ def test_it_says_what_it_is(dataset):
     built = dataset()
     assert built.multiclass and built.unit != "mV"
     assert built.label_names == CLASSES and built.lead_names == ("MLII",)
-    assert (built.sampling_rate, built.load("val").signals.shape[1:]) == (125, (192, 1))
+    assert (built.sampling_rate, built.load("val").inputs["signal"].shape[1:]) == (125, (192, 1))
     hints = get_type_hints(MITBIH.__init__, include_extras=True)
     assert {"root", "cache_dir", "split", "val_fraction", "split_seed", "lead", "beats_per_class"} <= set(hints)
 
@@ -449,8 +451,10 @@ def test_the_table_as_csv_and_as_parquet(table):
             assert len(split) == count
             part = "test" if name == "test" else "train"
             places = [int(one.removeprefix(f"{part}/")) for one in split.ids.tolist()]
-            np.testing.assert_allclose(split.signals[split.rows][:, :187, 0], rows[part][places, :187], atol=1e-6)
-            assert not split.signals[:, 187:].any()
+            np.testing.assert_allclose(
+                split.inputs["signal"][split.rows][:, :187, 0], rows[part][places, :187], atol=1e-6
+            )
+            assert not split.inputs["signal"][:, 187:].any()
             assert labels(split) == [CLASSES[int(label)] for label in rows[part][places, 187]]
             assert len(set(labels(split))) == 5
     assert dataset.multiclass and "flatters" in dataset.summary()["warning"]
@@ -521,7 +525,7 @@ def test_the_beats_of_each_class_are_as_many_as_published(real):
     shares = (100 * counts / counts.sum()).round(2).tolist()
     assert shares == pytest.approx([82.77, 2.54, 6.61, 0.73, 7.35], abs=0.0051)  # of Giraldi 2025
     assert dataset.summary()["leads"] == {"102": "V5", "104": "V5"} and dataset.summary()["left_out"] == []
-    signals = dataset.load("train").signals
+    signals = dataset.load("train").inputs["signal"]
     assert signals.shape == (109_446, 192, 1)
     assert (signals.min(axis=1) == 0).all() and (signals.max(axis=1) == 1).all()
     assert not signals[:, 187:].any()

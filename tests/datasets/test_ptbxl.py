@@ -31,7 +31,7 @@ def test_splits_signals_and_patients(folder):
     assert dataset.lead_names == tuple(LEADS)
     assert (dataset.sampling_rate, dataset.samples) == (100, 1000)
     for split in (train, val, test):
-        signals = np.concatenate(list(split.chunks(3)))
+        signals = np.concatenate(list(split.chunks("signal", 3)))
         expected = np.stack([folder.signals[int(i)] for i in split.ids])
         np.testing.assert_allclose(signals, expected, atol=1e-6)
 
@@ -104,13 +104,13 @@ def test_arguments_are_annotated_for_validation():
 
 def test_normalization_is_that_of_the_training_split(folder):
     signals = np.stack([folder.signals[i] for i in range(1, 21) if i % 10 not in (9, 0)])
-    assert folder.dataset().normalization() is None
-    mean, std = folder.dataset(normalize="per_lead").normalization()
-    np.testing.assert_allclose(mean, signals.mean(axis=(0, 1)), atol=1e-5)
-    np.testing.assert_allclose(std, signals.std(axis=(0, 1)), rtol=1e-5)
-    mean, std = folder.dataset(normalize="scalar").normalization()
-    np.testing.assert_allclose(mean, np.full(12, signals.mean()), atol=1e-5)
-    np.testing.assert_allclose(std, np.full(12, signals.std()), rtol=1e-5)
+    assert folder.dataset().normalization() == {}
+    mean, std = folder.dataset(normalize="per_lead").normalization()["signal"]
+    np.testing.assert_allclose(mean[:, 0], signals.mean(axis=(0, 1)), atol=1e-5)
+    np.testing.assert_allclose(std[:, 0], signals.std(axis=(0, 1)), rtol=1e-5)
+    mean, std = folder.dataset(normalize="scalar").normalization()["signal"]
+    np.testing.assert_allclose(mean, [[signals.mean()]], atol=1e-5)
+    np.testing.assert_allclose(std, [[signals.std()]], rtol=1e-5)
 
 
 def test_summary_counts(folder, caplog):
@@ -323,7 +323,7 @@ def test_a_bad_record(folder, case):
     dataset = folder.dataset(on_bad_record="skip")
     train = dataset.load("train")
     assert train.ids.tolist() == [str(i) for i in range(1, 21) if i % 10 not in (9, 0) and i != 2]
-    np.testing.assert_allclose(train.signals[train.rows[1]], folder.signals[3], atol=1e-6)
+    np.testing.assert_allclose(train.inputs["signal"][train.rows[1]], folder.signals[3], atol=1e-6)
     (bad,) = dataset.summary()["train"]["bad"]
     assert bad["record"] == "2"
     assert bad["problem"].startswith("records100/00000/00002_lr: ")
@@ -349,7 +349,7 @@ def test_leads_in_another_order_are_reordered(folder):
     replace_header(folder, " AVR\n", " aVR\n")
     dataset = folder.dataset()
     train = dataset.load("train")
-    np.testing.assert_allclose(train.signals[train.rows[1]], folder.signals[2], atol=1e-6)
+    np.testing.assert_allclose(train.inputs["signal"][train.rows[1]], folder.signals[2], atol=1e-6)
     assert dataset.summary()["train"]["adapted"] == {"reordered": 1}
 
 
@@ -382,7 +382,7 @@ def test_the_two_known_pairs_are_identical(real):
     dataset = real(train_folds=[5], val_fold=1)
     splits = {name: dataset.load(name) for name in ("train", "val")}
     signal = {
-        record: split.signals[row]
+        record: split.inputs["signal"][row]
         for split in splits.values()
         for record, row in zip(split.ids.tolist(), split.rows, strict=True)
     }

@@ -382,7 +382,7 @@ class TestDataset:
             assert len(data.label_names) == classes
             split = data.load("train")
             assert split.targets.shape == (len(split), classes) and len(split) > 40
-            assert split.signals.shape[1:] == (1000, 12)
+            assert split.inputs["signal"].shape[1:] == (1000, 12)
         assert len(list((tmp_path / "data").iterdir())) == 1
 
     def test_a_more_certain_label_holds_for_fewer_records(self, tmp_path):

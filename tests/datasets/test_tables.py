@@ -58,7 +58,7 @@ def read(dataset) -> dict[str, tuple[str, str, list[int], float]]:
     for name in ("train", "val", "test"):
         split = dataset.load(name)
         for i, record in enumerate(split.ids.tolist()):
-            first = float(split.signals[split.rows[i], 0, 0])
+            first = float(split.inputs["signal"][split.rows[i], 0, 0])
             found[record] = (name, str(split.patients[i]), split.targets[i].tolist(), round(first, 3))
     return found
 

@@ -168,7 +168,7 @@ def _split(dataset: Any, *names: str) -> str:
     found: list[Any] = []
     for name in names:
         split = dataset.load(name)
-        found += [split.signals[split.rows], split.targets, split.ids.tolist(), split.patients.tolist()]
+        found += [split.inputs["signal"][split.rows], split.targets, split.ids.tolist(), split.patients.tolist()]
     return told(dataset.label_names, *found)
 
 
@@ -295,7 +295,7 @@ def _make_old_run(folder: Path) -> None:
     from ecgexp.training.network import Network
 
     generator = torch.Generator().manual_seed(0)
-    network = Network(Linear(leads=2, samples=96, classes=3), None)
+    network = Network(Linear(leads=2, samples=96, classes=3))
     state = {
         name: torch.rand(value.shape, generator=generator) if value.is_floating_point() else value
         for name, value in network.state_dict().items()

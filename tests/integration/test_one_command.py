@@ -230,7 +230,7 @@ def test_only_the_best_trial_has_a_logged_model_and_it_answers_like_the_trial(fo
     from ecgexp.datasets import Synthetic
 
     data = Synthetic(folder / "data" / "synthetic", cache_dir=tmp_path, records=200, workers=1).load("val")
-    signals = torch.from_numpy(data.signals[data.rows]).transpose(1, 2).contiguous()
+    signals = torch.from_numpy(data.inputs["signal"][data.rows]).transpose(1, 2).contiguous()
     ids, _, probability, _ = predictions(folder, best)
     assert list(ids) == list(data.ids)
     with torch.no_grad():

@@ -70,7 +70,7 @@ def test_best_metrics_are_those_of_the_kept_weights_in_one_process(together):
     folder = together.folder
     dataset = Synthetic(folder / "data" / "synthetic", cache_dir=folder / "again", records=200, workers=1)
     split = dataset.load("val")
-    signals = torch.from_numpy(split.signals[split.rows]).transpose(1, 2)
+    signals = torch.from_numpy(split.inputs["signal"][split.rows]).transpose(1, 2)
     for run in trials(folder):
         kept = weights(folder, run)
         (matrix,) = (value for value in kept.values() if value.ndim == 2)

@@ -22,7 +22,9 @@ def split(*records: str) -> Split:
     """Each record is written as 'id/patient'."""
     ids, patients = (np.array(part) for part in zip(*(record.split("/") for record in records), strict=True))
     count = len(ids)
-    return Split(np.zeros((count, 1, 1), np.float32), np.arange(count), np.zeros((count, 1), np.uint8), ids, patients)
+    return Split(
+        {"signal": np.zeros((count, 1, 1), np.float32)}, np.arange(count), np.zeros((count, 1), np.uint8), ids, patients
+    )
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from ecgexp.datasets import Dataset, Split
+from ecgexp.datasets import SignalDataset, Split
 from ecgexp.models import Linear, Rajpurkar, Ribeiro
 from ecgexp.training import compiled
 from ecgexp.training.compiled import can_compile, compiles
-from ecgexp.training.data import ECGDataModule
-from ecgexp.training.module import LitClassifier
+from ecgexp.training.data import TrainingData
+from ecgexp.training.module import TrainingModule
 from ecgexp.training.network import Network
 from ecgexp.trials.identity import cell
 
@@ -38,23 +38,25 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
-class Noise(Dataset):
+class Noise(SignalDataset):
     label_names = tuple("abcde")
     lead_names = ("I", "II", "III")
-    sampling_rate = 10.0
+    sampling_rate, samples = 10.0, SAMPLES
 
     def load(self, split):
         rng = np.random.default_rng(0)
         rows = np.arange(22)
         signals = rng.normal(size=(22, SAMPLES, LEADS)).astype(np.float32)
-        return Split(signals, rows, rng.integers(0, 2, (22, 5)).astype(np.uint8), rows.astype(str), rows.astype(str))
+        return Split(
+            {"signal": signals}, rows, rng.integers(0, 2, (22, 5)).astype(np.uint8), rows.astype(str), rows.astype(str)
+        )
 
 
-def train(net: nn.Module, batch_size: int, compile_for: int | None, precision: str = "32-true") -> LitClassifier:
+def train(net: nn.Module, batch_size: int, compile_for: int | None, precision: str = "32-true") -> TrainingModule:
     torch.manual_seed(1)
     optimizer = partial(torch.optim.SGD, lr=0.1)
     lossf, names = nn.BCEWithLogitsLoss(), Noise.label_names
-    module = LitClassifier(
+    module = TrainingModule(
         Network(net, None), lossf, optimizer, None, "epoch", "val/loss", names, 0.5, compile_for=compile_for
     )
     trainer = pl.Trainer(
@@ -68,7 +70,7 @@ def train(net: nn.Module, batch_size: int, compile_for: int | None, precision: s
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    trainer.fit(module, ECGDataModule(Noise(), batch_size, seed=0, memory_budget=1.0))
+    trainer.fit(module, TrainingData(Noise(), batch_size, seed=0, memory_budget=1.0))
     return module
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from ecgexp.datasets import Dataset, Split
+from ecgexp.datasets import SignalDataset, Split
 from ecgexp.errors import UserError
-from ecgexp.training.network import Network, check_layers
+from ecgexp.training.network import Network, check_layers, restored
 
 
 class Echo(nn.Module):
@@ -15,12 +15,12 @@ class Echo(nn.Module):
         return x
 
 
-class Few(Dataset):
+class Few(SignalDataset):
     """Training records in rows 0, 2, 4 of the store; the others would move the statistics far away."""
 
     label_names = ("a",)
     lead_names = ("I", "II")
-    sampling_rate = 10.0
+    sampling_rate, samples = 10.0, 40
 
     def __init__(self, normalize):
         self.normalize = normalize
@@ -31,7 +31,7 @@ class Few(Dataset):
     def load(self, split):
         rows = np.array([0, 2, 4] if split == "train" else [1, 3, 5])
         ids = rows.astype(str)
-        return Split(self.signals, rows, np.ones((3, 1), np.uint8), ids, ids)
+        return Split({"signal": self.signals}, rows, np.ones((3, 1), np.uint8), ids, ids)
 
     def training(self):
         return torch.from_numpy(self.signals[::2]).transpose(1, 2)
@@ -39,7 +39,7 @@ class Few(Dataset):
 
 def test_without_normalisation_signals_enter_the_net_as_they_are():
     dataset = Few("none")
-    assert dataset.normalization() is None
+    assert dataset.normalization() == {}
     signals = dataset.training()
     torch.testing.assert_close(Network(Echo(), None)(signals), signals, rtol=0, atol=0)
 
@@ -62,10 +62,9 @@ def test_scalar_normalisation_moves_all_leads_alike():
 
 
 def test_the_statistics_are_kept_with_the_weights():
-    statistics = (np.array([1.0, 2.0], np.float32), np.array([3.0, 4.0], np.float32))
-    state = Network(nn.Identity(), statistics).state_dict()
-    again = Network(nn.Identity(), (np.zeros(2, np.float32), np.ones(2, np.float32)))
-    again.load_state_dict(state)
+    statistics = (np.array([[1.0], [2.0]], np.float32), np.array([[3.0], [4.0]], np.float32))
+    state = Network(nn.Identity(), {"signal": statistics}).state_dict()
+    again = restored(nn.Identity(), state)
     out = again(torch.tensor([[[4.0], [10.0]]]))
     torch.testing.assert_close(out, torch.tensor([[[1.0], [2.0]]]))
 

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ecgexp.datasets import Dataset, Split
+from ecgexp.datasets import SignalDataset, Split
 from ecgexp.models import Rajpurkar, Ribeiro
 from ecgexp.models.layers import SameConv
 from ecgexp.training.batches import GIGABYTE, Batches, Records
 from ecgexp.training.callbacks import History
-from ecgexp.training.data import ECGDataModule
-from ecgexp.training.module import LitClassifier, as_it_lies, fused
+from ecgexp.training.data import TrainingData
+from ecgexp.training.module import TrainingModule, as_it_lies, fused
 from ecgexp.training.network import Network
 
 LEADS, SAMPLES = 3, 40
@@ -27,10 +27,13 @@ RECORDS = 30
 def split() -> Split:
     rng, rows = np.random.default_rng(0), np.arange(RECORDS)
     signals = rng.normal(size=(RECORDS, SAMPLES, LEADS)).astype(np.float32)
-    return Split(signals, rows, rng.integers(0, 2, (RECORDS, 5)).astype(np.uint8), rows.astype(str), rows.astype(str))
+    return Split(
+        {"signal": signals}, rows, rng.integers(0, 2, (RECORDS, 5)).astype(np.uint8), rows.astype(str), rows.astype(str)
+    )
 
 
-class Noise(Dataset):
+class Noise(SignalDataset):
+    lead_names, sampling_rate, samples = tuple("xyz"), 10.0, SAMPLES
     label_names = tuple("abcde")
 
     def load(self, name):
@@ -75,7 +78,7 @@ def test_a_step_reads_nothing_but_the_loss_which_a_gpu_keeps(net):
     reads = Reads()
     optimizer = partial(torch.optim.Adam, fused=True)
     network = Network(net(LEADS, SAMPLES, 5), None)
-    module = LitClassifier(
+    module = TrainingModule(
         network, nn.BCEWithLogitsLoss(), optimizer, None, "epoch", "val/loss", Noise.label_names, 0.5
     )
     trainer = pl.Trainer(
@@ -89,13 +92,13 @@ def test_a_step_reads_nothing_but_the_loss_which_a_gpu_keeps(net):
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    trainer.fit(module, ECGDataModule(Noise(), 8, seed=0, memory_budget=1.0))
+    trainer.fit(module, TrainingData(Noise(), 8, seed=0, memory_budget=1.0))
     assert reads.train == [1] * 12
     assert reads.val == [0] * 3
 
 
 def test_the_order_of_an_epoch_is_copied_to_the_device_once():
-    batches = Batches(Records(split(), GIGABYTE, torch.device("meta")), 8, seed=0)
+    batches = Batches(Records(split(), Noise().inputs, GIGABYTE, torch.device("meta")), 8, seed=0)
     with Count(torch.ops.aten._to_copy.default) as copies:
         drawn = list(batches)
     assert {tensor.device.type for batch in drawn for tensor in batch} == {"meta"}

@@ -9,16 +9,17 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ecgexp.config.build import Parts, check_device, resolve_precision
-from ecgexp.datasets import Dataset, Split
+from ecgexp.datasets import SignalDataset, Split
 from ecgexp.errors import UserError
 from ecgexp.training.fit import load
 from ecgexp.trials.identity import identity
 
 
-class Beats(Dataset):
+class Beats(SignalDataset):
     """Four records with one of three labels each."""
 
-    label_names, lead_names, sampling_rate = ("N", "V", "S"), ("I", "II"), 100.0
+    label_names = ("N", "V", "S")
+    lead_names, sampling_rate, samples = ("I", "II"), 100.0, 10
 
     def __init__(self, multiclass, classes=(0, 1, 2, 0)):
         self.multiclass = multiclass
@@ -26,7 +27,7 @@ class Beats(Dataset):
 
     def load(self, split):
         ids = np.array([f"{split}-{number}" for number in range(4)])
-        return Split(np.zeros((4, 10, 2), np.float32), np.arange(4), self.targets, ids, ids)
+        return Split({"signal": np.zeros((4, 10, 2), np.float32)}, np.arange(4), self.targets, ids, ids)
 
 
 def loaded(dataset, monitor="val/loss", objective="best/val/loss", **keys):

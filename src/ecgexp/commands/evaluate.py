@@ -222,7 +222,7 @@ def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: Dic
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = dataset.load(split)
-    records = Records(loaded, float(cfg.memory_budget) * GIGABYTE, device)
+    records = Records(loaded, dataset.inputs, float(cfg.memory_budget) * GIGABYTE, device)
     logits, targets = predict(network.to(device), Batches(records, evaluation_batch(device)), device)
     return Predictions(
         split, loaded, logits.cpu(), targets.cpu(), dataset.label_names, float(cfg.threshold), dataset.multiclass
@@ -247,12 +247,14 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
 
 def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun) -> str:
     """How the data differ from those that the run was trained on, if at all; refuse such that do not fit the net."""
+    from ecgexp.config.build import check_inputs, sizes
     from ecgexp.tracking.artifacts import DATA, read_json, run_folder
 
-    samples, leads = dataset.load("val").signals.shape[1:]
-    for name, found in (("leads", leads), ("samples", samples), ("classes", len(dataset.label_names))):
-        if cfg.dataset[name] != found:
-            raise UserError(f"The net of this run takes dataset.{name}={cfg.dataset[name]}, but the data have {found}.")
+    check_inputs(dataset, dataset.load("val"))
+    for name, found in {**sizes(dataset.inputs), "classes": len(dataset.label_names)}.items():
+        if cfg.dataset.get(name) != found:
+            takes = cfg.dataset.get(name)
+            raise UserError(f"The net of this run takes dataset.{name}={takes}, but the data have {found}.")
     with run_folder(store, run.info.run_id) as folder:
         counts = read_json(folder / DATA).get("counts")
     if dataset.fingerprint() != run.data.tags.get("dataset_fingerprint"):
@@ -308,13 +310,11 @@ def _test_records(counts: Any) -> Any:
 
 
 def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
-    import torch
-
     from ecgexp.config.build import instantiate_group
+    from ecgexp.training.fit import fit_labels
 
     loss = instantiate_group("loss", cfg.loss)
-    if hasattr(loss, "fit_labels"):
-        loss.fit_labels(torch.from_numpy(dataset.load("train").targets))
+    fit_labels([loss], dataset.load("train"))
     return loss
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import nn
 
-from ecgexp.config.schema import DATA_KEYS, accepts, locate, plain
-from ecgexp.datasets.base import Dataset, Split
+from ecgexp.config.schema import DATA_KEYS, SIZES, accepts, locate, plain
+from ecgexp.datasets.base import SIGNAL, Dataset, Input, Split
 from ecgexp.errors import UserError, said
+
+Example = NDArray[Any] | dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,46 @@ def build_dataset(cfg: DictConfig) -> Dataset:
     return instantiate_group("dataset", kept)
 
 
-def example(split: Split) -> NDArray[np.float32]:
-    """Signals to trace a net with: (2, leads, samples), mV."""
-    rows = np.resize(split.rows, 2)
-    return np.ascontiguousarray(split.signals[rows].transpose(0, 2, 1))
+def example(dataset: Dataset, split: Split, records: int = 2) -> Example:
+    """Inputs to trace a net with, as they are stored: (records, leads, samples) of signals; several by name."""
+    rows = np.resize(split.rows, records)
+    arrays = {
+        one.name: np.ascontiguousarray(split.inputs[one.name][rows].transpose(one.order)) for one in dataset.inputs
+    }
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
+
+
+def sizes(inputs: Sequence[Input]) -> dict[str, int | dict[str, int]]:
+    """Lengths of the axes of inputs by config key, such as ``leads`` and ``samples``.
+
+    Where inputs differ in one, it is by their names.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for one in inputs:
+        for axis, length in zip(one.axes, one.shape, strict=True):
+            if axis in SIZES:
+                found.setdefault(SIZES[axis], {})[one.name] = length
+    return {key: lengths if len({*lengths.values()}) > 1 else max(lengths.values()) for key, lengths in found.items()}
+
+
+def check_inputs(dataset: Dataset, split: Split) -> None:
+    """Refuse a split that has not what its dataset says of its inputs.
+
+    Raises
+    ------
+    UserError
+        Where an input is missing, or of another shape.
+    """
+    wanted = {one.name: one.stored_shape for one in dataset.inputs}
+    kind = type(dataset).__name__
+    if set(wanted) != set(split.inputs):
+        raise UserError(
+            f"{kind} has the inputs {', '.join(wanted)}, and its splits {', '.join(split.inputs)}: name them alike."
+        )
+    for name, shape in wanted.items():
+        found = split.inputs[name].shape[1:]
+        if found != shape:
+            raise UserError(f"{kind} says that input '{name}' has the shape {shape}, but its splits have {found}.")
 
 
 def instantiate_group(group: str, component: Any) -> Any:
@@ -105,15 +143,17 @@ def instantiate_group(group: str, component: Any) -> Any:
 
 def describe(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
     """What one has to know to use a trained net on other records."""
-    return {
+    described = {
         "labels": list(dataset.label_names),
         "multiclass": dataset.multiclass,
-        "leads": list(dataset.lead_names),
-        "sampling_rate": dataset.sampling_rate,
-        "samples": cfg.dataset.samples,
-        "unit": dataset.unit,
         "threshold": cfg.threshold,
+        "inputs": [one.describe() for one in dataset.inputs],
     }
+    for one in dataset.inputs:
+        if one.name == SIGNAL:
+            leads, samples = list(one.coordinates["lead"]), one.size("time")
+            described |= {"leads": leads, "sampling_rate": one.rate, "samples": samples, "unit": one.unit}
+    return described
 
 
 def device_kind(cfg: DictConfig) -> str:

@@ -19,7 +19,16 @@ from ecgexp.paths import check_address
 
 # What a net needs to know of a dataset: part of every dataset's config, passed to its constructor only
 # where the constructor takes it, and compared with the data after loading. So is `multiclass`, if it is true.
-DATA_SHAPE = ("leads", "samples", "classes")
+SIZES = {
+    "lead": "leads",
+    "time": "samples",
+    "channel": "channels",
+    "row": "height",
+    "column": "width",
+    "feature": "features",
+}
+"""Config keys of a dataset for the lengths of the axes of its inputs."""
+DATA_SHAPE = (*SIZES.values(), "classes")
 DATA_KEYS = (*DATA_SHAPE, "multiclass")
 
 
@@ -113,9 +122,8 @@ def check(cfg: DictConfig) -> None:
     check_address(values["tracking"]["uri"])
     _check_component("dataset", values["dataset"])
     for name in DATA_SHAPE:
-        size = values["dataset"].get(name)
-        if not isinstance(size, int) or size < 1:
-            raise UserError(f"Config key 'dataset.{name}' must be a positive whole number, but is {size!r}.")
+        if name in values["dataset"]:
+            _check_size(name, values["dataset"][name])
     multiclass = values["dataset"].get("multiclass", False)
     if not isinstance(multiclass, bool):
         raise UserError(f"Config key 'dataset.multiclass' must be true or false, but is {multiclass!r}.")
@@ -223,6 +231,14 @@ def _check_component(group: str, component: Component) -> None:
             _check_type(f"{group}.{key}", value, hints[key])
     if hasattr(target, "check_arguments"):  # what its arguments must be together
         target.check_arguments(**{key: value for key, value in component.items() if key not in SPECIAL})
+
+
+def _check_size(name: str, value: Any) -> None:
+    """Refuse what is no length of an axis, or one for each of several inputs."""
+    for key, size in value.items() if isinstance(value, dict) else [("", value)]:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            key = f"dataset.{name}.{key}".rstrip(".")
+            raise UserError(f"Config key '{key}' must be a positive whole number, but is {size!r}.")
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

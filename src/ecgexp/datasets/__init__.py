@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ecgexp.datasets.base import Dataset, Normalization, Split, SplitName
+    from ecgexp.datasets.base import Dataset, Input, Normalization, SignalDataset, Split, SplitName
     from ecgexp.datasets.ecg.folder import WFDBFolder
     from ecgexp.datasets.ecg.mitbih import MITBIH, MITBIHTable
     from ecgexp.datasets.ecg.ptbxl import PTBXL, PTBXL_CLASSES
@@ -16,9 +16,11 @@ __all__ = [
     "PTBXL",
     "PTBXL_CLASSES",
     "Dataset",
+    "Input",
     "MITBIHTable",
     "Normalization",
     "Reading",
+    "SignalDataset",
     "Split",
     "SplitName",
     "Synthetic",
@@ -29,7 +31,9 @@ __all__ = [
 # The download needs none of them, and they take seconds to import: each waits for first use.
 _MODULES = {
     "Dataset": "base",
+    "Input": "base",
     "Normalization": "base",
+    "SignalDataset": "base",
     "Split": "base",
     "SplitName": "base",
     "WFDBFolder": "ecg.folder",

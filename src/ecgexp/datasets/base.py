@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,9 +19,88 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "val", "test"]
 Normalization = Literal["none", "scalar", "per_lead"]
+Statistics = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Mean and standard deviation of an input, each of its shape, with 1 for the axes that they were taken over."""
+
+SIGNAL = "signal"
+"""Name of the input that a `SignalDataset` has."""
 
 CONSTANT = 1e-12
 """Share of the mean square below which a variance is rounding: float32 resolves 1e-7 of a value."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One of the arrays that a record consists of, as a net takes it.
+
+    Attributes
+    ----------
+    name : str
+        A net with several inputs takes this one as its argument of this name.
+    axes : tuple of str
+        Such as ``('lead', 'time')``, ``('channel', 'row', 'column')`` or ``('feature',)``.
+    shape : tuple of int
+        Length of each axis.
+    unit : str, optional
+        Of the values.
+    rate : float, optional
+        Samples per second along the axis 'time'.
+    coordinates : mapping of str to tuple of str
+        Names of the places along an axis, such as ``{'lead': ('I', 'II')}``.
+    stored : tuple of str
+        The axes in the order in which the arrays of a `Split` have them; by default that of `axes`. The net takes
+        a view with the axes exchanged, and nothing is copied.
+    normalize_over : tuple of str, optional
+        Axes that mean and standard deviation are taken over, beside the records; the net takes values minus mean
+        over deviation. None: values enter the net as they are.
+
+    Raises
+    ------
+    ValueError
+        Where these do not fit each other.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    unit: str | None = None
+    rate: float | None = None
+    coordinates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stored: tuple[str, ...] = ()
+    normalize_over: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stored", tuple(self.stored) or tuple(self.axes))
+        if not self.name.isidentifier():
+            raise ValueError(f"Input '{self.name}' must have a name that Python takes as an argument's.")
+        if len(self.shape) != len(self.axes) or sorted(self.stored) != sorted(set(self.axes)):
+            raise ValueError(
+                f"Input '{self.name}' needs a length for each of its axes {self.axes}, each once in shape and stored."
+            )
+        for axis, names in self.coordinates.items():
+            if axis not in self.axes or len(names) != self.size(axis):
+                raise ValueError(f"Input '{self.name}' has no axis '{axis}' with {len(names)} places.")
+        if not set(self.normalize_over or ()) <= set(self.axes):
+            raise ValueError(f"Input '{self.name}' has not all the axes {self.normalize_over} of normalize_over.")
+
+    def size(self, axis: str) -> int:
+        """Length of an axis."""
+        return self.shape[self.axes.index(axis)]
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of a record in the arrays of a `Split`."""
+        return tuple(map(self.size, self.stored))
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Axes of a stored batch, with its records first, in the order in which the net takes them."""
+        return (0, *(1 + self.stored.index(axis) for axis in self.axes))
+
+    def describe(self) -> dict[str, Any]:
+        """What one has to know to feed a net with this input, JSON-able."""
+        described = asdict(self)
+        return {key: described[key] for key in ("name", "axes", "shape", "unit", "rate", "coordinates")}
 
 
 @dataclass(frozen=True)
@@ -29,21 +109,22 @@ class Split:
 
     Attributes
     ----------
-    signals : float32 array, (stored records, samples, leads), mV
-        A store that may hold more records than the split has; may be memory-mapped.
+    inputs : mapping of str to array, (stored records, ...)
+        By the names of the dataset's inputs, of any type. A store that may hold more records than the split has;
+        may be memory-mapped.
     rows : int64 array, (records,)
-        Where in `signals` each record of the split stands.
-    targets : uint8 array, (records, classes)
-        1 where the label holds.
+        Where in each of `inputs` the records of the split stand.
+    targets : array, (records, ...)
+        Of labels uint8, (records, classes): 1 where the label holds. Of any type; a loss takes them as float32.
     ids : str array, (records,)
         Record identifiers, unique.
     patients : str array, (records,)
         Patient identifiers.
     """
 
-    signals: NDArray[np.float32]
+    inputs: Mapping[str, NDArray[Any]]
     rows: NDArray[np.int64]
-    targets: NDArray[np.uint8]
+    targets: NDArray[Any]
     ids: NDArray[np.str_]
     patients: NDArray[np.str_]
 
@@ -51,37 +132,40 @@ class Split:
         return len(self.rows)
 
     def fingerprint(self) -> str:
-        """Hash of ids, targets and signals."""
+        """Hash of ids, targets and inputs."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
-        digest.update(np.ascontiguousarray(self.targets).tobytes())
-        for signals in self.chunks():
-            digest.update(np.ascontiguousarray(signals).tobytes())
+        for part in self._parts():
+            digest.update(part)
         return digest.hexdigest()[:16]
 
-    def chunks(self, records: int = 1024) -> Iterator[NDArray[np.float32]]:
-        """Signals of the split, `records` at a time: (<= records, samples, leads)."""
+    def chunks(self, name: str, records: int = 1024) -> Iterator[NDArray[Any]]:
+        """An input of the split, `records` at a time: (<= records, ...)."""
         for start in range(0, len(self), records):
-            yield self.signals[self.rows[start : start + records]]
+            yield self.inputs[name][self.rows[start : start + records]]
+
+    def _parts(self) -> Iterator[bytes]:
+        """What is hashed of targets and inputs."""
+        # the usual types are not named, so that fingerprints stay what they were
+        yield b"" if self.targets.dtype == np.uint8 else str(self.targets.dtype).encode()
+        yield np.ascontiguousarray(self.targets).tobytes()
+        for name, array in self.inputs.items():
+            yield b"" if array.dtype == np.float32 else str(array.dtype).encode()
+            for chunk in self.chunks(name):
+                yield np.ascontiguousarray(chunk).tobytes()
 
 
 class Dataset(ABC):
-    """Labelled ECG records with fixed train, validation and test splits.
+    """Labelled records with fixed train, validation and test splits.
 
     A subclass sets the attributes below and implements `load`. It reads the test split only when
-    ``load("test")`` is called, which training never does.
+    ``load("test")`` is called, which training never does. ECGs and other signals: see `SignalDataset`.
 
     Attributes
     ----------
     label_names : tuple of str
         The classes, in the order of the target columns.
-    lead_names : tuple of str
-        The leads, in the order of the signal columns.
-    sampling_rate : float
-        In Hz.
-    normalize : {'none', 'scalar', 'per_lead'}
-        How `normalization` computes its statistics.
-    unit : str
-        Of the signals; mV where a net is to predict other records, too.
+    inputs : tuple of Input
+        What a record consists of. A net takes a single one as its only argument, and several by their names.
     multiclass : bool
         Each record has exactly one label.
     warning : str or None
@@ -89,10 +173,7 @@ class Dataset(ABC):
     """
 
     label_names: tuple[str, ...]
-    lead_names: tuple[str, ...]
-    sampling_rate: float
-    normalize: Normalization = "none"
-    unit: str = "mV"
+    inputs: tuple[Input, ...]
     multiclass: bool = False
     warning: str | None = None
 
@@ -127,47 +208,68 @@ class Dataset(ABC):
         return {split: self._counts(self.load(split)) for split in ("train", "val")}
 
     def fingerprint(self) -> str:
-        """Hash of what training sees: ids, targets and signals of the train and validation splits."""
+        """Hash of what training sees: ids, targets and inputs of the train and validation splits."""
         digest = hashlib.sha256()
         for name in ("train", "val"):
             split = self.load(name)
-            digest.update(repr((name, self.label_names, self.lead_names, self.sampling_rate)).encode())
+            digest.update(repr((name, self.label_names, *self._facts())).encode())
             digest.update("\n".join(split.ids).encode())
-            digest.update(np.ascontiguousarray(split.targets).tobytes())
-            for signals in split.chunks():
-                digest.update(np.ascontiguousarray(signals).tobytes())
+            for part in split._parts():
+                digest.update(part)
         return digest.hexdigest()[:16]
 
-    def normalization(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Mean and standard deviation of the training split in mV, each (leads,); None for 'none'.
+    def normalization(self) -> dict[str, Statistics]:
+        """Mean and standard deviation over the training split, of each input that is normalised.
 
         Raises
         ------
         UserError
-            Where a lead is constant, so that nothing can be divided by its deviation.
+            Where values are constant, so that nothing can be divided by their deviation.
         """
-        if self.normalize == "none":
-            return None
+        wanted = [one for one in self.inputs if one.normalize_over is not None]
+        if not wanted:
+            return {}
         split = self.load("train")
-        count, total, squares = 0, np.zeros(len(self.lead_names)), np.zeros(len(self.lead_names))
-        for signals in split.chunks():
-            count += signals.shape[0] * signals.shape[1]
-            total += signals.sum(axis=(0, 1), dtype=np.float64)
-            squares += np.square(signals, dtype=np.float64).sum(axis=(0, 1))
-        mean, square = total / count, squares / count
-        if self.normalize == "scalar":
-            mean, square = np.full_like(mean, mean.mean()), np.full_like(square, square.mean())
+        return {one.name: self._statistics(one, split) for one in wanted}
+
+    def _statistics(self, one: Input, split: Split) -> Statistics:
+        over = (0, *(place for place, axis in enumerate(one.stored, 1) if axis in (one.normalize_over or ())))
+        count, total, squares = 0, np.zeros(()), np.zeros(())
+        for values in split.chunks(one.name):
+            count += math.prod(values.shape[place] for place in over)
+            total = total + values.sum(axis=over, dtype=np.float64, keepdims=True)
+            squares = squares + np.square(values, dtype=np.float64).sum(axis=over, keepdims=True)
+        mean, square = (values.transpose(one.order)[0] / count for values in (total, squares))
         variance = np.maximum(square - mean**2, 0)
         constant = variance <= CONSTANT * square
         if constant.any():
-            lead = self.lead_names[int(constant.argmax())]
-            which = f"lead {lead} is" if self.normalize == "per_lead" else "all leads are"
+            place = tuple(map(int, np.argwhere(constant)[0]))
+            value = f"{mean[place]:g} {one.unit or ''}".strip()
             raise UserError(
-                f"In the training split {which} constant at {mean[constant.argmax()]:g} {self.unit}, and "
-                f"dataset.normalize={self.normalize} divides by the deviation: leave such leads or records out, or set "
-                "dataset.normalize to " + ("scalar or none." if self.normalize == "per_lead" else "none.")
+                f"In the training split {self._where(one, place)} is constant at {value}, and "
+                f"{self._advice_on_constant(one)}."
             )
         return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+    def _where(self, one: Input, place: tuple[int, ...]) -> str:
+        """Part of an input in words."""
+        kept = [(axis, i) for axis, i in zip(one.axes, place, strict=True) if axis not in (one.normalize_over or ())]
+        parts = [f"{axis} {one.coordinates[axis][i] if axis in one.coordinates else i}" for axis, i in kept]
+        return ", ".join(parts) + f" of input '{one.name}'" * (len(self.inputs) > 1) if parts else f"input '{one.name}'"
+
+    def _advice_on_constant(self, one: Input) -> str:
+        return (
+            "its normalisation divides by the deviation: leave it or such records out, or take the statistics over "
+            "other axes (Input.normalize_over)"
+        )
+
+    def _facts(self) -> Iterator[Any]:
+        """What is hashed of the inputs beside their values."""
+        for one in self.inputs:
+            if one.name == SIGNAL:  # these alone, so that fingerprints stay what they were
+                yield from (one.coordinates.get("lead"), one.rate)
+            else:
+                yield (one.name, one.axes, one.shape, sorted(one.coordinates.items()), one.rate)
 
     def _counts(self, split: Split) -> dict[str, Any]:
         positives = split.targets.sum(axis=0, dtype=np.int64).tolist()
@@ -176,3 +278,54 @@ class Dataset(ABC):
             "patients": len(np.unique(split.patients)),
             "labels": dict(zip(self.label_names, positives, strict=True)),
         }
+
+
+class SignalDataset(Dataset):
+    """Records whose first input is a signal, (samples, leads) in a `Split`, (leads, samples) for a net.
+
+    A subclass sets the attributes below, from which `inputs` follows. One with further inputs extends `inputs`.
+
+    Attributes
+    ----------
+    lead_names : tuple of str
+        The leads, in the order of the signal columns.
+    sampling_rate : float
+        In Hz.
+    samples : int
+        Length of a signal.
+    unit : str
+        Of the signals; mV where a net is to predict other records, too.
+    normalize : {'none', 'scalar', 'per_lead'}
+        Whether the net takes signals minus their mean over their deviation, and whether all leads share these.
+    """
+
+    lead_names: tuple[str, ...]
+    sampling_rate: float
+    samples: int
+    unit: str = "mV"
+    normalize: Normalization = "none"
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:  # type: ignore[override]
+        """The signal alone."""
+        over: dict[str, tuple[str, ...] | None] = {"none": None, "scalar": ("lead", "time"), "per_lead": ("time",)}
+        signal = Input(
+            SIGNAL,
+            axes=("lead", "time"),
+            shape=(len(self.lead_names), self.samples),
+            unit=self.unit,
+            rate=self.sampling_rate,
+            coordinates={"lead": tuple(self.lead_names)},
+            stored=("time", "lead"),
+            normalize_over=over[self.normalize],
+        )
+        return (signal,)
+
+    def _advice_on_constant(self, one: Input) -> str:
+        if one.name != SIGNAL:
+            return super()._advice_on_constant(one)
+        others = "scalar or none" if self.normalize == "per_lead" else "none"
+        return (
+            f"dataset.normalize={self.normalize} divides by the deviation: leave such leads or records out, or set "
+            f"dataset.normalize to {others}"
+        )

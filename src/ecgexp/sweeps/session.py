@@ -406,4 +406,4 @@ def _log_best(run: Run, run_id: str, cfg: DictConfig) -> None:
     if cfg.tracking.log_model == "best" and not (best.outputs and best.outputs.model_outputs):
         trained, network = load_run(run.store, run_id, trust=named_packages(cfg))
         dataset = build_dataset(trained)
-        log_model(run.store, run_id, network, example(dataset.load("val")), describe(trained, dataset))
+        log_model(run.store, run_id, network, example(dataset, dataset.load("val")), describe(trained, dataset))

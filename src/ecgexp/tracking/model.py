@@ -19,6 +19,7 @@ from torch import nn
 
 from ecgexp.errors import first_line
 from ecgexp.tracking.store import MLFLOW_RETRIES, Store, StoreAway, is_away, mlflow_settings
+from ecgexp.training.batches import tensors
 from ecgexp.training.network import output_layer
 
 logger = logging.getLogger(__name__)
@@ -27,9 +28,13 @@ REQUIREMENTS = ("mlflow", "numpy", "torch")
 
 
 def log_model(
-    store: Store, run_id: str, network: nn.Module, example: NDArray[np.float32], description: Mapping[str, Any]
+    store: Store,
+    run_id: str,
+    network: nn.Module,
+    example: NDArray[Any] | dict[str, NDArray[Any]],
+    description: Mapping[str, Any],
 ) -> str | None:
-    """Log a net that maps signals to probabilities, as an exported graph (pt2).
+    """Log a net that maps inputs to probabilities, as an exported graph (pt2).
 
     Parameters
     ----------
@@ -38,9 +43,9 @@ def log_model(
     run_id : str
         Run that the model belongs to.
     network : nn.Module
-        (batch, leads, samples) in mV to logits (batch, classes).
-    example : float32 array, (2 or more, leads, samples), mV
-        Input that the graph is traced with, and kept beside it.
+        Inputs of a batch to logits (batch, classes).
+    example : array, or dict of str to array
+        Inputs of two records or more that the graph is traced with, and kept beside it.
     description : mapping
         What one has to know to use it: labels, multiclass, leads, sampling rate, samples, threshold.
 
@@ -52,9 +57,10 @@ def log_model(
     """
     probabilities = nn.Sequential(network, output_layer(description["multiclass"])).cpu().eval()
     with torch.no_grad():
-        classes = probabilities(torch.from_numpy(example)).shape[1]
+        classes = probabilities(tensors(example)).shape[1]
+    named = example.items() if isinstance(example, dict) else [(None, example)]
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))]),
+        Schema([TensorSpec(array.dtype, (-1, *array.shape[1:]), name) for name, array in named]),
         Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
     )
     mlflow.set_tracking_uri(store.uri)

@@ -30,7 +30,7 @@ from ecgexp.tracking.artifacts import CONFIG, DATA, WEIGHTS, read_config, read_j
 from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.store import Store, find_store
 from ecgexp.tracking.trust import check_trusted
-from ecgexp.training.network import Network, output_layer
+from ecgexp.training.network import Network, output_layer, restored
 
 EXPORTED = "pt2"
 
@@ -98,10 +98,9 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> tuple[DictConfig, 
     cfg = read_config(folder / CONFIG)
     state = read_weights(folder / WEIGHTS)
     check_trusted("model", cfg.get("model"), trust)
-    statistics = (state["mean"][:, 0].numpy(), state["std"][:, 0].numpy()) if "mean" in state else None
-    network = Network(instantiate_group("model", cfg.model), statistics)
+    net = instantiate_group("model", cfg.model)
     try:
-        network.load_state_dict(state)
+        network = restored(net, state)
     except RuntimeError as error:
         raise UserError(f"{folder / WEIGHTS} does not fit the net that {CONFIG} beside it names.") from error
     return cfg, network.eval()

@@ -1,18 +1,23 @@
-"""Batches as index selections of one tensor: no per-sample Python, no copies through a worker."""
+"""Batches as index selections of whole tensors: no per-record Python, no copies through a worker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ecgexp.datasets.base import Split
+from ecgexp.datasets.base import Input, Split
 
 GIGABYTE = 10**9
 
-Batch = tuple[Tensor, Tensor, Tensor]
+Inputs = Tensor | dict[str, Tensor]
+"""What a net takes: a tensor (batch, ...), or several by name."""
+
+Batch = tuple[Inputs, Tensor, Tensor]
 
 
 def evaluation_batch(device: torch.device) -> int:
@@ -27,41 +32,74 @@ class Records:
     ----------
     split : Split
         The records.
+    inputs : sequence of Input
+        Those of its dataset.
     memory_budget : float
-        Bytes of signals to hold in memory; a larger split is read from its memory map batch by batch.
+        Bytes of inputs to hold in memory, the smallest inputs first. What it does not hold is read from its memory
+        map batch by batch.
     device : torch.device
-        Where the signals are held if they fit there.
+        Where the inputs are held, in their own type, if all of them fit there.
 
     Attributes
     ----------
     device : torch.device
         Where batches come from.
+    targets : float32 Tensor, (records, ...)
+        On that device.
     """
 
-    def __init__(self, split: Split, memory_budget: float, device: torch.device) -> None:
-        self.device = torch.device("cpu")
-        self.targets = torch.from_numpy(split.targets.astype(np.float32))
-        self._split = split
-        self._signals: Tensor | None = None
-        size = len(split) * split.signals[:1].nbytes
-        if size > memory_budget:
-            return
-        if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 2:
+    def __init__(self, split: Split, inputs: Sequence[Input], memory_budget: float, device: torch.device) -> None:
+        self._rows = split.rows
+        self._orders = {one.name: one.order for one in inputs}
+        arrays = {one.name: split.inputs[one.name] for one in inputs}
+        sizes = {name: len(split) * array[:1].nbytes for name, array in arrays.items()}
+        held, total = set(), 0
+        for name in sorted(sizes, key=sizes.__getitem__):
+            total += sizes[name]
+            if total <= memory_budget:
+                held.add(name)
+        self._mapped = {name: array for name, array in arrays.items() if name not in held}
+        if self._mapped or (device.type == "cuda" and total > torch.cuda.mem_get_info(device)[0] / 2):
             device = torch.device("cpu")
         self.device = device
-        self._signals = torch.from_numpy(split.signals[split.rows]).to(device)
-        self.targets = self.targets.to(device)
+        self._held = {name: torch.from_numpy(arrays[name][split.rows]).to(device) for name in arrays if name in held}
+        self.targets = torch.from_numpy(split.targets.astype(np.float32)).to(device)
 
     def __len__(self) -> int:
-        return len(self._split)
+        return len(self._rows)
 
     def select(self, index: Tensor) -> Batch:
-        """Batch of the records at `index` (on `device`): signals (batch, leads, samples), targets, index."""
-        if self._signals is not None:
-            signals = self._signals.index_select(0, index)
-        else:
-            signals = torch.from_numpy(self._split.signals[self._split.rows[index.numpy()]])
-        return signals.transpose(1, 2), self.targets.index_select(0, index), index
+        """Batch of the records at `index` (on `device`): inputs, targets, index.
+
+        Inputs are (batch, ...) with the axes of their `Input`, a view of what is stored, in the type it is stored
+        as: one tensor, or a dictionary by name where the dataset has several.
+        """
+        selected = {name: tensor.index_select(0, index) for name, tensor in self._held.items()}
+        if self._mapped:
+            rows = self._rows[index.numpy()]
+            selected |= {name: torch.from_numpy(array[rows]) for name, array in self._mapped.items()}
+        inputs = {name: selected[name].permute(order) for name, order in self._orders.items()}
+        only = len(inputs) == 1
+        return next(iter(inputs.values())) if only else inputs, self.targets.index_select(0, index), index
+
+
+def tensors(arrays: NDArray[Any] | Mapping[str, NDArray[Any]]) -> Inputs:
+    """Inputs from arrays."""
+    if isinstance(arrays, Mapping):
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return torch.from_numpy(arrays)
+
+
+def moved(inputs: Inputs, device: torch.device) -> Inputs:
+    """Inputs on a device."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    return {name: one.to(device) for name, one in inputs.items()}
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Records of a batch."""
+    return len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
 
 
 class Batches:

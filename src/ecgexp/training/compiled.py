@@ -12,6 +12,7 @@ import torch._dynamo
 from torch import Tensor, nn
 
 from ecgexp.errors import first_line
+from ecgexp.training.batches import Inputs
 
 logger = logging.getLogger(__name__)
 
@@ -53,20 +54,22 @@ def can_compile(device: str) -> bool:
     return True
 
 
-def forward(net: nn.Module, signals: Tensor) -> Tensor:
-    """``net(signals)``, compiled once for all nets of one shape in this process, whatever the batch size.
+def forward(net: nn.Module, inputs: Inputs) -> Tensor:
+    """``net(inputs)``, compiled once for all nets of one shape in this process, whatever the batch size.
 
     On a GPU the answer, and so each gradient, lies where the next call will write its own.
     """
-    torch._dynamo.maybe_mark_dynamic(signals, 0)
-    return _compiled()(net, signals)
+    for one in (inputs,) if isinstance(inputs, Tensor) else inputs.values():
+        torch._dynamo.maybe_mark_dynamic(one, 0)
+    return _compiled()(net, inputs)
 
 
 @cache
-def _compiled() -> Callable[[nn.Module, Tensor], Tensor]:
+def _compiled() -> Callable[[nn.Module, Inputs], Tensor]:
     return torch.compile(_forward, mode="reduce-overhead")
 
 
-def _forward(net: nn.Module, signals: Tensor) -> Tensor:
+def _forward(net: nn.Module, inputs: Inputs) -> Tensor:
     # the net is an argument: compiled itself, each would have a graph of its own, and other names for its weights
-    return net(signals)
+    result: Tensor = net(inputs)
+    return result

@@ -9,11 +9,11 @@ from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.training.batches import GIGABYTE, Batches, Records, evaluation_batch
 
 
-class ECGDataModule(pl.LightningDataModule):
-    """Training and validation batches ``(signals, targets, index)`` of a dataset.
+class TrainingData(pl.LightningDataModule):
+    """Training and validation batches ``(inputs, targets, index)`` of a dataset.
 
-    Signals are (batch, leads, samples), a transposed view of (batch, samples, leads) storage; targets are
-    float32 (batch, classes); index is the place of each record in its split.
+    Inputs are as `Records.select` gives them: a signal is (batch, leads, samples), a view of (batch, samples, leads)
+    storage. Targets are float32 (batch, classes); index is the place of each record in its split.
 
     Parameters
     ----------
@@ -22,19 +22,20 @@ class ECGDataModule(pl.LightningDataModule):
     batch_size, seed : int
         Of training.
     memory_budget : float
-        GB of signals of a split to hold in memory.
+        GB of inputs of a split to hold in memory.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int, seed: int, memory_budget: float) -> None:
         super().__init__()
         self.splits: dict[SplitName, Split] = {"train": dataset.load("train"), "val": dataset.load("val")}
+        self.inputs = dataset.inputs
         self.batch_size, self.seed, self.memory_budget = batch_size, seed, memory_budget * GIGABYTE
         self._records: dict[SplitName, Records] = {}
 
     def records(self, split: SplitName, device: torch.device) -> Records:
         """Records of a split on a device, loaded once."""
         if split not in self._records:
-            self._records[split] = Records(self.splits[split], self.memory_budget, device)
+            self._records[split] = Records(self.splits[split], self.inputs, self.memory_budget, device)
         return self._records[split]
 
     def train_dataloader(self) -> Batches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,18 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks.progress.progress_bar import ProgressBar
 from torch import Tensor, nn
 
-from ecgexp.config.build import Parts, device_kind, example, resolve_precision
-from ecgexp.config.schema import DATA_SHAPE, objectives
+from ecgexp.config.build import Parts, check_inputs, device_kind, example, resolve_precision, sizes
+from ecgexp.config.schema import objectives
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError, said
 from ecgexp.metrics import higher_is_better
 from ecgexp.metrics.names import macro_f1_name
-from ecgexp.training.batches import Batches, evaluation_batch
+from ecgexp.training.batches import Batches, evaluation_batch, tensors
 from ecgexp.training.callbacks import Checkpoints, History, Patience, Pruning, progress
 from ecgexp.training.compiled import compiles
-from ecgexp.training.data import ECGDataModule
-from ecgexp.training.module import Diverged, LitClassifier
-from ecgexp.training.network import Network, check_layers, measure, predict
+from ecgexp.training.data import TrainingData
+from ecgexp.training.module import Diverged, TrainingModule
+from ecgexp.training.network import Network, as_float, check_layers, measure, predict
 
 Judge = Callable[[list[dict[str, float]]], bool]
 
@@ -50,7 +50,7 @@ class Fitted:
         That it was trained with.
     trainer : pl.Trainer
         That trained it.
-    data : ECGDataModule
+    data : TrainingData
         What it was trained on.
     dataset : Dataset
         Where the data come from.
@@ -67,7 +67,7 @@ class Fitted:
     network: Network
     loss: nn.Module
     trainer: pl.Trainer
-    data: ECGDataModule
+    data: TrainingData
     dataset: Dataset
     history: list[dict[str, float]]
     diverged: bool
@@ -75,20 +75,16 @@ class Fitted:
     pruned: bool
 
 
-def load(cfg: DictConfig, parts: Parts) -> ECGDataModule:
-    """Read the training and validation splits, and fit what depends on their labels alone.
+def load(cfg: DictConfig, parts: Parts) -> TrainingData:
+    """Read the training and validation splits, and check that they are as the configuration says.
 
     Raises
     ------
     UserError
         Where the data are not as the configuration says.
     """
-    data = ECGDataModule(parts.dataset, cfg.batch_size, cfg.seed, cfg.memory_budget)
+    data = TrainingData(parts.dataset, cfg.batch_size, cfg.seed, cfg.memory_budget)
     _check_data(cfg, parts.dataset, data.splits["train"])
-    fitting: list[Any] = [parts.net, parts.loss]
-    for part in fitting:
-        if hasattr(part, "fit_labels"):
-            part.fit_labels(torch.from_numpy(data.splits["train"].targets))
     _check_metrics(cfg, parts, data)
     return data
 
@@ -96,7 +92,7 @@ def load(cfg: DictConfig, parts: Parts) -> ECGDataModule:
 def fit(
     cfg: DictConfig,
     parts: Parts,
-    data: ECGDataModule,
+    data: TrainingData,
     checkpoint: Path | None = None,
     scratch: Path | None = None,
     log: Callable[[list[dict[str, float]]], None] = lambda epochs: None,
@@ -111,7 +107,7 @@ def fit(
         The configuration.
     parts : Parts
         Built from it.
-    data : ECGDataModule
+    data : TrainingData
         Loaded by `load`.
     checkpoint : Path, optional
         Of an interrupted training to go on with.
@@ -129,7 +125,8 @@ def fit(
     UserError
         Where the trainer cannot be used here, or computes a layer wrongly in the precision that was asked for.
     """
-    module = LitClassifier(
+    fit_labels((parts.net, parts.loss), data.splits["train"])
+    module = TrainingModule(
         Network(parts.net, parts.dataset.normalization()),
         parts.loss,
         parts.optimizer,
@@ -148,8 +145,8 @@ def fit(
     pruning = Pruning(history, judge or (lambda epochs: False))
     trainer = build_trainer(cfg, [history, kept, *_callbacks(cfg, quiet), *([pruning] if judge else [])])
     if resolve_precision(cfg) != 32 and device_kind(cfg) == "cpu":
-        signals = torch.from_numpy(example(data.splits["train"]))
-        check_layers(parts.net, signals, trainer.precision_plugin.forward_context())
+        inputs = tensors(example(parts.dataset, data.splits["train"]))
+        check_layers(parts.net, as_float(inputs), trainer.precision_plugin.forward_context())
     diverged = False
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -163,6 +160,21 @@ def fit(
     return Fitted(
         network, parts.loss, trainer, data, parts.dataset, history.epochs, diverged, kept.best_epoch, pruning.pruned
     )
+
+
+def fit_labels(parts: Iterable[nn.Module], train: Split) -> None:
+    """Tell nets and losses that ask for them the targets of the training split.
+
+    Parameters
+    ----------
+    parts : iterable of nn.Module
+        Those with a method ``fit_labels`` are called with the targets, in the type that they are stored in.
+    train : Split
+        The training split.
+    """
+    for part in parts:
+        if hasattr(part, "fit_labels"):
+            part.fit_labels(torch.from_numpy(train.targets))  # type: ignore[operator]
 
 
 def evaluate(fitted: Fitted, split: SplitName) -> tuple[Tensor, Tensor]:
@@ -191,12 +203,11 @@ def best_is(metric: str) -> str:
 
 
 def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
-    samples, leads = split.signals.shape[1:]
-    found = {"leads": leads, "samples": samples, "classes": len(dataset.label_names)}
-    for name in DATA_SHAPE:
-        value = cfg.dataset[name]
-        if value != found[name]:
-            raise UserError(f"Config key 'dataset.{name}' is {value}, but the data have {found[name]}.")
+    check_inputs(dataset, split)
+    for name, found in {**sizes(dataset.inputs), "classes": len(dataset.label_names)}.items():
+        value = cfg.dataset.get(name)
+        if value != found:
+            raise UserError(f"Config key 'dataset.{name}' is {value}, but the data have {found}.")
     multiclass = bool(cfg.dataset.get("multiclass", False))
     if multiclass != dataset.multiclass:
         raise UserError(
@@ -209,7 +220,7 @@ def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
         raise UserError(f"Record {split.ids[record]} has {counts[record]} labels, not one: correct it or leave it out.")
 
 
-def _check_metrics(cfg: DictConfig, parts: Parts, data: ECGDataModule) -> None:
+def _check_metrics(cfg: DictConfig, parts: Parts, data: TrainingData) -> None:
     """Refuse a monitor or an objective that the labels of its split do not allow: AUROC, say, without a positive."""
     wanted = {"monitor": [cfg.monitor], "objective": [name.removeprefix("best/") for name in objectives(cfg)]}
     found: dict[str, set[str]] = {}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgexp.training import compiled
-from ecgexp.training.batches import Batch
+from ecgexp.training.batches import Batch, Inputs, batch_size
 from ecgexp.training.network import measure
 
 
@@ -22,13 +22,13 @@ class Diverged(Exception):
     """The loss is no longer finite: a result of the trial, not a failure."""
 
 
-class LitClassifier(pl.LightningModule):
+class TrainingModule(pl.LightningModule):
     """Trains a net on labelled records and measures each epoch.
 
     Parameters
     ----------
     net : nn.Module
-        (batch, leads, samples) in mV to logits (batch, classes).
+        Inputs of a batch, as they are stored, to logits (batch, classes); see `Network`.
     loss : callable
         ``(logits, targets)`` to a scalar mean.
     optimizer : callable
@@ -71,12 +71,12 @@ class LitClassifier(pl.LightningModule):
         self._scheduler: Any = None
         self._restored: dict[str, Any] = {}
 
-    def forward(self, signals: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """Logits, (batch, classes)."""
         # evaluation has batches so large that they keep a GPU busy
-        if self.training and len(signals) == self.compile_for:
-            return compiled.forward(self.net, signals)
-        return self.net(signals)
+        if self.training and batch_size(inputs) == self.compile_for:
+            return compiled.forward(self.net, inputs)
+        return self.net(inputs)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Loss of a batch; None where the net has nothing to train."""
@@ -174,8 +174,8 @@ class LitClassifier(pl.LightningModule):
         return bool(self.trainer.strategy.reduce_boolean_decision(here, all=False))
 
     def _step(self, split: str, batch: Batch) -> Tensor:
-        signals, targets, index = batch
-        logits = self(signals)
+        inputs, targets, index = batch
+        logits = self(inputs)
         # a copy: a compiled net writes its next logits to the same place
         self._seen[split].append((index, logits.detach().to(torch.float32, copy=True), targets))
         return self.loss(logits, targets)

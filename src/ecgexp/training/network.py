@@ -1,50 +1,89 @@
-"""A net as it is used: behind the standardisation of its dataset, and what its logits come to."""
+"""A net as it is used: behind the normalisation of its dataset, and what its logits come to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ecgexp.datasets.base import SIGNAL, Statistics
 from ecgexp.errors import UserError
-from ecgexp.training.batches import Batch
+from ecgexp.training.batches import Batch, Inputs, moved
 
 if TYPE_CHECKING:
     from ecgexp.metrics import Evaluation
 
 
 class Network(nn.Module):
-    """A net behind the standardisation of its dataset, so that both are kept together.
+    """A net behind the normalisation of its dataset, so that both are kept together.
+
+    It takes the inputs of a batch as they are stored. A net that takes one of them is called with it, and one that
+    takes several by their names; each of them reaches the net as float32, whatever it is stored as.
 
     Parameters
     ----------
     net : nn.Module
-        (batch, leads, samples) to logits (batch, classes).
-    normalization : pair of float32 arrays (leads,), optional
-        Mean and standard deviation in mV; None: signals enter the net as they are.
+        Inputs to logits (batch, classes).
+    normalization : mapping of str to pair of arrays, optional
+        Mean and standard deviation of the inputs that are normalised, by name; see `Dataset.normalization`.
     """
 
-    mean: Tensor | None
-    std: Tensor | None
-
-    def __init__(self, net: nn.Module, normalization: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> None:
+    def __init__(self, net: nn.Module, normalization: Mapping[str, Statistics] | None = None) -> None:
         super().__init__()
         self.net = net
-        mean, std = normalization or (None, None)
-        self.register_buffer("mean", None if mean is None else torch.from_numpy(mean)[:, None])
-        self.register_buffer("std", None if std is None else torch.from_numpy(std)[:, None])
+        self.normalized = tuple(normalization or ())
+        for name, (mean, std) in (normalization or {}).items():
+            self.register_buffer(f"mean_{name}", torch.from_numpy(mean))
+            self.register_buffer(f"std_{name}", torch.from_numpy(std))
 
-    def forward(self, signals: Tensor) -> Tensor:
-        """Logits of signals in mV."""
-        if self.mean is not None and self.std is not None:
-            signals = (signals - self.mean) / self.std
-        return self.net(signals)
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Logits of a batch."""
+        inputs = as_float(inputs)
+        for name in self.normalized:
+            mean, std = getattr(self, f"mean_{name}"), getattr(self, f"std_{name}")
+            if isinstance(inputs, Tensor):  # the only input
+                inputs = (inputs - mean) / std
+            else:
+                inputs[name] = (inputs[name] - mean) / std
+        return call(self.net, inputs)
+
+
+def restored(net: nn.Module, state: Mapping[str, Tensor]) -> Network:
+    """A network with the weights and the normalisation of a `Network.state_dict`.
+
+    Raises
+    ------
+    RuntimeError
+        Where the state does not fit the net.
+    """
+    # versions that had signals alone did not name them
+    state = {f"{key}_{SIGNAL}" if key in ("mean", "std") else key: value for key, value in state.items()}
+    names = [key.removeprefix("mean_") for key in state if key.startswith("mean_")]
+    unset = np.zeros(0, np.float32)
+    network = Network(net, dict.fromkeys(names, (unset, unset)))
+    for name, value in state.items():
+        if name.startswith(("mean_", "std_")):
+            network.register_buffer(name, torch.empty_like(value))
+    network.load_state_dict(state)
+    return network
+
+
+def call(net: nn.Module, inputs: Inputs) -> Tensor:
+    """What a net gives on inputs."""
+    result: Tensor = net(inputs) if isinstance(inputs, Tensor) else net(**inputs)
+    return result
+
+
+def as_float(inputs: Inputs) -> Inputs:
+    """Inputs as nets compute with them."""
+    if isinstance(inputs, Tensor):
+        return inputs.float()
+    return {name: one.float() for name, one in inputs.items()}
 
 
 def output_layer(multiclass: bool) -> nn.Module:
@@ -79,7 +118,7 @@ def measure(
 
 
 @torch.no_grad()
-def check_layers(net: nn.Module, signals: Tensor, reduced: AbstractContextManager[Any]) -> None:
+def check_layers(net: nn.Module, inputs: Inputs, reduced: AbstractContextManager[Any]) -> None:
     """Refuse a net of which this machine computes a layer wrongly in reduced precision.
 
     Libraries have taken wrong sums in bfloat16 for some shapes of convolutions, without a word, and a net trains
@@ -89,7 +128,7 @@ def check_layers(net: nn.Module, signals: Tensor, reduced: AbstractContextManage
     ----------
     net : nn.Module
         In any mode, which it is left in.
-    signals : Tensor
+    inputs : Tensor or dict of str to Tensor
         A batch for it.
     reduced : context manager
         In which the precision is reduced.
@@ -101,13 +140,13 @@ def check_layers(net: nn.Module, signals: Tensor, reduced: AbstractContextManage
     """
     rounding = 0.25  # bfloat16 is off by less than 0.01; what was wrong, by as much as the result is large
 
-    def compare(name: str, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+    def compare(name: str, layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         result = _first(output)
         if not isinstance(result, Tensor):
             return
-        with torch.autocast(signals.device.type, enabled=False):
+        with torch.autocast(result.device.type, enabled=False):
             widened = {key: _widened(value) for key, value in named.items()}
-            exact = _first(layer.forward(*map(_widened, inputs), **widened))
+            exact = _first(layer.forward(*map(_widened, given), **widened))
         off = float((result - exact).norm() / exact.norm().clamp(min=1e-6))
         if off > rounding:
             raise UserError(
@@ -120,7 +159,7 @@ def check_layers(net: nn.Module, signals: Tensor, reduced: AbstractContextManage
     hooks = [layer.register_forward_hook(partial(compare, name), with_kwargs=True) for name, layer in layers]
     try:
         with reduced:
-            net.eval()(signals)
+            call(net.eval(), inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -148,7 +187,7 @@ def predict(
     net.eval()
     logits, targets = [], []
     with context or nullcontext():
-        for signals, target, _ in batches:
-            logits.append(net(signals.to(device)).float())
+        for inputs, target, _ in batches:
+            logits.append(net(moved(inputs, device)).float())
             targets.append(target.to(device))
     return torch.cat(logits), torch.cat(targets)

@@ -11,9 +11,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ecgexp.config.build import describe, example
+from ecgexp.config.build import Example, describe, example
 from ecgexp.config.schema import objectives
-from ecgexp.datasets.base import Split, SplitName
+from ecgexp.datasets.base import SplitName
 from ecgexp.errors import UserError
 from ecgexp.metrics.names import COSTS, LATENCY
 from ecgexp.reports.tables import PRUNED, VALIDATION, is_pruned
@@ -23,6 +23,7 @@ from ecgexp.tracking.overlap import TRAINED_ON, write_trained_on
 from ecgexp.tracking.privacy import hashed_patients
 from ecgexp.tracking.run import Run
 from ecgexp.tracking.runs import SUM, metrics_sum
+from ecgexp.training.batches import moved, tensors
 from ecgexp.training.fit import Fitted, build_trainer, evaluate, shown
 from ecgexp.training.network import Network, measure, output_layer
 from ecgexp.trials.claim import Claimed
@@ -47,8 +48,8 @@ def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
     _record_metrics(run, cfg, fitted, outputs)
     _record_files(run, cfg, fitted, *outputs["val"])
     if _keeps_model(cfg, claimed.job):
-        signals = example(fitted.data.splits["val"])
-        log_model(claimed.store, run.id, fitted.network, signals, describe(cfg, fitted.dataset))
+        inputs = example(fitted.dataset, fitted.data.splits["val"])
+        log_model(claimed.store, run.id, fitted.network, inputs, describe(cfg, fitted.dataset))
 
 
 def complete(claimed: Claimed) -> None:
@@ -60,7 +61,7 @@ def complete(claimed: Claimed) -> None:
     is_known = claimed.is_own and LATENCY in run.data.metrics
     if LATENCY in objectives(cfg) and not is_known and not is_pruned(run):
         network = Network(parts.net, parts.dataset.normalization())
-        latency = _latency(network, parts.dataset.load("val"), build_trainer(cfg, []))
+        latency = _latency(network, example(parts.dataset, parts.dataset.load("val"), 1), build_trainer(cfg, []))
         claimed.store.client.log_metric(claimed.run_id, LATENCY, latency)
 
 
@@ -102,7 +103,8 @@ def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, outputs: dict[Spl
         left_out |= {f"best/{split}/{name}": labels for name, labels in found.left_out.items()}
     for objective in objectives(cfg):
         if objective == LATENCY:
-            metrics[LATENCY] = _latency(fitted.network, fitted.data.splits["val"], fitted.trainer)
+            record = example(dataset, fitted.data.splits["val"], 1)
+            metrics[LATENCY] = _latency(fitted.network, record, fitted.trainer)
         elif objective not in metrics and objective not in COSTS:
             raise UserError(
                 f"objective={objective} cannot be computed on these data: "
@@ -136,15 +138,15 @@ def _keeps_model(cfg: DictConfig, job: Job) -> bool:
     return cfg.tracking.log_model == "all" or (cfg.tracking.log_model == "best" and job.parent is None)
 
 
-def _latency(network: Network, split: Split, trainer: pl.Trainer) -> float:
+def _latency(network: Network, record: Example, trainer: pl.Trainer) -> float:
     """Milliseconds that a net takes for one record, whatever its weights: the median of ten passes, after a first."""
     device = trainer.strategy.root_device
     network = network.to(device).eval()
-    record = torch.from_numpy(example(split)[:1]).to(device)
+    inputs = moved(tensors(record), device)
     times = []
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         for _ in range(11):
             begun = time.perf_counter()
-            network(record).cpu()
+            network(inputs).cpu()
             times.append(time.perf_counter() - begun)
     return 1e3 * statistics.median(times[1:])

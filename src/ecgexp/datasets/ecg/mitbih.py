@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from tqdm import tqdm
 
-from ecgexp.datasets.base import Dataset, Split, SplitName
+from ecgexp.datasets.base import SIGNAL, SignalDataset, Split, SplitName
 from ecgexp.datasets.cache import cached_array, create_array
 from ecgexp.datasets.ecg.annotations import read_annotations
 from ecgexp.datasets.ecg.headers import Problem, named_files
@@ -108,13 +108,14 @@ class Beats:
     patients: NDArray[np.str_]
 
 
-class _BeatDataset(Dataset):
+class _BeatDataset(SignalDataset):
     """Beats, wherever they come from: one label each, a stratified choice of them, the test split apart."""
 
     unit = "single beats from 0 to 1"
     multiclass = True
     label_names = tuple(SYMBOLS)
     sampling_rate = RATE
+    samples = PADDED
 
     def __init__(
         self, root: str | Path, cache_dir: str | Path, val_fraction: float, split_seed: int, beats_per_class: int | None
@@ -166,7 +167,7 @@ class _BeatDataset(Dataset):
         if not rows.size:
             raise UserError(f"The {name} split of {self.root} is empty: choose another dataset.val_fraction.")
         targets = np.eye(len(self.label_names), dtype=np.uint8)[beats.classes[rows]]
-        split = Split(beats.signals, rows, targets, beats.ids[rows], beats.patients[rows])
+        split = Split({SIGNAL: beats.signals}, rows, targets, beats.ids[rows], beats.patients[rows])
         counts = self._counts(split)
         labels = ", ".join(f"{label} {count}" for label, count in counts["labels"].items())
         logger.info("%s: %d beats of %d patients: %s", name, counts["records"], counts["patients"], labels)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgexp.datasets.base import Dataset, Normalization, Split, SplitName
+from ecgexp.datasets.base import SIGNAL, Normalization, SignalDataset, Split, SplitName
 from ecgexp.datasets.ecg.records import Uncalibrated
 from ecgexp.datasets.ecg.signals import Layout, Signals, cached_signals
 from ecgexp.errors import UserError
@@ -76,7 +76,7 @@ class _Loaded:
     adapted: dict[str, int]
 
 
-class RecordDataset(Dataset):
+class RecordDataset(SignalDataset):
     """A folder of WFDB records with labels.
 
     A subclass names records (`_read_records`) and their labels (`_read_labels`) and sets `label_names`,
@@ -98,7 +98,6 @@ class RecordDataset(Dataset):
         Processes that read; all cores by default.
     """
 
-    samples: int
     exact = True
     uncalibrated: Uncalibrated = "refuse"
     keep_unlabelled = False
@@ -253,7 +252,7 @@ class RecordDataset(Dataset):
                 f"{unlabelled} have no label; {self._empty_split_advice(name)}"
             )
         split = Split(
-            signals=signals.array,
+            inputs={SIGNAL: signals.array},
             rows=rows,
             targets=labels.targets[rows],
             ids=records.ids[rows],

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ecgexp.datasets import Dataset, Split
+from ecgexp.datasets import SignalDataset, Split
 
 
-class Noise(Dataset):
+class Noise(SignalDataset):
     """Two labels, two leads: the lead of a label that holds is twice as loud."""
 
     def __init__(self, records: int = 100, samples: int = 60, seed: int = 0) -> None:
@@ -19,4 +19,4 @@ class Noise(Dataset):
         targets = rng.integers(0, 2, (self.records, 2)).astype(np.uint8)
         signals = rng.normal(size=(self.records, self.samples, 2)) * (1 + targets[:, None])
         ids = np.array([f"{split}-{number}" for number in range(self.records)])
-        return Split(signals.astype(np.float32), np.arange(self.records), targets, ids, ids)
+        return Split({"signal": signals.astype(np.float32)}, np.arange(self.records), targets, ids, ids)
