@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ecgexp.reports.comparison import Predictions
     from ecgexp.reports.findings import Study
+    from ecgexp.reports.statistics import Statistics
     from ecgexp.tracking.store import Store
 
 PREDICTIONS, DATA = "predictions_val.parquet", "data.json"
@@ -155,6 +156,9 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         sets = dict(zip(results["source_run_id"], results["validation_set"], strict=True))
         groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids), sets)
         search = _read_search(files, parents[0])
+        statistics = {
+            parent.data.tags["sweep"]: kept for parent in parents if (kept := _read_statistics(files, parent))
+        }
     entries = _all_looks(store, parents)
     looked_at = {entry["run"]: store.client.get_run(entry["run"]) for entry in entries}
     study = Study(
@@ -168,6 +172,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         looks=[{**entry, **_seen(looked_at[entry["run"]], entry.get("place", "test"))} for entry in entries],
         histories={},
         search=search,
+        statistics=statistics,
     )
     for _, extreme in study.extremes():
         study.histories[extreme["run_id"]] = _history(store, str(extreme["source_run_id"]), study.metric)
@@ -246,6 +251,17 @@ def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
     try:
         path = files.find(parent.info.run_id, STUDY) if "search" in parent.data.tags else None
         return None if path is None else read_search(path)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return None
+
+
+def _read_statistics(files: _Files, parent: MlflowRun) -> Statistics | None:
+    from ecgexp.reports.statistics import STATISTICS, read_statistics
+
+    try:
+        path = files.find(parent.info.run_id, STATISTICS)
+        return None if path is None else read_statistics(path)
     except UserError as error:
         print(error, file=sys.stderr)
         return None

@@ -122,6 +122,24 @@ def check_inputs(dataset: Dataset, split: Split) -> None:
             raise UserError(f"{kind} says that input '{name}' has the shape {shape}, but its splits have {found}.")
 
 
+def build_statistics(cfg: DictConfig) -> dict[str, Callable[..., Any]]:
+    """The user's own statistics by name.
+
+    Raises
+    ------
+    UserError
+        Where one refuses its arguments, or cannot be called.
+    """
+    built = {name: instantiate_group(f"statistics.{name}", part) for name, part in cfg.get("statistics", {}).items()}
+    for name, statistic in built.items():
+        if not callable(statistic):
+            raise UserError(
+                f"Config key 'statistics.{name}' builds {type(statistic).__name__}, which cannot be called: "
+                "give it a method __call__(results, objective), or set _partial_: true for a function."
+            )
+    return built
+
+
 def instantiate_group(group: str, component: Any) -> Any:
     """Build what a config group names.
 

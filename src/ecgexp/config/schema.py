@@ -84,6 +84,7 @@ class _Trial(Checked):
     loss: Component
     optimizer: Component
     scheduler: _Schedule
+    statistics: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Component]
     trainer: dict[str, Any]
     tracking: _Tracking
     sweep: _Sweep
@@ -130,6 +131,8 @@ def check(cfg: DictConfig) -> None:
     for group in ("model", "loss", "optimizer"):
         _check_component(group, values[group])
     _check_loss(values["loss"], multiclass)
+    for name, component in values["statistics"].items():
+        _check_component(f"statistics.{name}", component)
     if values["scheduler"]["schedule"] is not None:
         _check_component("scheduler.schedule", values["scheduler"]["schedule"])
     _check_trainer(values["trainer"], values["batch_size"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from ecgexp.reports import paper
 from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, comparable, repetition_keys
 from ecgexp.reports.comparison import Group, Predictions, score_name, uncertainty_columns
 from ecgexp.reports.search import JOB, epochs_saved, pareto_front
+from ecgexp.reports.statistics import Statistics
 from ecgexp.reports.tables import (
     MOST_SETS,
     best_trials,
@@ -100,6 +101,8 @@ class Study:
         Epochs of the best and the worst trial, by run.
     search : optuna.Study, optional
         Where the sweep is a search.
+    statistics : dict of str to Statistics
+        The user's own, by the name of the sweep that computed them.
     """
 
     parents: list[MlflowRun]
@@ -112,6 +115,7 @@ class Study:
     looks: list[dict[str, Any]]
     histories: dict[str, list[dict[str, float]]]
     search: optuna.Study | None = None
+    statistics: dict[str, Statistics] = field(default_factory=dict)
 
     @cached_property
     def name(self) -> str:

@@ -84,7 +84,7 @@ def write_report(folder: Path, study: Study) -> list[str]:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": _number, "clock": _clock, "day": _day}
-    environment.filters |= {"setting": _setting, "parts": _parts}
+    environment.filters |= {"setting": _setting, "parts": _parts, "plain": _plain}
     findings = study.findings()
     page = environment.get_template("report.html.j2").render(
         study=study,
@@ -311,6 +311,11 @@ def _number(value: Any, digits: int = 3, sign: bool = False) -> str:
         return "–"
     text = f"{float(value):{'+' if sign else ''}.{digits}f}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _plain(value: Any) -> str:
+    """A value of a user's own table."""
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _setting(value: Any) -> str:

@@ -22,9 +22,10 @@ from filelock import Timeout
 from mlflow.entities import Run as MlflowRun
 from omegaconf import DictConfig
 
-from ecgexp.config.build import build_dataset, describe, example
+from ecgexp.config.build import build_dataset, build_statistics, describe, example
 from ecgexp.config.schema import objectives
 from ecgexp.errors import UserError
+from ecgexp.reports.statistics import STATISTICS, compute_statistics, lines_of, write_statistics
 from ecgexp.reports.tables import (
     MOST_SETS,
     STUDY,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from ecgexp.search.worker import Search
 
 # Overrides that say how a sweep is run, not what it sweeps.
-_MANNER = ("hydra", "sweep.", "resume=", "tracking")
+_MANNER = ("hydra", "sweep.", "resume=", "statistics", "tracking")
 # Of these, what makes another search.
 _SEARCHED = ("hydra/sweeper", "hydra.sweeper.params", "hydra.sweeper.space")
 # The status line stands for Hydra's line per job; what a trial says goes to its trial.log.
@@ -101,6 +102,7 @@ def sweep_session(
     chosen = asked if search is None else [*asked, *(o for o in overrides if o.startswith(_SEARCHED))]
     name = cfg.sweep.name or hashlib.sha256(json.dumps(sorted(chosen)).encode()).hexdigest()[:12]
     plan = _Plan(cfg, name, cells, search)
+    build_statistics(cfg)  # what is wrong with them is said before a trial begins
     with _lock(store, name) as alone:
         end_orphans(store)
         if alone and not cfg.resume:
@@ -363,9 +365,21 @@ def _report(run: Run, plan: _Plan) -> None:
     if len(best) > MOST_SETS:
         print(f"The best of {len(best) - MOST_SETS} further validation sets are marked * in the table.")
     _record_best(run, best, objective, keys)
+    _add_statistics(run, plan, results)
     print(
         f"Report: python -m ecgexp.report sweep={run.id}{run.store.arguments()}\nLook at it: {run.store.ui_command()}"
     )
+
+
+def _add_statistics(run: Run, plan: _Plan, results: pd.DataFrame) -> None:
+    """Compute the user's own statistics, keep them with the sweep and show them."""
+    found = compute_statistics(build_statistics(plan.cfg), results, plan.objective)
+    earlier = any(file.path == STATISTICS for file in run.store.client.list_artifacts(run.id))
+    if found.found or earlier:  # an earlier start's were about another table
+        with run.artifacts() as folder:
+            write_statistics(folder / STATISTICS, found)
+    if found.found:
+        print(f"\n{lines_of(found.found)}\n")
 
 
 def _incomplete(plan: _Plan, results: pd.DataFrame, board: Board) -> list[str]:

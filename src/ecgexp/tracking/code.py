@@ -50,6 +50,7 @@ def own_code(config: Mapping[str, Any]) -> str:
     str
         12 hexadecimal digits; empty where nothing is named.
     """
+    config = {group: component for group, component in config.items() if group != "statistics"}  # train nothing
     named = {*targets(config), *_located(config)}
     modules = sorted({module for target in named if (module := _module_of(str(target))) is not None})
     parts = [f"{module} {_source(module)}" for module in modules]

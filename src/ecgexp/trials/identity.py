@@ -10,7 +10,7 @@ from ecgexp.tracking.provenance import config_hash
 
 # Where things lie, how they are logged and how they are launched make no other trial.
 # `compile` concerns GPUs alone, where results are equal but for rounding anyway.
-_TOP = ("tracking", "sweep", "resume", "privacy", "objective", "cache_dir", "memory_budget", "compile")
+_TOP = ("tracking", "sweep", "resume", "privacy", "objective", "statistics", "cache_dir", "memory_budget", "compile")
 _DATASET = ("root", "cache_dir", "workers")
 _TRAINER = ("accelerator", "threads", "strategy")
 
