@@ -67,6 +67,7 @@ def ours(
     from torch import nn
 
     from ecgexp.datasets.base import SignalDataset, Split, SplitName
+    from ecgexp.targets import MultiLabel
     from ecgexp.training.callbacks import History
     from ecgexp.training.data import TrainingData
     from ecgexp.training.module import TrainingModule
@@ -115,8 +116,7 @@ def ours(
         None,
         "epoch",
         "val/loss",
-        dataset.label_names,
-        threshold=0.5,
+        MultiLabel(dataset.label_names),
         compile_for=settings["batch_size"] if settings["compile"] and torch.cuda.is_available() else None,
     )
     trainer = pl.Trainer(

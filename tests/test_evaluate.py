@@ -15,16 +15,9 @@ from sklearn import metrics as oracle
 
 from ecgexp.commands.evaluate import other_records
 from ecgexp.datasets import PTBXL, Synthetic, WFDBFolder
-from ecgexp.reports.evaluation import (
-    SMALLEST_CLASS,
-    SMALLEST_GROUP,
-    calibration_bins,
-    label_table,
-    reliability_figure,
-    subgroup_table,
-    tuned_thresholds,
-)
+from ecgexp.reports.evaluation import SMALLEST_GROUP, calibration_bins, reliability_figure, subgroup_table
 from ecgexp.saved import SUMS
+from ecgexp.targets import MultiLabel
 from ecgexp.tracking.overlap import TRAINED_ON
 from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.test_access import looks
@@ -359,74 +352,6 @@ def example(records: int = 400, classes: int = 3, seed: int = 0) -> tuple[torch.
     return torch.from_numpy(values), torch.from_numpy(targets.astype(np.float32))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_tuned_thresholds_are_the_best_of_all(seed):
-    values, targets = (part.numpy() for part in example(60, 2, seed))
-    values = values.round(2)  # with ties
-    tuned = tuned_thresholds(values, targets, 0.5)
-    for label in range(2):
-        everywhere = [oracle.f1_score(targets[:, label], values[:, label] > t) for t in np.arange(-0.005, 1, 0.01)]
-        reached = oracle.f1_score(targets[:, label], values[:, label] > tuned[label])
-        assert reached == pytest.approx(max(everywhere))
-
-
-def test_a_threshold_that_cannot_be_tuned_or_bettered_stays():
-    values = np.array([[0.9, 0.2], [0.1, 0.4], [0.8, 0.3]])
-    targets = np.array([[1, 0], [0, 0], [1, 0]])
-    assert tuned_thresholds(values, targets, 0.5).tolist() == [0.5, 0.5]
-    assert tuned_thresholds(values, 1 - 0 * targets, 0.5)[0] < 0.1
-
-
-def test_the_label_table_is_that_of_scikit_learn():
-    values, targets = example()
-    targets[:, 2] = 0
-    table = label_table(values, targets, ("a", "b", "never"), (0.5, 0.4, 0.5))
-    assert table.loc["a", "auroc"] == pytest.approx(oracle.roc_auc_score(targets[:, 0], values[:, 0]))
-    assert table.loc["b", "ap"] == pytest.approx(oracle.average_precision_score(targets[:, 1], values[:, 1]))
-    assert table.loc["b", "f1"] == pytest.approx(oracle.f1_score(targets[:, 1], values[:, 1] > 0.4))
-    assert table.loc["a", "brier"] == pytest.approx(oracle.brier_score_loss(targets[:, 0], values[:, 0]))
-    assert np.isnan(table.loc["never", ["auroc", "ap"]].to_numpy(dtype=float)).all()
-    assert table.loc["never", "positives"] == 0
-
-
-def one_hot_example(records: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
-    random = np.random.default_rng(0)
-    true = random.choice(4, records, p=[0.6, 0.3, 0.1, 0])
-    values = torch.from_numpy(random.normal(size=(records, 4)) + 1.5 * np.eye(4)[true]).float().softmax(dim=1)
-    return values, torch.from_numpy(np.eye(4, dtype=np.float32)[true])
-
-
-def test_the_label_table_of_classes_is_that_of_the_most_probable_one():
-    values, targets = one_hot_example()
-    values[5] = torch.nan
-    table = label_table(values, targets, ("N", "V", "S", "Q"), None)
-    known = torch.cat([values.nan_to_num(0), values.isnan().any(dim=1, keepdim=True)], dim=1)
-    scores = oracle.precision_recall_fscore_support(
-        targets.argmax(dim=1), known.argmax(dim=1), labels=range(4), zero_division=0
-    )
-    np.testing.assert_allclose(table[["precision", "recall", "f1"]].to_numpy().T, scores[:3])
-    assert table["positives"].tolist() == scores[3].tolist()
-    assert table.loc["V", "auroc"] == pytest.approx(oracle.roc_auc_score(targets[:, 1], values[:, 1].nan_to_num(0)))
-    assert {"threshold", "mlcm_f1"} & set(table) == set()
-
-
-def test_subgroups_of_classes_say_which_are_too_small_for_their_averages():
-    values, targets = one_hot_example()
-    sexes = np.array(["male"] * 80 + ["female"] * 220)
-    table = subgroup_table(
-        values, targets, np.arange(300), pd.DataFrame({"sex": sexes}), ("N", "V", "S", "Q"), 0.5, multiclass=True
-    ).set_index("group")
-    for sex, row in table.iterrows():
-        here = sexes == sex
-        true, said = targets[here].argmax(dim=1), values[here].argmax(dim=1)
-        counted = [k for k in range(4) if (true == k).sum() >= SMALLEST_CLASS]
-        assert row["left_out"] == ", ".join(name for k, name in enumerate("NVSQ") if k not in counted)
-        assert row["accuracy"] == pytest.approx(oracle.accuracy_score(true, said))
-        f1 = oracle.f1_score(true, said, labels=counted, average="macro")
-        assert row["f1_macro"] == pytest.approx(f1)
-    assert table["left_out"].to_dict() == {"female": "Q", "male": "S, Q"}
-
-
 def test_calibration_bins_are_those_of_scikit_learn():
     from sklearn.calibration import calibration_curve
 
@@ -467,7 +392,7 @@ def test_subgroups_are_counted_scored_and_honest_about_what_they_lack():
         }
     )
     patients = np.repeat(np.arange(30), 2)
-    table = subgroup_table(values, targets, patients, metadata, ("a", "b", "c"), 0.5).set_index(["by", "group"])
+    table = subgroup_table(MultiLabel("abc"), values, targets, patients, metadata).set_index(["by", "group"])
     assert table["records"].to_dict() == {
         ("age", "under 40"): 10, ("age", "40 to 59"): 10, ("age", "60 to 79"): 10, ("age", "80 and over"): 20,
         ("age", "unknown"): 10, ("sex", "female"): 40, ("sex", "male"): 20,
@@ -491,7 +416,7 @@ def test_subgroups_are_counted_scored_and_honest_about_what_they_lack():
 def test_rare_devices_are_taken_together():
     values, targets = example(60)
     metadata = pd.DataFrame({"device": [f"device {min(i % 20, i // 2):02d}" for i in range(60)]})
-    table = subgroup_table(values, targets, np.arange(60), metadata, ("a", "b", "c"), 0.5)
+    table = subgroup_table(MultiLabel("abc"), values, targets, np.arange(60), metadata)
     assert len(table) == 12
     assert table["group"].iloc[-1] == "others"
     assert table["records"].sum() == 60

@@ -16,6 +16,7 @@ from ecgexp.reports.comparison import Group, Predictions
 from ecgexp.reports.figures import heat_map
 from ecgexp.reports.findings import Study, merge
 from ecgexp.reports.tables import sweep_runs
+from ecgexp.targets import MultiClass, MultiLabel
 from trained import call, is_one_sentence, shell
 
 sys.path.insert(0, str(Path(__file__).parent / "reports"))
@@ -494,8 +495,7 @@ def test_classes_that_validation_lacks_are_named():
     targets = np.eye(4, dtype=np.uint8)[[0, 1, 1]]
     ids, probabilities = np.array(["a", "b", "c"]), targets.astype(np.float32)
     lacking = [
-        Predictions(ids, targets, probabilities, ("N", "V", "S", "F"), 0.5, multiclass, None)
-        for multiclass in (True, False)
+        Predictions(ids, targets, probabilities, kind(("N", "V", "S", "F")), None) for kind in (MultiClass, MultiLabel)
     ]
     groups = [Group(["run"], found, "few", True) for found in lacking]
     (said,) = Study([], [], pd.DataFrame(), groups, {}, [], [], [], {})._said_of_data()

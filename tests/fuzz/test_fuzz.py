@@ -24,8 +24,8 @@ from random import Random
 
 import command_lines
 import pytest
+from fuzzed import TARGETS, Damage, Target
 from hydra._internal.utils import get_args_parser
-from targets import TARGETS, Damage, Target
 
 from ecgexp import CONF
 from ecgexp.commands.plan import plan

@@ -26,6 +26,7 @@ from ecgexp.reports.cells import arrange, cell_keys, collect_cells, repetition_k
 from ecgexp.reports.comparison import read_predictions
 from ecgexp.reports.experiment import experiment_file
 from ecgexp.reports.trial import write_predictions
+from ecgexp.targets import MultiLabel
 from ecgexp.tracking.provenance import flatten
 
 F1 = "best/val/mlcm_f1_macro"
@@ -218,8 +219,8 @@ def test_predictions_are_read_as_they_were_written(patients, tmp_path):
     path, ids = tmp_path / "predictions.parquet", np.array(["3", "1", "2"])
     targets, probabilities = torch.tensor([[1, 0], [0, 0], [1, 1]]), torch.rand(3, 2)
     write_predictions(path, ids, probabilities, targets, ("A", "true/B"), patients)
-    found = read_predictions(path, 0.4)
-    assert found.ids.tolist() == ids.tolist() and found.label_names == ("A", "true/B") and found.threshold == 0.4
+    found = read_predictions(path, MultiLabel)
+    assert found.ids.tolist() == ids.tolist() and found.target.names == ("A", "true/B")
     assert (found.targets == targets.numpy()).all() and (found.probabilities == probabilities.numpy()).all()
     assert patients is None if found.patients is None else found.patients.tolist() == patients.tolist()
 
@@ -227,7 +228,7 @@ def test_predictions_are_read_as_they_were_written(patients, tmp_path):
 def test_a_damaged_file_of_predictions_is_refused(tmp_path):
     (tmp_path / "predictions.parquet").write_text("nothing")
     with pytest.raises(UserError, match="is damaged or holds no predictions"):
-        read_predictions(tmp_path / "predictions.parquet", 0.5)
+        read_predictions(tmp_path / "predictions.parquet", MultiLabel)
 
 
 # --- the best trial as an experiment

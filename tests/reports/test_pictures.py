@@ -20,6 +20,7 @@ from ecgexp.reports.evaluation import calibration_bins, reliability_figure
 from ecgexp.reports.figures import MOST_PIXELS, confusion_figure, heat_map, learning_curves, plain, save_figure
 from ecgexp.reports.search import pareto_front, search_figures
 from ecgexp.reports.trial import write_confusion
+from ecgexp.targets import MultiLabel
 
 LABELS = pytest.mark.parametrize("labels", [2, 30, 300])
 LONG = "a rather long setting, as a list is: {}"
@@ -72,8 +73,8 @@ def test_a_confusion_matrix_of_300_labels_takes_seconds(tmp_path):
     generator = torch.Generator().manual_seed(0)
     targets = (torch.rand(200, 300, generator=generator) < 0.02).int()
     begun = time.process_time()
-    write_confusion(tmp_path, "val", torch.rand(200, 300, generator=generator), targets, list(map(str, range(300))),
-                    0.5, False)  # fmt: skip
+    target = MultiLabel(list(map(str, range(300))))
+    write_confusion(tmp_path, "val", target, torch.rand(200, 300, generator=generator), targets)
     assert time.process_time() - begun < 30
     assert pd.read_csv(tmp_path / "mlcm_val.csv").shape == (301, 302)  # of which all is in the table beside it
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from ecgexp.targets import MultiClass, MultiLabel
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.store import open_store
 
@@ -40,7 +41,8 @@ def logged(request, tmp_path_factory):
     net = Net().train()
     net(torch.randn(8, 3, 50))  # moves the statistics away from their start
     example = np.random.default_rng(0).normal(size=(2, 3, 50)).astype(np.float32)
-    uri = log_model(store, run.info.run_id, net, example, {"labels": ["A", "B"], "multiclass": request.param})
+    target = MultiClass("AB") if request.param else MultiLabel("AB")
+    uri = log_model(store, run.info.run_id, net, example, {"labels": ["A", "B"]}, target)
     probabilities = (lambda x: net.eval()(x).softmax(dim=1)) if request.param else (lambda x: net.eval()(x).sigmoid())
     return store, run.info.run_id, probabilities, uri
 

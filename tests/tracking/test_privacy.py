@@ -15,6 +15,7 @@ import pytest
 
 from ecgexp.errors import UserError
 from ecgexp.reports.comparison import intervals
+from ecgexp.targets import MultiLabel
 from ecgexp.tracking.privacy import KEY, hashed_patients
 from ecgexp.tracking.store import Store
 from trained import Trained, call, trained_once
@@ -66,7 +67,7 @@ def test_intervals_do_not_depend_on_what_patients_are_called():
     probabilities = np.clip(random.normal(0.3 + 0.4 * targets, 0.3), 0, 1).astype(np.float32)
     patients = random.integers(0, 50, 120)
     others = np.array([hashlib.sha256(str(one).encode()).hexdigest() for one in patients])
-    one, two = (intervals([probabilities], targets, who, ("a", "b"), [0.5], False) for who in (patients, others))
+    one, two = (intervals([(MultiLabel("ab"), probabilities)], targets, who) for who in (patients, others))
     for name, score in one.scores.items():
         np.testing.assert_array_equal(score.low, two.scores[name].low)
         np.testing.assert_array_equal(score.high, two.scores[name].high)

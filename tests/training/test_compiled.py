@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from ecgexp.datasets import SignalDataset, Split
 from ecgexp.models import Linear, Rajpurkar, Ribeiro
+from ecgexp.targets import MultiLabel
 from ecgexp.training import compiled
 from ecgexp.training.compiled import can_compile, compiles
 from ecgexp.training.data import TrainingData
@@ -55,9 +56,9 @@ class Noise(SignalDataset):
 def train(net: nn.Module, batch_size: int, compile_for: int | None, precision: str = "32-true") -> TrainingModule:
     torch.manual_seed(1)
     optimizer = partial(torch.optim.SGD, lr=0.1)
-    lossf, names = nn.BCEWithLogitsLoss(), Noise.label_names
+    lossf, target = nn.BCEWithLogitsLoss(), MultiLabel(Noise.label_names)
     module = TrainingModule(
-        Network(net, None), lossf, optimizer, None, "epoch", "val/loss", names, 0.5, compile_for=compile_for
+        Network(net, None), lossf, optimizer, None, "epoch", "val/loss", target, compile_for=compile_for
     )
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ecgexp.datasets import SignalDataset, Split
 from ecgexp.models import Rajpurkar, Ribeiro
 from ecgexp.models.layers import SameConv
+from ecgexp.targets import MultiLabel
 from ecgexp.training.batches import GIGABYTE, Batches, Records
 from ecgexp.training.callbacks import History
 from ecgexp.training.data import TrainingData
@@ -79,7 +80,7 @@ def test_a_step_reads_nothing_but_the_loss_which_a_gpu_keeps(net):
     optimizer = partial(torch.optim.Adam, fused=True)
     network = Network(net(LEADS, SAMPLES, 5), None)
     module = TrainingModule(
-        network, nn.BCEWithLogitsLoss(), optimizer, None, "epoch", "val/loss", Noise.label_names, 0.5
+        network, nn.BCEWithLogitsLoss(), optimizer, None, "epoch", "val/loss", MultiLabel(Noise.label_names)
     )
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -15,23 +15,17 @@ from ecgexp.commands.arguments import one_of, place_of_runs
 from ecgexp.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from mlflow.entities import Run as MlflowRun
-    from numpy.typing import NDArray
     from omegaconf import DictConfig
     from torch import Tensor
 
     from ecgexp.datasets.base import Dataset, Split, SplitName
     from ecgexp.statistics import Uncertainty
+    from ecgexp.targets import Target
     from ecgexp.tracking.store import Store
     from ecgexp.training.network import Network
 
-SHOWN = (
-    "loss", "mlcm_f1_macro", "mlcm_f1_micro", "mlcm_precision_macro", "mlcm_recall_macro", "f1_macro", "f1_weighted",
-    "precision_macro", "recall_macro", "accuracy", "auroc_macro", "ap_macro", "subset_accuracy", "binary_accuracy",
-    "brier",
-)  # fmt: skip
 LEVEL = 0.95
 DPI = 110
 
@@ -48,28 +42,20 @@ class Predictions:
         The records.
     logits, targets : Tensor, (records, classes)
         On the CPU.
-    label_names : tuple of str
-        The classes.
-    threshold : float
-        The run's.
-    multiclass : bool
-        Each record has exactly one label: the most probable one is predicted, whatever the threshold.
+    target : Target
+        What is predicted.
     """
 
     name: SplitName
     split: Split
     logits: Tensor
     targets: Tensor
-    label_names: tuple[str, ...]
-    threshold: float
-    multiclass: bool
+    target: Target
 
     @property
     def probabilities(self) -> Tensor:
-        """Probabilities, (records, classes)."""
-        from ecgexp.training.network import output_layer
-
-        return output_layer(self.multiclass)(self.logits)
+        """Probabilities, (records, names)."""
+        return self.target.activation()(self.logits)
 
 
 @dataclass(frozen=True)
@@ -83,16 +69,17 @@ class Findings:
     left_out : dict of str to tuple of str
         Labels that could not enter a macro average.
     labels, tuned_labels, bins, subgroups : DataFrame or None
-        See `ecgexp.reports.evaluation`; None where not asked or not known.
+        See `Target.label_table` and `ecgexp.reports.evaluation`; None where not asked or not known, or where the
+        target has no labels.
     uncertainty : Uncertainty or str
         Of the macro scores; a sentence where there is none.
     """
 
     metrics: dict[str, float]
     left_out: dict[str, tuple[str, ...]]
-    labels: pd.DataFrame
+    labels: pd.DataFrame | None
     tuned_labels: pd.DataFrame | None
-    bins: pd.DataFrame
+    bins: pd.DataFrame | None
     subgroups: pd.DataFrame | None
     uncertainty: Uncertainty | str
 
@@ -116,37 +103,31 @@ def evaluate(
     validation : Predictions, optional
         Of the validation split, to tune a threshold per label on; None: the run's threshold alone.
     """
-    import numpy as np
-
     from ecgexp.reports import evaluation
     from ecgexp.training.network import measure
 
-    names, threshold, multiclass = predictions.label_names, predictions.threshold, predictions.multiclass
+    target = predictions.target.for_evaluation()
     probabilities, targets = predictions.probabilities, predictions.targets
-    metrics, left_out = measure(
-        predictions.logits, targets, loss, names, threshold, multiclass, evaluation.SMALLEST_CLASS
-    )
-    thresholds = None if multiclass else np.full(len(names), threshold)
-    labels = evaluation.label_table(probabilities, targets, names, thresholds)
-    metrics |= {"brier": float(labels["brier"].mean())} | _per_label("brier", labels["brier"])
-    metrics |= _per_label("auroc", labels["auroc"].dropna())
-    uncertainty = _uncertainty(predictions, probabilities, threshold)
+    metrics, left_out = measure(predictions.logits, targets, loss, target)
+    labels = target.label_table(probabilities, targets)
+    if labels is not None:
+        metrics |= {"brier": float(labels["brier"].mean())} | _per_label("brier", labels["brier"])
+        metrics |= _per_label("auroc", labels["auroc"].dropna())
+    uncertainty = _uncertainty(predictions, target)
     metrics |= _limits(uncertainty)
     tuned_labels = None
     if validation is not None:
-        known = validation.probabilities.numpy(), validation.targets.numpy()
-        thresholds = evaluation.tuned_thresholds(*known, threshold)
-        tuned_labels = evaluation.label_table(probabilities, targets, names, thresholds)
-        predicted = (probabilities.double() > _tensor(thresholds)).float()
-        tuned = evaluation.threshold_metrics(predicted, targets, names)
-        limits = _limits(_uncertainty(predictions, predicted, 0.5))
+        known = target.tuned(validation.probabilities.numpy(), validation.targets.numpy())
+        tuned_labels = known.label_table(probabilities, targets)
+        tuned = known.measure_decisions(probabilities, targets)
+        limits = _limits(_uncertainty(predictions, known))
         tuned |= {name: value for name, value in limits.items() if not name.startswith("auroc")}
         metrics |= {f"tuned/{name}": value for name, value in tuned.items()}
     subgroups = None
     if metadata is not None:
         patients = predictions.split.patients
-        subgroups = evaluation.subgroup_table(probabilities, targets, patients, metadata, names, threshold, multiclass)
-    bins = evaluation.calibration_bins(probabilities, targets, names)
+        subgroups = evaluation.subgroup_table(target, probabilities, targets, patients, metadata)
+    bins = None if labels is None else evaluation.calibration_bins(probabilities, targets, target.names)
     return Findings(metrics, left_out, labels, tuned_labels, bins, subgroups, uncertainty)
 
 
@@ -158,7 +139,7 @@ def run(values: dict[str, list[str]]) -> None:
     tune = one_of(values, "thresholds", ("fixed", "tuned"), "fixed") == "tuned"
     keep_patients = one_of(values, "privacy.patients", ("hash", "keep"), "hash") == "keep"
 
-    from ecgexp.config.build import build_dataset
+    from ecgexp.config.build import build_dataset, build_target
     from ecgexp.tracking.privacy import hashed_patients
     from ecgexp.tracking.restore import load_run
     from ecgexp.tracking.runs import find_run
@@ -172,8 +153,9 @@ def run(values: dict[str, list[str]]) -> None:
         check_trusted(group, cfg.get(group), trusted)
     cfg = _placed(cfg, values)
     dataset = build_dataset(cfg)
-    if tune and dataset.multiclass:
-        raise UserError("Records with exactly one label take no thresholds: leave out thresholds=tuned.")
+    target = build_target(cfg, dataset.label_names)
+    if tune and not target.can_tune:
+        raise UserError(f"{target.records.capitalize()} take no thresholds: leave out thresholds=tuned.")
     difference = _check_data(cfg, dataset, store, run)
     records = dataset.load(split)  # what is wrong with the data is said before a look is noted
     overlap = _overlap(store, run, records, split, bool(difference))
@@ -182,7 +164,7 @@ def run(values: dict[str, list[str]]) -> None:
     if split == "test":
         from ecgexp.tracking.test_access import looks, note_look
 
-        thresholds = "none" if dataset.multiclass else "tuned" if tune else "fixed"
+        thresholds = "none" if not target.can_tune else "tuned" if tune else "fixed"
         first = next((look for look in looks(store, run.info.run_id) if look["run"] == run.info.run_id), None)
         place = split if first is None or first.get("data") == data else f"{split}-{data[:8]}"
         details = {
@@ -193,8 +175,8 @@ def run(values: dict[str, list[str]]) -> None:
             "names": names,
         }
         number, what = note_look(store, run, {**details, "place": place})
-    predictions = predict_split(network, dataset, split, cfg)
-    validation = predict_split(network, dataset, "val", cfg) if tune else None
+    predictions = predict_split(network, dataset, split, cfg, target)
+    validation = predict_split(network, dataset, "val", cfg, target) if tune else None
     findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
     if not keep_patients:
         hashed = hashed_patients(store, predictions.split.patients)
@@ -213,7 +195,7 @@ def run(values: dict[str, list[str]]) -> None:
     print(f"Files: {folder}")
 
 
-def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: DictConfig) -> Predictions:
+def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: DictConfig, target: Target) -> Predictions:
     """Logits of a split in full precision, on a GPU where there is one."""
     import torch
 
@@ -224,9 +206,7 @@ def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: Dic
     loaded = dataset.load(split)
     records = Records(loaded, dataset.inputs, float(cfg.memory_budget) * GIGABYTE, device)
     logits, targets = predict(network.to(device), Batches(records, evaluation_batch(device)), device)
-    return Predictions(
-        split, loaded, logits.cpu(), targets.cpu(), dataset.label_names, float(cfg.threshold), dataset.multiclass
-    )
+    return Predictions(split, loaded, logits.cpu(), targets.cpu(), target)
 
 
 def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
@@ -318,26 +298,12 @@ def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
     return loss
 
 
-def _tensor(values: NDArray[np.float64]) -> Tensor:
-    import torch
-
-    return torch.from_numpy(values)
-
-
-def _uncertainty(predictions: Predictions, probabilities: Tensor, threshold: float) -> Uncertainty | str:
+def _uncertainty(predictions: Predictions, target: Target) -> Uncertainty | str:
     from ecgexp.reports.comparison import intervals
-    from ecgexp.reports.evaluation import SMALLEST_CLASS
 
+    trial = target, predictions.probabilities.numpy()
     try:
-        return intervals(
-            [probabilities.numpy()],
-            predictions.targets.numpy(),
-            predictions.split.patients,
-            predictions.label_names,
-            [threshold],
-            predictions.multiclass,
-            SMALLEST_CLASS,
-        )
+        return intervals([trial], predictions.targets.numpy(), predictions.split.patients)
     except UserError as error:  # too few records or patients
         return str(error)
 
@@ -399,15 +365,17 @@ def _write(
     from ecgexp.reports.trial import write_confusion, write_predictions
 
     split, probabilities, targets = predictions.name, predictions.probabilities, predictions.targets
-    names = predictions.label_names
+    target = predictions.target
     path = folder / f"predictions_{split}.parquet"
     records = predictions.split
-    write_predictions(path, records.ids, probabilities, targets, names, patients=records.patients)
-    write_confusion(folder, split, probabilities, targets, names, predictions.threshold, predictions.multiclass)
-    findings.labels.to_csv(folder / "labels.csv")
-    findings.bins.to_csv(folder / "calibration.csv", index=False)
-    title = f"Reliability, {split} split, {len(predictions.split)} records"
-    reliability_figure(findings.bins, findings.metrics["brier"], title).savefig(folder / "reliability.png", dpi=DPI)
+    write_predictions(path, records.ids, probabilities, targets, target.names, patients=records.patients)
+    write_confusion(folder, split, target, probabilities, targets)
+    if findings.labels is not None:
+        findings.labels.to_csv(folder / "labels.csv")
+    if findings.bins is not None:
+        findings.bins.to_csv(folder / "calibration.csv", index=False)
+        title = f"Reliability, {split} split, {len(predictions.split)} records"
+        reliability_figure(findings.bins, findings.metrics["brier"], title).savefig(folder / "reliability.png", dpi=DPI)
     if findings.tuned_labels is not None:
         findings.tuned_labels.to_csv(folder / "labels_tuned.csv")
     if findings.subgroups is not None:
@@ -433,16 +401,14 @@ def _summary(run: MlflowRun, predictions: Predictions, findings: Findings) -> st
     import numpy as np
     import pandas as pd
 
-    from ecgexp.reports.evaluation import SMALLEST_CLASS
-
     patients = len(np.unique(predictions.split.patients))
-    rule = "the most probable class" if predictions.multiclass else f"threshold {predictions.threshold:g}"
+    target = predictions.target
     blocks = [
         f"Run {run.info.run_id} ({run.info.run_name})\n"
-        f"{predictions.name} split: {len(predictions.split)} records of {patients} patients, {rule}"
+        f"{predictions.name} split: {len(predictions.split)} records of {patients} patients, {target.rule}"
     ]
     rows = []
-    for name in (name for name in SHOWN if name in findings.metrics):
+    for name in (name for name in target.displayed() if name in findings.metrics):
         row = {"metric": name, "value": _number(findings.metrics[name]), "95 % interval": ""}
         row["95 % interval"] = _interval(findings.metrics, name)
         if findings.tuned_labels is not None:
@@ -454,15 +420,15 @@ def _summary(run: MlflowRun, predictions: Predictions, findings: Findings) -> st
         blocks.append(f"No intervals: {findings.uncertainty}")
     else:
         blocks.append("The intervals cover the choice of records (patients), not of seeds.")
-    reason = f"fewer than {SMALLEST_CLASS} records" if predictions.multiclass else "all records or none have the label"
     for labels_out in dict.fromkeys(findings.left_out.values()):
         which = ", ".join(name for name, labels in findings.left_out.items() if labels == labels_out)
-        blocks.append(f"Without {', '.join(labels_out)} ({reason}): {which}.")
-    labels = findings.labels.drop(columns=["mean_probability", "prevalence"])
-    if findings.tuned_labels is not None:
-        tuned = findings.tuned_labels[["threshold", "precision", "recall", "f1", "mlcm_f1"]]
-        labels = labels.join(tuned.add_suffix(" tuned"))
-    blocks.append(labels.to_string(float_format=_number, na_rep="-"))
+        blocks.append(f"Without {', '.join(labels_out)} ({target.left_out_reason}): {which}.")
+    if findings.labels is not None:
+        labels = findings.labels.drop(columns=["mean_probability", "prevalence"])
+        if findings.tuned_labels is not None:
+            tuned = findings.tuned_labels[["threshold", "precision", "recall", "f1", "mlcm_f1"]]
+            labels = labels.join(tuned.add_suffix(" tuned"))
+        blocks.append(labels.to_string(float_format=_number, na_rep="-"))
     if findings.subgroups is not None:
         blocks.append(findings.subgroups.to_string(index=False, float_format=_number, na_rep="-"))
     return "\n\n".join(blocks)

@@ -24,7 +24,7 @@ DPI = 150
 
 
 def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np.float32]:
-    """Probabilities of records, (records, classes).
+    """Probabilities of records, (records, names).
 
     Parameters
     ----------
@@ -93,8 +93,7 @@ def run(values: dict[str, list[str]]) -> int:
             result["plot"] = str(target)
     if form == "json":
         refused = [{"record": str(path), "error": problem} for path, problem in problems.items()]
-        threshold = None if trained.multiclass else trained.threshold
-        answer = {"run": trained.name, "threshold": threshold, "records": [*results, *refused]}
+        answer = {"run": trained.name, "threshold": trained.target.threshold, "records": [*results, *refused]}
         print(json.dumps(answer, indent=1, ensure_ascii=False))
     elif results:
         print(_table(results))
@@ -144,19 +143,16 @@ def _plot_targets(plot: Path, records: list[Path]) -> list[Path]:
 def _results(trained: Trained, readings: dict[Path, Reading]) -> list[dict[str, Any]]:
     if not readings:
         return []
-    rows = predict_records(trained, list(readings.values())).tolist()
+    import torch
+
+    rows = torch.from_numpy(predict_records(trained, list(readings.values())))
     results = []
     for (path, reading), row in zip(readings.items(), rows, strict=True):
-        probabilities = dict(zip(trained.label_names, row, strict=True))
-        if trained.multiclass:
-            predicted = [max(probabilities, key=probabilities.__getitem__)]
-        else:
-            predicted = [label for label, value in probabilities.items() if value > trained.threshold]
         results.append(
             {
                 "record": str(path),
-                "probabilities": probabilities,
-                "predicted": predicted,
+                "probabilities": dict(zip(trained.target.names, row.tolist(), strict=True)),
+                "predicted": trained.target.decided(row),
                 "notes": list(reading.notes),
             }
         )
@@ -180,7 +176,7 @@ def _draw(target: Path, trained: Trained, result: dict[str, Any], reading: Readi
     from ecgexp.reports.ecg import ecg_figure
 
     ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
-    predicted = ", ".join(result["predicted"]) or f"no label above {trained.threshold:g}"
+    predicted = ", ".join(result["predicted"]) or trained.target.no_decision
     shown = "   ".join(f"{label} {value:.2f}" for label, value in ranked[:8])
     figure = ecg_figure(
         reading.signal,

@@ -8,9 +8,10 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ecgexp.reports.comparison import Predictions
     from ecgexp.reports.findings import Study
     from ecgexp.reports.statistics import Statistics
+    from ecgexp.targets import Target
     from ecgexp.tracking.store import Store
 
 PREDICTIONS, DATA = "predictions_val.parquet", "data.json"
@@ -109,7 +111,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
     """
     from ecgexp.reports.comparison import compare_trials
     from ecgexp.reports.findings import Study, merge
-    from ecgexp.reports.tables import setting, validation_sets
+    from ecgexp.reports.tables import validation_sets
     from ecgexp.reports.trial import validation_fingerprint
     from ecgexp.tracking.runs import children, left_out, standing
     from ecgexp.tracking.store import Store
@@ -132,10 +134,8 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
             source = row["source_run_id"]
             if row["status"] != "FINISHED" or row["pruned"] or source in predictions:
                 continue
-            threshold = float(setting(run, "threshold") or 0.5)
-            multiclass = setting(run, "dataset.multiclass") == "True"  # None in runs from before there was such a key
             try:
-                read = _read_predictions(files, source, threshold, multiclass)
+                read = _read_predictions(files, source, partial(_target, run))
             except UserError as error:
                 print(error, file=sys.stderr)
                 read = None
@@ -147,7 +147,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
             if fingerprint not in data:
                 data[fingerprint] = _read_data(files, source)
         hashes = {
-            source: validation_fingerprint(found.ids, found.targets, found.label_names)
+            source: validation_fingerprint(found.ids, found.targets, found.target.names)
             for source, found in predictions.items()
         }
         sources = dict(zip(results["run_id"], results["source_run_id"], strict=True))
@@ -237,11 +237,21 @@ class _Files:
         return local / name if (local / name).is_file() else None
 
 
-def _read_predictions(files: _Files, run_id: str, threshold: float, multiclass: bool) -> Predictions | None:
+def _target(run: MlflowRun, label_names: Sequence[str]) -> Target:
+    """What a trial predicted."""
+    from ecgexp.reports.tables import setting
+    from ecgexp.targets import MultiClass, MultiLabel
+
+    if setting(run, "dataset.multiclass") == "True":  # None in runs from before there was such a key
+        return MultiClass(label_names)
+    return MultiLabel(label_names, float(setting(run, "threshold") or 0.5))
+
+
+def _read_predictions(files: _Files, run_id: str, build: Callable[[Sequence[str]], Target]) -> Predictions | None:
     from ecgexp.reports.comparison import read_predictions
 
     path = files.find(run_id, PREDICTIONS)
-    return None if path is None else read_predictions(path, threshold, multiclass)
+    return None if path is None else read_predictions(path, build)
 
 
 def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:

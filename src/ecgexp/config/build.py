@@ -17,6 +17,7 @@ from torch import nn
 from ecgexp.config.schema import DATA_KEYS, SIZES, accepts, locate, plain
 from ecgexp.datasets.base import SIGNAL, Dataset, Input, Split
 from ecgexp.errors import UserError, said
+from ecgexp.targets import MultiClass, MultiLabel, Target
 
 Example = NDArray[Any] | dict[str, NDArray[Any]]
 
@@ -78,6 +79,13 @@ def build_dataset(cfg: DictConfig) -> Dataset:
     target = locate("dataset", component)
     kept = {key: value for key, value in component.items() if key not in DATA_KEYS or accepts(target, key)}
     return instantiate_group("dataset", kept)
+
+
+def build_target(cfg: DictConfig, label_names: Sequence[str]) -> Target:
+    """What a configuration has predicted, of records with these labels."""
+    if cfg.dataset.get("multiclass", False):
+        return MultiClass(label_names)
+    return MultiLabel(label_names, float(cfg.threshold))
 
 
 def example(dataset: Dataset, split: Split, records: int = 2) -> Example:

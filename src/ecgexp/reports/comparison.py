@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ecgexp.errors import UserError, said
-from ecgexp.metrics import weighted
 from ecgexp.metrics.names import macro_f1_name
 from ecgexp.statistics import Scorer, Uncertainty, bootstrap, score_in_blocks
+from ecgexp.targets import Target
 
 AUROC, RECALL = "auroc_macro", "recall_macro"
 RESAMPLES = 1000
@@ -29,10 +29,8 @@ class Predictions:
     ids : str array, (records,)
     targets : uint8 array, (records, labels)
     probabilities : float32 array, (records, labels)
-    label_names : tuple of str
-    threshold : float
-    multiclass : bool
-        Each record has exactly one label: the most probable one is predicted, whatever the threshold.
+    target : Target
+        What is predicted.
     patients : str array, (records,), or None
         None where the file does not have them.
     """
@@ -40,9 +38,7 @@ class Predictions:
     ids: NDArray[np.str_]
     targets: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
-    label_names: tuple[str, ...]
-    threshold: float
-    multiclass: bool
+    target: Target
     patients: NDArray[np.str_] | None
 
 
@@ -68,8 +64,8 @@ class Group:
     patients_known: bool
 
 
-def read_predictions(path: Path, threshold: float, multiclass: bool = False) -> Predictions:
-    """Read what `write_predictions` wrote; `threshold` and `multiclass` are the trial's.
+def read_predictions(path: Path, build: Callable[[Sequence[str]], Target]) -> Predictions:
+    """Read what `write_predictions` wrote; `build` makes the trial's target from the names of the labels.
 
     Raises
     ------
@@ -83,9 +79,7 @@ def read_predictions(path: Path, threshold: float, multiclass: bool = False) -> 
             table["id"].to_numpy(dtype=str),
             table[[f"true/{name}" for name in names]].to_numpy(dtype=np.uint8),
             table[[f"probability/{name}" for name in names]].to_numpy(dtype=np.float32),
-            names,
-            threshold,
-            multiclass,
+            build(names),
             table["patient"].to_numpy(dtype=str) if "patient" in table else None,
         )
     except Exception as error:  # a damaged parquet file raises whatever its parsing happens to raise
@@ -110,7 +104,7 @@ def compare_trials(
     """
     alike: dict[object, list[str]] = {}
     for run, found in predictions.items():
-        alike.setdefault((validation_sets[run], found.multiclass), []).append(run)
+        alike.setdefault((validation_sets[run], found.target.kind), []).append(run)
     return [_compare([(run, predictions[run]) for run in runs], find_patients) for runs in alike.values()]
 
 
@@ -162,12 +156,9 @@ def _compare(
         patients = find_patients(runs[0], example.ids)
     try:
         uncertainty: Uncertainty | str = intervals(
-            [one.probabilities for _, one in trials],
+            [(one.target, one.probabilities) for _, one in trials],
             example.targets,
             example.ids if patients is None else patients,
-            example.label_names,
-            [one.threshold for _, one in trials],
-            example.multiclass,
         )
     except UserError as error:  # too few records or patients
         uncertainty = str(error)
@@ -175,38 +166,30 @@ def _compare(
 
 
 def intervals(
-    probabilities: Sequence[ArrayLike],
-    targets: ArrayLike,
-    patients: ArrayLike,
-    label_names: Sequence[str],
-    thresholds: Sequence[float],
-    multiclass: bool,
-    smallest_class: int = 1,
+    trials: Sequence[tuple[Target, NDArray[np.float32]]], targets: NDArray[Any], patients: ArrayLike
 ) -> Uncertainty:
-    """Intervals for macro F1, recall (of records with exactly one label) and AUROC; see `bootstrap`.
+    """Intervals for the scores that the target of the trials names; see `bootstrap`.
+
+    Parameters
+    ----------
+    trials : sequence of pairs
+        Target and probabilities, (records, names), of each.
+    targets : array, (records, names)
+        Those of all trials.
+    patients : array, (records,)
 
     Raises
     ------
     UserError
         As `bootstrap`.
     """
-    true = np.asarray(targets) == 1
-    names = (macro_f1_name(multiclass), *([RECALL] if multiclass else []), AUROC)
-    required, columns = np.column_stack([true, ~true.any(axis=1)]), [*label_names, "no label"]
-    if multiclass:
-        counted = true.sum(axis=0) >= max(smallest_class, 1)
-        required, columns = true[:, counted], [name for name, yes in zip(label_names, counted, strict=True) if yes]
-    scorers = [
-        _scorer(given, true, threshold, multiclass, smallest_class)
-        for given, threshold in zip(probabilities, thresholds, strict=True)
-    ]
-    return bootstrap(scorers, required, patients, names, columns, resamples=RESAMPLES)
+    target = trials[0][0]
+    required, columns = target.required(targets)
+    names = list(target.scorers())
+    better = [target.higher_is_better(name) for name in names]
+    scorers = [_scorer(one, given, targets) for one, given in trials]
+    return bootstrap(scorers, required, patients, names, columns, better, resamples=RESAMPLES)
 
 
-def _scorer(given: ArrayLike, true: ArrayLike, threshold: float, multiclass: bool, smallest_class: int) -> Scorer:
-    functions: list[Callable[..., weighted.Weighted]]
-    functions = [partial(weighted.mlcm_f1_macro, threshold=threshold), weighted.auroc_macro]
-    if multiclass:
-        kinds = (weighted.f1_macro, weighted.recall_macro, weighted.auroc_macro)
-        functions = [partial(kind, smallest_class=smallest_class) for kind in kinds]
-    return lambda weights: score_in_blocks([function(given, true) for function in functions], weights)
+def _scorer(target: Target, given: NDArray[np.float32], targets: NDArray[Any]) -> Scorer:
+    return lambda weights: score_in_blocks([score(given, targets) for score in target.scorers().values()], weights)

@@ -431,9 +431,8 @@ class Study:
                 "record was taken for a patient of its own, and intervals are too narrow where patients have several."
             )
         for group in self.groups:
-            counts = zip(group.example.label_names, group.example.targets.sum(axis=0).tolist(), strict=True)
-            absent = [name for name, count in counts if count == 0]
-            if group.example.multiclass and absent:
+            absent = group.example.target.absent(group.example.targets)
+            if absent:
                 said.append(f"Macro averages are without {', '.join(absent)}, which no validation record has.")
         if self.missing:
             numbers = ", ".join(map(str, self.missing))

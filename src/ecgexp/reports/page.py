@@ -24,7 +24,6 @@ from ecgexp.reports.figures import confusion_figure, heat_map, learning_curves, 
 from ecgexp.reports.findings import Study
 from ecgexp.reports.search import search_figures
 from ecgexp.reports.tables import MOST_SETS, described
-from ecgexp.reports.trial import confusion_table
 from ecgexp.text import shortened
 
 DPI = 130
@@ -181,8 +180,10 @@ def _matrices(folder: Path, study: Study) -> Iterator[Picture]:
         if found is None:
             continue
         probabilities, targets = torch.tensor(found.probabilities), torch.tensor(found.targets).int()
-        table = confusion_table(probabilities, targets, found.label_names, found.threshold, found.multiclass)
-        stem, what = ("confusion", "Confusion matrix") if found.multiclass else ("mlcm", "MLCM")
+        table = found.target.confusion(probabilities, targets)
+        if table is None:
+            continue
+        stem, what = found.target.confusion_name
         whose, name = "The best", f"{stem}_{_experiment(study, row)}"
         if study.several_sets:
             whose += f" on {study.set_name(row['validation_set'])}"

@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecgexp.metrics import confusion_matrix, mlcm
 from ecgexp.reports.figures import confusion_figure, learning_curves, save_figure
+from ecgexp.targets import Target
 
 DPI = 110
 
@@ -42,40 +42,15 @@ def validation_fingerprint(ids: NDArray[np.str_], targets: NDArray[np.uint8], la
     return digest.hexdigest()[:16]
 
 
-def write_confusion(
-    folder: Path,
-    split: str,
-    probabilities: Tensor,
-    targets: Tensor,
-    label_names: Sequence[str],
-    threshold: float,
-    multiclass: bool,
-) -> None:
-    """Write the confusion matrix of a split, ``mlcm_...`` or ``confusion_...``: counts as CSV, rows in % as a picture.
-
-    See `confusion_table`.
-    """
-    table = confusion_table(probabilities, targets, label_names, threshold, multiclass)
-    stem, what = ("confusion", "Confusion matrix") if multiclass else ("mlcm", "MLCM")
+def write_confusion(folder: Path, split: str, target: Target, probabilities: Tensor, targets: Tensor) -> None:
+    """Write the confusion matrix of a split, if the target has one: counts as CSV, rows in % as a picture."""
+    table = target.confusion(probabilities, targets)
+    if table is None:
+        return
+    stem, what = target.confusion_name
     table.to_csv(folder / f"{stem}_{split}.csv", index_label="true")
     title = f"{what}, {split} split, {len(targets)} records"
     save_figure(confusion_figure(table, title), folder / f"{stem}_{split}.png", DPI)
-
-
-def confusion_table(
-    probabilities: Tensor, targets: Tensor, label_names: Sequence[str], threshold: float, multiclass: bool
-) -> pd.DataFrame:
-    """Counts by true labels (rows) and predicted ones (columns).
-
-    Multi-label it is the `mlcm`, with row NTL (no true label) and column NPL (no predicted label); where each record
-    has exactly one label it is the `confusion_matrix`, with column NPL only if some record has no prediction.
-    """
-    if not multiclass:
-        matrix = mlcm(probabilities, targets.int(), len(label_names), threshold).numpy()
-        return pd.DataFrame(matrix, index=[*label_names, "NTL"], columns=[*label_names, "NPL"])
-    matrix = confusion_matrix(probabilities, targets).numpy()
-    table = pd.DataFrame(matrix, index=list(label_names), columns=[*label_names, "NPL"])
-    return table if table["NPL"].any() else table.drop(columns="NPL")
 
 
 def write_curves(path: Path, history: Sequence[dict[str, float]], metric: str, best_epoch: int | None) -> None:

@@ -22,7 +22,7 @@ from filelock import Timeout
 from mlflow.entities import Run as MlflowRun
 from omegaconf import DictConfig
 
-from ecgexp.config.build import build_dataset, build_statistics, describe, example
+from ecgexp.config.build import build_dataset, build_statistics, build_target, describe, example
 from ecgexp.config.schema import objectives
 from ecgexp.errors import UserError
 from ecgexp.reports.statistics import STATISTICS, compute_statistics, lines_of, write_statistics
@@ -420,4 +420,5 @@ def _log_best(run: Run, run_id: str, cfg: DictConfig) -> None:
     if cfg.tracking.log_model == "best" and not (best.outputs and best.outputs.model_outputs):
         trained, network = load_run(run.store, run_id, trust=named_packages(cfg))
         dataset = build_dataset(trained)
-        log_model(run.store, run_id, network, example(dataset, dataset.load("val")), describe(trained, dataset))
+        target, inputs = build_target(trained, dataset.label_names), example(dataset, dataset.load("val"))
+        log_model(run.store, run_id, network, inputs, describe(trained, dataset), target)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ecgexp.errors import first_line
+from ecgexp.targets import Target
 from ecgexp.tracking.store import MLFLOW_RETRIES, Store, StoreAway, is_away, mlflow_settings
 from ecgexp.training.batches import tensors
-from ecgexp.training.network import output_layer
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ def log_model(
     network: nn.Module,
     example: NDArray[Any] | dict[str, NDArray[Any]],
     description: Mapping[str, Any],
+    target: Target,
 ) -> str | None:
     """Log a net that maps inputs to probabilities, as an exported graph (pt2).
 
@@ -48,6 +49,8 @@ def log_model(
         Inputs of two records or more that the graph is traced with, and kept beside it.
     description : mapping
         What one has to know to use it: labels, multiclass, leads, sampling rate, samples, threshold.
+    target : Target
+        What is predicted.
 
     Returns
     -------
@@ -55,7 +58,7 @@ def log_model(
         URI of the logged model; None, with a warning, where torch cannot export the net. Its weights are an
         artifact of the run all the same.
     """
-    probabilities = nn.Sequential(network, output_layer(description["multiclass"])).cpu().eval()
+    probabilities = nn.Sequential(network, target.activation()).cpu().eval()
     with torch.no_grad():
         classes = probabilities(tensors(example)).shape[1]
     named = example.items() if isinstance(example, dict) else [(None, example)]

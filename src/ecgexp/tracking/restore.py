@@ -26,11 +26,12 @@ from torch import nn
 
 from ecgexp.config.build import instantiate_group
 from ecgexp.errors import UserError, said
+from ecgexp.targets import MultiClass, MultiLabel, Target
 from ecgexp.tracking.artifacts import CONFIG, DATA, WEIGHTS, read_config, read_json, read_weights, run_folder
 from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.store import Store, find_store
 from ecgexp.tracking.trust import check_trusted
-from ecgexp.training.network import Network, output_layer, restored
+from ecgexp.training.network import Network, restored
 
 EXPORTED = "pt2"
 
@@ -45,8 +46,8 @@ class Trained:
         Where it comes from, for people.
     net : nn.Module
         (batch, leads, samples) to probabilities (batch, classes); in evaluation mode.
-    label_names : tuple of str
-        The classes.
+    target : Target
+        What is predicted.
     lead_names : tuple of str
         The leads, in order.
     sampling_rate : float
@@ -55,21 +56,15 @@ class Trained:
         Length of a record.
     unit : str
         Of the signals.
-    threshold : float
-        A label is predicted where its probability is above this.
-    multiclass : bool
-        Each record has exactly one label: the most probable one is predicted, whatever the threshold.
     """
 
     name: str
     net: nn.Module
-    label_names: tuple[str, ...]
+    target: Target
     lead_names: tuple[str, ...]
     sampling_rate: float
     samples: int
     unit: str
-    threshold: float
-    multiclass: bool
 
 
 def load_run(store: Store, run_id: str, trust: Collection[str] = ()) -> tuple[DictConfig, Network]:
@@ -163,15 +158,15 @@ def _load_from_folder(folder: Path, name: str, trust: Collection[str]) -> Traine
 
 def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
     cfg, network = load_folder(folder, trust)
-    described = _description(read_json(folder / DATA), folder / DATA)
-    net = nn.Sequential(network, output_layer(described["multiclass"])).eval()
+    described = _description({**read_json(folder / DATA), "threshold": cfg.threshold}, folder / DATA)
+    net = nn.Sequential(network, described["target"].activation()).eval()
     _check_fit(net, described, folder)
-    return Trained(name, net, **described, threshold=float(cfg.threshold))
+    return Trained(name, net, **described)
 
 
 def _check_fit(net: nn.Module, described: dict[str, Any], folder: Path) -> None:
     """Refuse a net that gives other numbers than one for each label of such records."""
-    wanted = (1, len(described["label_names"]))
+    wanted = (1, len(described["target"].names))
     try:
         with torch.no_grad():
             found = tuple(net(torch.zeros(1, len(described["lead_names"]), described["samples"])).shape)
@@ -186,13 +181,14 @@ def _check_fit(net: nn.Module, described: dict[str, Any], folder: Path) -> None:
 def _description(data: dict[str, Any], path: Path) -> dict[str, Any]:
     """What the records were that the net was trained on."""
     try:
+        names, threshold = tuple(map(str, data["labels"])), float(data["threshold"])
+        multiclass = data.get("multiclass", False) is True  # earlier runs say neither this nor the unit
         return {
-            "label_names": tuple(map(str, data["labels"])),
+            "target": MultiClass(names) if multiclass else MultiLabel(names, threshold),
             "lead_names": tuple(map(str, data["leads"])),
             "sampling_rate": float(data["sampling_rate"]),
             "samples": int(data["samples"]),
             "unit": str(data.get("unit", "mV")),
-            "multiclass": data.get("multiclass", False) is True,  # earlier runs say neither this nor the unit
         }
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not say which labels, leads, sampling_rate and samples the net has.") from error
@@ -209,11 +205,11 @@ def _from_exported(folder: Path, name: str, trust: Collection[str]) -> Trained:
         )
     try:
         described = yaml.safe_load((folder / "MLmodel").read_text())["metadata"]["ecgexp"]
-        threshold = float(described["threshold"])
+        float(described["threshold"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'MLmodel'} does not say which labels and leads the net has.") from error
     try:
         net = torch.export.load(path).module()
     except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
         raise UserError(f"{path} is damaged ({type(error).__name__}).") from error
-    return Trained(name, net, **_description(described, folder / "MLmodel"), threshold=threshold)
+    return Trained(name, net, **_description(described, folder / "MLmodel"))

@@ -18,12 +18,13 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks.progress.progress_bar import ProgressBar
 from torch import Tensor, nn
 
-from ecgexp.config.build import Parts, check_inputs, device_kind, example, resolve_precision, sizes
+from ecgexp.config.build import Parts, build_target, check_inputs, device_kind, example, resolve_precision, sizes
 from ecgexp.config.schema import objectives
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError, said
 from ecgexp.metrics import higher_is_better
 from ecgexp.metrics.names import macro_f1_name
+from ecgexp.targets import Target
 from ecgexp.training.batches import Batches, evaluation_batch, tensors
 from ecgexp.training.callbacks import Checkpoints, History, Patience, Pruning, progress
 from ecgexp.training.compiled import compiles
@@ -54,6 +55,8 @@ class Fitted:
         What it was trained on.
     dataset : Dataset
         Where the data come from.
+    target : Target
+        What is predicted.
     history : list of dict
         Metrics of each epoch.
     diverged : bool
@@ -69,6 +72,7 @@ class Fitted:
     trainer: pl.Trainer
     data: TrainingData
     dataset: Dataset
+    target: Target
     history: list[dict[str, float]]
     diverged: bool
     best_epoch: int | None
@@ -126,6 +130,7 @@ def fit(
         Where the trainer cannot be used here, or computes a layer wrongly in the precision that was asked for.
     """
     fit_labels((parts.net, parts.loss), data.splits["train"])
+    target = build_target(cfg, parts.dataset.label_names)
     module = TrainingModule(
         Network(parts.net, parts.dataset.normalization()),
         parts.loss,
@@ -133,9 +138,7 @@ def fit(
         parts.schedule,
         cfg.scheduler.interval,
         cfg.monitor,
-        parts.dataset.label_names,
-        cfg.threshold,
-        parts.dataset.multiclass,
+        target,
         _compile_for(cfg, len(data.splits["train"])),
     )
     history = History(log)
@@ -158,7 +161,16 @@ def fit(
     network = module.net
     assert isinstance(network, Network)
     return Fitted(
-        network, parts.loss, trainer, data, parts.dataset, history.epochs, diverged, kept.best_epoch, pruning.pruned
+        network,
+        parts.loss,
+        trainer,
+        data,
+        parts.dataset,
+        target,
+        history.epochs,
+        diverged,
+        kept.best_epoch,
+        pruning.pruned,
     )
 
 
@@ -214,10 +226,7 @@ def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
             f"Config key 'dataset.multiclass' is {str(multiclass).lower()}, "
             f"but that of {type(dataset).__name__} is {str(dataset.multiclass).lower()}: set both alike."
         )
-    counts = split.targets.sum(axis=1, dtype=np.int64)
-    if multiclass and (counts != 1).any():
-        record = (counts != 1).argmax()
-        raise UserError(f"Record {split.ids[record]} has {counts[record]} labels, not one: correct it or leave it out.")
+    build_target(cfg, dataset.label_names).check(split.targets, split.ids)
 
 
 def _check_metrics(cfg: DictConfig, parts: Parts, data: TrainingData) -> None:
@@ -231,8 +240,7 @@ def _check_metrics(cfg: DictConfig, parts: Parts, data: TrainingData) -> None:
             if split not in found:
                 targets = torch.from_numpy(data.splits[split].targets.astype(np.float32))
                 outputs = (torch.zeros_like(targets), targets, nn.MSELoss())  # whichever: no loss is asked for
-                how = (parts.dataset.label_names, cfg.threshold, parts.dataset.multiclass)
-                found[split] = set(measure(*outputs, *how).metrics)
+                found[split] = set(measure(*outputs, build_target(cfg, parts.dataset.label_names)).metrics)
             if metric not in found[split]:
                 raise UserError(
                     f"Config key '{key}' is '{'best/' * (key == 'objective')}{split}/{metric}', which cannot be "

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from ecgexp.targets import Target
 from ecgexp.training import compiled
 from ecgexp.training.batches import Batch, Inputs, batch_size
 from ecgexp.training.network import measure
@@ -39,12 +40,8 @@ class TrainingModule(pl.LightningModule):
         When the schedule steps.
     monitor : str
         Metric that a plateau schedule watches.
-    label_names : tuple of str
-        The classes.
-    threshold : float
-        A label is predicted where its probability is above it.
-    multiclass : bool
-        Each record has exactly one label: the most probable one is predicted, whatever the threshold.
+    target : Target
+        What is predicted, and how it is measured.
     compile_for : int, optional
         Size of the training batches whose forward and backward pass are compiled; others, such as the last of an
         epoch, are not. None: all pass uncompiled.
@@ -58,15 +55,13 @@ class TrainingModule(pl.LightningModule):
         schedule: Callable[..., Any] | None,
         interval: str,
         monitor: str,
-        label_names: tuple[str, ...],
-        threshold: float,
-        multiclass: bool = False,
+        target: Target,
         compile_for: int | None = None,
     ) -> None:
         super().__init__()
         self.net, self.loss, self.compile_for = net, loss, compile_for
         self.optimizer, self.schedule, self.interval, self.monitor = optimizer, schedule, interval, monitor
-        self.label_names, self.threshold, self.multiclass = label_names, threshold, multiclass
+        self.target = target
         self._seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"train": [], "val": []}
         self._scheduler: Any = None
         self._restored: dict[str, Any] = {}
@@ -188,9 +183,7 @@ class TrainingModule(pl.LightningModule):
                 torch.as_tensor(self.all_gather(part)).flatten(0, 1) for part in (index, logits, targets)
             )
         index, first = _unique(index)
-        metrics, _ = measure(
-            logits[first], targets[first], self.loss, self.label_names, self.threshold, self.multiclass
-        )
+        metrics, _ = measure(logits[first], targets[first], self.loss, self.target)
         if not np.isfinite(metrics["loss"]):
             raise Diverged
         return metrics

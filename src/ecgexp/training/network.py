@@ -17,6 +17,7 @@ from ecgexp.training.batches import Batch, Inputs, moved
 
 if TYPE_CHECKING:
     from ecgexp.metrics import Evaluation
+    from ecgexp.targets import Target
 
 
 class Network(nn.Module):
@@ -86,34 +87,14 @@ def as_float(inputs: Inputs) -> Inputs:
     return {name: one.float() for name, one in inputs.items()}
 
 
-def output_layer(multiclass: bool) -> nn.Module:
-    """Logits to probabilities, both (batch, classes): softmax where each record has exactly one label, else sigmoid."""
-    return nn.Softmax(dim=1) if multiclass else nn.Sigmoid()
-
-
-def measure(
-    logits: Tensor,
-    targets: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    label_names: tuple[str, ...],
-    threshold: float,
-    multiclass: bool,
-    smallest_class: int = 1,
-) -> Evaluation:
-    """Loss and metrics of a split from its logits and targets, both (records, classes).
-
-    See `classification_metrics` and, for `smallest_class`, `multiclass_metrics`.
-    """
+def measure(logits: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor], target: Target) -> Evaluation:
+    """Loss and metrics of a split, from its logits (records, outputs) and targets (records, names)."""
     # Not above: torchmetrics takes a second to import, and a command that only predicts needs none of it.
-    from ecgexp.metrics import Evaluation, classification_metrics, multiclass_metrics
+    from ecgexp.metrics import Evaluation
 
     with torch.no_grad():
         value = float(loss(logits, targets))
-    probabilities = output_layer(multiclass)(logits)
-    if multiclass:
-        metrics, left_out = multiclass_metrics(probabilities, targets, label_names, smallest_class)
-    else:
-        metrics, left_out = classification_metrics(probabilities, targets, label_names, threshold)
+    metrics, left_out = target.measure(target.activation()(logits), targets)
     return Evaluation({"loss": value, **metrics}, left_out)
 
 

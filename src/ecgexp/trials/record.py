@@ -25,7 +25,7 @@ from ecgexp.tracking.run import Run
 from ecgexp.tracking.runs import SUM, metrics_sum
 from ecgexp.training.batches import moved, tensors
 from ecgexp.training.fit import Fitted, build_trainer, evaluate, shown
-from ecgexp.training.network import Network, measure, output_layer
+from ecgexp.training.network import Network, measure
 from ecgexp.trials.claim import Claimed
 from ecgexp.trials.job import Job, Outcome
 
@@ -49,7 +49,7 @@ def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
     _record_files(run, cfg, fitted, *outputs["val"])
     if _keeps_model(cfg, claimed.job):
         inputs = example(fitted.dataset, fitted.data.splits["val"])
-        log_model(claimed.store, run.id, fitted.network, inputs, describe(cfg, fitted.dataset))
+        log_model(claimed.store, run.id, fitted.network, inputs, describe(cfg, fitted.dataset), fitted.target)
 
 
 def complete(claimed: Claimed) -> None:
@@ -94,16 +94,15 @@ def _record_training(run: Run, fitted: Fitted) -> None:
 
 
 def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, outputs: dict[SplitName, tuple[Tensor, Tensor]]) -> None:
-    dataset = fitted.dataset
     metrics: dict[str, float] = {}
     left_out: dict[str, tuple[str, ...]] = {}
     for split, (logits, targets) in outputs.items():
-        found = measure(logits, targets, fitted.loss.cpu(), dataset.label_names, cfg.threshold, dataset.multiclass)
+        found = measure(logits, targets, fitted.loss.cpu(), fitted.target)
         metrics |= {f"best/{split}/{name}": value for name, value in found.metrics.items()}
         left_out |= {f"best/{split}/{name}": labels for name, labels in found.left_out.items()}
     for objective in objectives(cfg):
         if objective == LATENCY:
-            record = example(dataset, fitted.data.splits["val"], 1)
+            record = example(fitted.dataset, fitted.data.splits["val"], 1)
             metrics[LATENCY] = _latency(fitted.network, record, fitted.trainer)
         elif objective not in metrics and objective not in COSTS:
             raise UserError(
@@ -118,7 +117,7 @@ def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, outputs: dict[Spl
 def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, logits: Tensor, targets: Tensor) -> None:
     """Write the files of a run; `logits` and `targets` are those of the validation split, (records, classes)."""
     dataset, records = fitted.dataset, fitted.data.splits["val"]
-    names, probabilities = dataset.label_names, output_layer(dataset.multiclass)(logits)
+    names, probabilities = dataset.label_names, fitted.target.activation()(logits)
     description = {**describe(cfg, dataset), "counts": dataset.summary()}
     run.set_tags({VALIDATION: validation_fingerprint(records.ids, targets.numpy(), names)})
     with run.artifacts() as folder:
@@ -126,7 +125,7 @@ def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, logits: Tensor, tar
         patients = records.patients if keep else hashed_patients(run.store, records.patients)
         path = folder / "predictions_val.parquet"
         write_predictions(path, records.ids, probabilities, targets, names, patients)
-        write_confusion(folder, "val", probabilities, targets, names, cfg.threshold, dataset.multiclass)
+        write_confusion(folder, "val", fitted.target, probabilities, targets)
         write_curves(folder / "learning_curves.png", fitted.history, shown(cfg), fitted.best_epoch)
         write_trained_on(folder / TRAINED_ON, run.store, fitted.data.splits)
         (folder / "data.json").write_text(json.dumps(description, indent=1))

@@ -319,8 +319,8 @@ def _read_run(folder: Path) -> Any:
     trained = load_trained(str(folder))
     signal = np.random.default_rng(0).normal(size=(trained.samples, len(trained.lead_names))).astype(np.float32)
     probabilities = predict_records(trained, [SimpleNamespace(signal=signal)])  # type: ignore[list-item]
-    told_of = trained.label_names, trained.lead_names, trained.sampling_rate, trained.samples, trained.unit
-    return told(probabilities, *told_of, trained.threshold, trained.multiclass)
+    told_of = trained.target.names, trained.lead_names, trained.sampling_rate, trained.samples, trained.unit
+    return told(probabilities, *told_of, trained.target.threshold, trained.target.kind)
 
 
 def _make_checkpoint(folder: Path) -> None:
@@ -355,9 +355,10 @@ def _make_predictions(folder: Path) -> None:
 
 def _read_predictions(folder: Path) -> Any:
     from ecgexp.reports.comparison import read_predictions
+    from ecgexp.targets import MultiLabel
 
-    found = read_predictions(folder / "predictions_val.parquet", 0.5)
-    return told(found.ids.tolist(), found.targets, found.probabilities, found.label_names, found.patients.tolist())
+    found = read_predictions(folder / "predictions_val.parquet", MultiLabel)
+    return told(found.ids.tolist(), found.targets, found.probabilities, found.target.names, found.patients.tolist())
 
 
 # --- searches, boards, keys
