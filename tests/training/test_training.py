@@ -71,11 +71,11 @@ def test_a_metric_that_the_labels_do_not_allow_is_refused_before_training(multic
     loaded(Beats(multiclass), monitor=f"{split}/{metric}", objective=objectives, multiclass=multiclass)
 
 
-@pytest.mark.parametrize(("row", "count"), [((0, 0, 0), 0), ((1, 0, 1), 2)])
-def test_a_record_that_has_none_or_several_labels_is_named_where_each_has_exactly_one(row, count):
+@pytest.mark.parametrize(("row", "held"), [((0, 0, 0), "no label"), ((1, 0, 1), "N and S")])
+def test_a_record_that_has_none_or_several_labels_is_named_where_each_has_exactly_one(row, held):
     dataset = Beats(multiclass=True)
     dataset.targets[2] = row
-    with pytest.raises(UserError, match=f"Record train-2 has {count} labels, not one"):
+    with pytest.raises(UserError, match=f"Record train-2 cannot be used: it has {held}, where exactly one"):
         loaded(dataset, multiclass=True)
 
 
