@@ -16,9 +16,8 @@ from sklearn import metrics as oracle
 from ecgexp.commands.evaluate import other_records
 from ecgexp.datasets import PTBXL, Synthetic, WFDBFolder
 from ecgexp.reports.evaluation import SMALLEST_GROUP, calibration_bins, reliability_figure, subgroup_table
-from ecgexp.saved import SUMS
 from ecgexp.targets import MultiLabel
-from ecgexp.tracking.overlap import TRAINED_ON
+from ecgexp.tracking.names import File
 from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.test_access import looks
 from trained import Trained, call, is_one_sentence, shell, trained_once
@@ -173,7 +172,7 @@ def test_a_look_at_other_test_records_is_told_and_kept_apart(trained, moved, mon
     rows = pd.read_csv(table, dtype=str)
     tested = rows.index[rows["strat_fold"].astype(float) == 10]
     rows.drop(tested[::4]).to_csv(table, index=False)
-    table.with_name("SHA256SUMS.txt").unlink()
+    table.with_name("SHA256File.CHECKSUMS.txt").unlink()
     others = (f"dataset.root={data}", "dataset.cache_dir=cache")
     assert call(monkeypatch, "evaluate", moved.folder, *words, *others) == 0
     said = capsys.readouterr().out
@@ -263,7 +262,7 @@ def with_folds(trained: Trained, folder: Path, swap: dict[int, int]) -> list[str
     folds = table["strat_fold"].astype(float).astype(int)
     table["strat_fold"] = folds.map(lambda fold: swap.get(fold, fold)).astype(str)
     table.to_csv(path, index=False)
-    path.with_name("SHA256SUMS.txt").unlink()
+    path.with_name("SHA256File.CHECKSUMS.txt").unlink()
     return [f"dataset.root={data}", "dataset.cache_dir=cache"]
 
 
@@ -292,7 +291,7 @@ def test_validation_records_that_were_trained_on_are_told_before_and_after(train
     (written,) = (moved.artifacts / "evaluation").glob("val-*/metrics.json")
     assert told in json.loads(written.read_text())["trained_on"]
 
-    (moved.artifacts / TRAINED_ON).unlink()  # as of an earlier version
+    (moved.artifacts / File.TRAINED_ON).unlink()  # as of an earlier version
     assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
     assert "Whether val records were trained on cannot be checked" in capsys.readouterr().out
 
@@ -330,7 +329,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(trained, tmp_path, monkeypa
 
 @pytest.mark.parametrize("group", ["model", "dataset", "loss"])
 def test_a_config_that_names_a_foreign_class_is_refused(trained, moved, monkeypatch, group):
-    (moved.artifacts / SUMS).unlink()  # a stranger would make them fit
+    (moved.artifacts / File.CHECKSUMS).unlink()  # a stranger would make them fit
     path = moved.artifacts / "config.yaml"
     lines = path.read_text().splitlines()
     at = lines.index(f"{group}:") + 1

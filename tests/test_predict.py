@@ -19,7 +19,7 @@ import wfdb
 import yaml
 from scipy.signal import resample
 
-from ecgexp.saved import SUMS
+from ecgexp.tracking.names import File
 from ecgexp.tracking.restore import load_folder, load_trained
 from ecgexp.tracking.trust import named_packages
 from trained import REAL_DATA, Trained, call, is_one_sentence, shell, trained_once
@@ -40,7 +40,7 @@ def record(trained) -> Path:
 @pytest.fixture
 def exported(trained, tmp_path) -> Path:
     """A copy of the run's artifacts that a test may spoil, as a stranger would: with no checksum that tells."""
-    return shutil.copytree(trained.artifacts, tmp_path / "exported", ignore=shutil.ignore_patterns(SUMS))
+    return shutil.copytree(trained.artifacts, tmp_path / "exported", ignore=shutil.ignore_patterns(File.CHECKSUMS))
 
 
 def write(folder: Path, name: str, signal: np.ndarray, rate: float, leads) -> Path:

@@ -15,8 +15,8 @@ from ecgexp.reports import page as page_module
 from ecgexp.reports.comparison import Group, Predictions
 from ecgexp.reports.figures import heat_map
 from ecgexp.reports.findings import Study, merge
-from ecgexp.reports.tables import sweep_runs
 from ecgexp.targets import MultiClass, MultiLabel
+from ecgexp.tracking.runs import sweep_runs
 from trained import call, is_one_sentence, shell
 
 sys.path.insert(0, str(Path(__file__).parent / "reports"))

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from ecgexp.errors import UserError
-from ecgexp.saved import SUMS, check_sum, load_tensors, sha256, write_sums
+from ecgexp.saved import check_sum, load_tensors, sha256, write_sums
 from ecgexp.tracking.artifacts import read_json
+from ecgexp.tracking.names import File
 from ecgexp.training.callbacks import find_checkpoint
 from trained import Trained, call, is_one_sentence, trained_once
 
@@ -103,7 +104,7 @@ def test_a_damaged_checkpoint_is_moved_aside_and_told(tmp_path, caplog, spoilt):
 
 
 def test_files_of_a_run_have_sums_that_sha256sum_confirms(trained):
-    done = subprocess.run(["sha256sum", "-c", SUMS], cwd=trained.artifacts, capture_output=True, text=True)
+    done = subprocess.run(["sha256sum", "-c", File.CHECKSUMS], cwd=trained.artifacts, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     named = {line.split(": ")[0] for line in done.stdout.splitlines()}
     assert {"config.yaml", "data.json", "predictions_val.parquet", "weights.pt"} <= named
@@ -133,7 +134,7 @@ def test_a_flipped_bit_in_a_run_is_told_instead_of_used(trained, tmp_path, monke
 )
 def test_a_description_of_another_net_is_refused(trained, tmp_path, monkeypatch, change, words):
     run = shutil.copytree(trained.artifacts, tmp_path / "run")
-    (run / SUMS).unlink()  # earlier runs have none
+    (run / File.CHECKSUMS).unlink()  # earlier runs have none
     data = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(data | change))
     said = call(monkeypatch, "predict", tmp_path, f"run={run}", trained.records / "00001_lr")
@@ -151,12 +152,12 @@ def test_what_has_no_sum_is_not_checked(tmp_path):
     path = tmp_path / "other"
     path.write_text("a")
     check_sum(path)
-    write_sums(tmp_path / SUMS, {"one more": sha256(path)})
+    write_sums(tmp_path / File.CHECKSUMS, {"one more": sha256(path)})
     check_sum(path)
-    write_sums(tmp_path / SUMS, {"other": sha256(path)})
+    write_sums(tmp_path / File.CHECKSUMS, {"other": sha256(path)})
     check_sum(path)
     path.write_text("b")
-    with pytest.raises(UserError, match=rf"other is damaged.*{SUMS}"):
+    with pytest.raises(UserError, match=rf"other is damaged.*{File.CHECKSUMS}"):
         check_sum(path)
 
 

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from ecgexp.commands.report import _keep
 from ecgexp.errors import UserError
-from ecgexp.saved import SUMS
 from ecgexp.tracking.artifacts import artifact_folder, read_config
+from ecgexp.tracking.names import File
 from ecgexp.tracking.run import Run
 from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.store import open_store
@@ -122,7 +122,7 @@ def test_a_link_in_place_of_a_file_is_not_written_through(trained, copied, tmp_p
 
 
 def test_a_config_decides_on_no_folder_that_is_written_to(trained, copied, tmp_path, monkeypatch, caplog):
-    (copied.artifacts / SUMS).unlink()
+    (copied.artifacts / File.CHECKSUMS).unlink()
     path = copied.artifacts / "config.yaml"
     cfg = OmegaConf.load(path)
     cfg.dataset.cache_dir = str(tmp_path / "mine" / "cache")

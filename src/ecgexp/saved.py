@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ecgexp.errors import UserError
+from ecgexp.tracking.names import File
 
-SUMS = "checksums.txt"
 _FOLDER = 0x10  # as an entry of an archive says that it is none with content
 
 
@@ -62,12 +62,12 @@ def check_sum(path: Path) -> None:
     UserError
         Where it differs.
     """
-    noted = path.with_name(SUMS)
+    noted = path.with_name(File.CHECKSUMS)
     if not path.is_file() or not noted.is_file():
         return
     lines: Iterable[list[str]] = (line.split("  ", 1) for line in noted.read_text(errors="replace").splitlines())
     if any(line[1:] == [path.name] and line[0] != sha256(path) for line in lines):
         raise UserError(
-            f"{path} is damaged: its SHA-256 is not the one in {SUMS} beside it. Restore it, or remove {SUMS} if you "
-            "have changed it yourself."
+            f"{path} is damaged: its SHA-256 is not the one in {noted.name} beside it. "
+            f"Restore it, or remove {noted.name} if you have changed it yourself."
         )

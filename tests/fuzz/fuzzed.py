@@ -282,10 +282,11 @@ def _read_cache(folder: Path) -> Any:
 
 def _make_run(folder: Path) -> None:
 
-    from ecgexp.saved import SUMS, sha256, write_sums
+    from ecgexp.saved import sha256, write_sums
+    from ecgexp.tracking.names import File
 
     _make_old_run(folder)
-    write_sums(folder / SUMS, {path.name: sha256(path) for path in folder.iterdir()})
+    write_sums(folder / File.CHECKSUMS, {path.name: sha256(path) for path in folder.iterdir()})
 
 
 def _make_old_run(folder: Path) -> None:
@@ -455,8 +456,8 @@ def _make_store(folder: Path) -> None:
 
 
 def _read_store(folder: Path) -> Any:
-    from ecgexp.commands.report import find_sweeps, read_study
-    from ecgexp.tracking.runs import find_run
+    from ecgexp.commands.report import read_study
+    from ecgexp.tracking.runs import find_run, find_sweeps
     from ecgexp.tracking.store import find_store
 
     store = find_store(folder, None)

@@ -12,7 +12,6 @@ from matplotlib.image import imread
 from ecgexp.reports import tables as sweep_module
 from ecgexp.reports.figures import heat_map
 from ecgexp.reports.tables import (
-    VALIDATION,
     best_trial,
     best_trials,
     described,
@@ -25,6 +24,7 @@ from ecgexp.reports.tables import (
     validation_sets,
     write_sweep_report,
 )
+from ecgexp.tracking.names import Tag
 from ecgexp.tracking.store import open_store
 
 OBJECTIVE = "best/val/mlcm_f1_macro"
@@ -257,7 +257,7 @@ def test_a_sweep_without_trials_has_no_rows(sweep):
 
 def on(fingerprint, records="", **params):
     """Tags and parameters of a trial on some data."""
-    tags = {"dataset": "folder", "dataset_fingerprint": fingerprint, **({VALIDATION: records} if records else {})}
+    tags = {"dataset": "folder", "dataset_fingerprint": fingerprint, **({Tag.VALIDATION: records} if records else {})}
     return SimpleNamespace(tags=tags, params={f"dataset.{key}": value for key, value in params.items()})
 
 
@@ -303,7 +303,7 @@ def folds(sweep):
     for fold, easy in (("1", 0.0), ("2", 0.3)):
         for lr in ("0.1", "0.2"):
             run = sweep.trial(f"dataset.val_fold={fold}", f"lr={lr}", f1=float(lr) + easy)
-            sweep.store.client.set_tag(run, VALIDATION, fold)
+            sweep.store.client.set_tag(run, Tag.VALIDATION, fold)
     sweep.trial("dataset.val_fold=3", "lr=0.1", status="FAILED", error="no such fold")
     return sweep
 

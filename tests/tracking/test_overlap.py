@@ -9,7 +9,8 @@ import pytest
 
 from ecgexp.datasets.base import Split
 from ecgexp.errors import UserError
-from ecgexp.tracking.overlap import TRAINED_ON, Overlap, find_overlap, write_trained_on
+from ecgexp.tracking.names import File
+from ecgexp.tracking.overlap import Overlap, find_overlap, write_trained_on
 from ecgexp.tracking.privacy import KEY
 from ecgexp.tracking.store import Store
 
@@ -29,7 +30,7 @@ def split(*records: str) -> Split:
 
 @pytest.fixture
 def written(tmp_path) -> Path:
-    path = tmp_path / TRAINED_ON
+    path = tmp_path / File.TRAINED_ON
     splits = {"train": split("r1/Doe", "r2/Doe", "r3/7", "8/P"), "val": split("r4/Roe", "r5/Doe")}
     write_trained_on(path, store_in(tmp_path), splits)
     return path

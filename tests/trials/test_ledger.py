@@ -16,8 +16,9 @@ from ecgexp.config.resolvers import register_resolvers
 from ecgexp.reports.findings import merge
 from ecgexp.reports.tables import best_trial, failures, sweep_results, sweep_table, swept_keys
 from ecgexp.search.study import StudyTrial
+from ecgexp.tracking.names import Tag
 from ecgexp.tracking.run import Run
-from ecgexp.tracking.runs import SUM, SUPERSEDED, children, metrics_sum, standing
+from ecgexp.tracking.runs import children, metrics_sum, standing
 from ecgexp.tracking.store import open_store
 from ecgexp.trials.identity import cell, identity
 from ecgexp.trials.job import Job
@@ -79,7 +80,7 @@ class Sweep:
                     raise KeyboardInterrupt
                 metrics = {F1: fresh_value(value, here)}
                 run.log_metrics(metrics)
-                run.set_tags({SUM: metrics_sum(metrics)})
+                run.set_tags({Tag.METRICS_SUM: metrics_sum(metrics)})
         except KeyboardInterrupt:
             raise Killed from None
         return "resumed" if claimed.earlier else "trained"
@@ -135,7 +136,7 @@ def test_a_reused_run_brings_none_of_its_sweeps_marks_along(shared_store):
     first.start(TWO)
     first.start(ALIKE)
     for source in children(shared_store, first.parent):
-        shared_store.client.set_tag(source.info.run_id, SUPERSEDED, "by an earlier version")
+        shared_store.client.set_tag(source.info.run_id, Tag.SUPERSEDED, "by an earlier version")
     second = Sweep(shared_store, name="second", net="marks")
     for _ in range(2):
         assert second.start(TWO) in (["reused"] * 2, ["taken"] * 2)
@@ -143,7 +144,7 @@ def test_a_reused_run_brings_none_of_its_sweeps_marks_along(shared_store):
         assert second.table["reused"].all()
     sources = {run.info.run_id: run for run in children(shared_store, first.parent)}
     for run in children(shared_store, second.parent):
-        assert SUPERSEDED not in run.data.tags
+        assert Tag.SUPERSEDED not in run.data.tags
         source = sources[run.data.tags["reused_from"]]
         assert source.data.tags["threads"] == "2"
         assert source.data.tags["claim"] == run.data.tags["claim"] == "1"
@@ -292,7 +293,7 @@ def test_a_store_of_an_earlier_version_is_read_and_continued(shared_store):
         for tag in ("slot", "claim"):
             shared_store.client.delete_tag(run.info.run_id, tag)
         if run.data.tags["threads"] == "2":
-            shared_store.client.set_tag(run.info.run_id, SUPERSEDED, "the threads changed")
+            shared_store.client.set_tag(run.info.run_id, Tag.SUPERSEDED, "the threads changed")
     expect(sweep, ALIKE)
     assert sweep.start(TWO) == ["taken"] * 2
     expect(sweep, TWO)

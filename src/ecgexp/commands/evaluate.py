@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from ecgexp.commands.arguments import one_of, place_of_runs
 from ecgexp.errors import UserError
+from ecgexp.tracking.names import (
+    File,
+    Tag,
+    evaluation_folder,
+    labels_left_out,
+    predictions_file,
+    split_metric,
+    tuned_metric,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +74,7 @@ class Findings:
     Attributes
     ----------
     metrics : dict of str to float
-        By name, without the split; those with tuned thresholds begin with ``tuned/``.
+        By name, without the split; those with tuned thresholds are named by `tuned_metric`.
     left_out : dict of str to tuple of str
         Labels that could not enter a macro average.
     labels, tuned_labels, bins, subgroups : DataFrame or None
@@ -122,7 +131,7 @@ def evaluate(
         tuned = known.measure_decisions(probabilities, targets)
         limits = _limits(_uncertainty(predictions, known))
         tuned |= {name: value for name, value in limits.items() if not name.startswith("auroc")}
-        metrics |= {f"tuned/{name}": value for name, value in tuned.items()}
+        metrics |= {tuned_metric(name): value for name, value in tuned.items()}
     subgroups = None
     if metadata is not None:
         patients = predictions.split.patients
@@ -228,7 +237,7 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
 def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun) -> str:
     """How the data differ from those that the run was trained on, if at all; refuse such that do not fit the net."""
     from ecgexp.config.build import check_inputs, sizes
-    from ecgexp.tracking.artifacts import DATA, read_json, run_folder
+    from ecgexp.tracking.artifacts import read_json, run_folder
 
     check_inputs(dataset, dataset.load("val"))
     for name, found in {**sizes(dataset.inputs), "classes": len(dataset.label_names)}.items():
@@ -236,8 +245,8 @@ def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun)
             takes = cfg.dataset.get(name)
             raise UserError(f"The net of this run takes dataset.{name}={takes}, but the data have {found}.")
     with run_folder(store, run.info.run_id) as folder:
-        counts = read_json(folder / DATA).get("counts")
-    if dataset.fingerprint() != run.data.tags.get("dataset_fingerprint"):
+        counts = read_json(folder / File.DATA).get("counts")
+    if dataset.fingerprint() != run.data.tags.get(Tag.DATASET):
         return "their fingerprint differs"
     # Training reads no test record, but knows how many the table names.
     named, found = _test_records(counts), _test_records(dataset.summary())
@@ -247,10 +256,10 @@ def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun)
 def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, differ: bool) -> str:
     """What of a split the run has seen as another one, in words; refuse the test split where it has seen records."""
     from ecgexp.tracking.artifacts import run_folder
-    from ecgexp.tracking.overlap import TRAINED_ON, find_overlap
+    from ecgexp.tracking.overlap import find_overlap
 
     with run_folder(store, run.info.run_id) as folder:
-        found = find_overlap(folder / TRAINED_ON, store, records)
+        found = find_overlap(folder / File.TRAINED_ON, store, records)
     if isinstance(found, str):
         return f"Whether {split} records were trained on cannot be checked: {found}." if differ else ""
     known, said = {"trained on": found["train"]}, []
@@ -342,14 +351,16 @@ def _record(
     run_id = run.info.run_id
     if number:
         now = int(time.time() * 1000)
-        entries = [Metric(f"{place}/{name}", value, now, number) for name, value in findings.metrics.items()]
-        left_out = {f"labels_left_out/{place}/{name}": ", ".join(labels) for name, labels in findings.left_out.items()}
+        entries = [Metric(split_metric(place, name), value, now, number) for name, value in findings.metrics.items()]
+        left_out = {
+            labels_left_out(split_metric(place, name)): ", ".join(labels) for name, labels in findings.left_out.items()
+        }
         store.client.log_batch(run_id, metrics=entries)
         for key, value in left_out.items():
             store.client.set_tag(run_id, key, value)
     with tempfile.TemporaryDirectory() as temporary:
         _write(Path(temporary), predictions, findings, number, warning, data, overlap)
-        return keep_files(store, run, Path(temporary), f"evaluation/{place}")
+        return keep_files(store, run, Path(temporary), evaluation_folder(place))
 
 
 def _write(
@@ -366,20 +377,20 @@ def _write(
 
     split, probabilities, targets = predictions.name, predictions.probabilities, predictions.targets
     target = predictions.target
-    path = folder / f"predictions_{split}.parquet"
+    path = folder / predictions_file(split)
     records = predictions.split
     write_predictions(path, records.ids, probabilities, targets, target.names, patients=records.patients)
     write_confusion(folder, split, target, probabilities, targets)
     if findings.labels is not None:
-        findings.labels.to_csv(folder / "labels.csv")
+        findings.labels.to_csv(folder / File.LABELS)
     if findings.bins is not None:
-        findings.bins.to_csv(folder / "calibration.csv", index=False)
+        findings.bins.to_csv(folder / File.CALIBRATION, index=False)
         title = f"Reliability, {split} split, {len(predictions.split)} records"
-        reliability_figure(findings.bins, findings.metrics["brier"], title).savefig(folder / "reliability.png", dpi=DPI)
+        reliability_figure(findings.bins, findings.metrics["brier"], title).savefig(folder / File.RELIABILITY, dpi=DPI)
     if findings.tuned_labels is not None:
-        findings.tuned_labels.to_csv(folder / "labels_tuned.csv")
+        findings.tuned_labels.to_csv(folder / File.LABELS_TUNED)
     if findings.subgroups is not None:
-        findings.subgroups.to_csv(folder / "subgroups.csv", index=False)
+        findings.subgroups.to_csv(folder / File.SUBGROUPS, index=False)
     whole = {
         "look": number or None,
         "records": len(predictions.split),
@@ -393,7 +404,7 @@ def _write(
         else f"{LEVEL:.0%}, {findings.uncertainty.resamples} resamples of {findings.uncertainty.patients} patients, "
         f"{findings.uncertainty.redraws} redrawn; covers records, not seeds",
     }
-    (folder / "metrics.json").write_text(json.dumps(whole, indent=1))
+    (folder / File.METRICS).write_text(json.dumps(whole, indent=1))
 
 
 def _summary(run: MlflowRun, predictions: Predictions, findings: Findings) -> str:
@@ -412,8 +423,8 @@ def _summary(run: MlflowRun, predictions: Predictions, findings: Findings) -> st
         row = {"metric": name, "value": _number(findings.metrics[name]), "95 % interval": ""}
         row["95 % interval"] = _interval(findings.metrics, name)
         if findings.tuned_labels is not None:
-            row["tuned"] = _number(findings.metrics.get(f"tuned/{name}", np.nan))
-            row["95 % interval "] = _interval(findings.metrics, f"tuned/{name}")
+            row["tuned"] = _number(findings.metrics.get(tuned_metric(name), np.nan))
+            row["95 % interval "] = _interval(findings.metrics, tuned_metric(name))
         rows.append(row)
     blocks.append(pd.DataFrame(rows).to_string(index=False))
     if isinstance(findings.uncertainty, str):

@@ -17,6 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from ecgexp.commands.arguments import place_of_runs
 from ecgexp.errors import UserError, said
+from ecgexp.tracking.names import (
+    File,
+    Kind,
+    Status,
+    Tag,
+    labels_left_out,
+    metric_of,
+    predictions_file,
+    report_folder,
+    split_metric,
+    split_of,
+    where,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,12 +43,11 @@ if TYPE_CHECKING:
     from ecgexp.targets import Target
     from ecgexp.tracking.store import Store
 
-PREDICTIONS, DATA = "predictions_val.parquet", "data.json"
-
 
 def run(values: dict[str, list[str]]) -> None:
     """Do what ``python -m ecgexp.report`` asks; `values` are its arguments by key."""
     from ecgexp.reports.page import write_report
+    from ecgexp.tracking.runs import find_sweeps
     from ecgexp.tracking.store import find_store
 
     store = find_store(*place_of_runs(values))
@@ -57,48 +69,12 @@ def run(values: dict[str, list[str]]) -> None:
         for parent in parents:
             _keep(store, parent, folder)
     print("\n".join([*study.warnings, *findings]))
-    print(f"\nReport: {(out / 'report.html').resolve()}")
+    print(f"\nReport: {(out / File.REPORT).resolve()}")
 
 
 def _file_name(name: str) -> str:
     """The name of a sweep, which the store says, as that of a folder and no path."""
     return re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "sweep"
-
-
-def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
-    """Runs of sweeps by their names or ids; without any, of the one that something last happened in.
-
-    Raises
-    ------
-    UserError
-        Where there is none.
-    """
-    from mlflow.exceptions import MlflowException
-
-    sweeps: list[MlflowRun] = []
-    token = None
-    try:
-        experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
-        while token is None or token:
-            page = store.client.search_runs(experiments, "tags.kind = 'sweep'", page_token=token)
-            sweeps.extend(page)
-            token = page.token or ""
-    except MlflowException as error:
-        raise UserError(f"The MLflow store {store.uri} cannot be used: {said(error)}") from error
-    sweeps.sort(key=lambda run: (run.info.end_time or float("inf"), run.info.start_time))
-    if not sweeps:
-        raise UserError(f"There is no sweep in {store.uri}: python -m ecgexp -m KEY=VALUE,VALUE makes one.")
-    found = [] if asked else sweeps[-1:]
-    for name in asked:
-        same = [run for run in sweeps if name in (run.data.tags.get("sweep"), run.info.run_id)]
-        if not same:
-            known = ", ".join(dict.fromkeys(run.data.tags.get("sweep", "") for run in reversed(sweeps)))
-            raise UserError(f"There is no sweep {name} in {store.uri}, only {known}.")
-        found.append(same[-1])
-    for run in found:
-        if "sweep" not in run.data.tags:
-            raise UserError(f"The sweep {run.info.run_id} has lost its tag 'sweep': set it to a name in the MLflow UI.")
-    return list({run.info.run_id: run for run in found}.values())
 
 
 def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
@@ -118,7 +94,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
 
     stores = [Store(store.client, store.uri, parent.info.experiment_id, store.root) for parent in parents]
     found = {
-        parent.data.tags["sweep"]: children(own, parent.info.run_id)
+        parent.data.tags[Tag.SWEEP]: children(own, parent.info.run_id)
         for own, parent in zip(stores, parents, strict=True)
     }
     by_sweep = {name: standing(trials) for name, trials in found.items()}
@@ -132,7 +108,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         files = _Files(store, {run.info.run_id: run for run in [*parents, *runs]}, Path(temporary))
         for run, row in zip(runs, results.to_dict("records"), strict=True):
             source = row["source_run_id"]
-            if row["status"] != "FINISHED" or row["pruned"] or source in predictions:
+            if row["status"] != Status.FINISHED or row["pruned"] or source in predictions:
                 continue
             try:
                 read = _read_predictions(files, source, partial(_target, run))
@@ -143,7 +119,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
                 missing.append(row["trial"])
             else:
                 predictions[source] = read
-            fingerprint = run.data.tags.get("dataset_fingerprint", "")
+            fingerprint = run.data.tags.get(Tag.DATASET, "")
             if fingerprint not in data:
                 data[fingerprint] = _read_data(files, source)
         hashes = {
@@ -181,14 +157,14 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
 
 def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any]]:
     """Looks at the test fold, the earliest first; one that is noted on several sweeps is one."""
+    from ecgexp.tracking.runs import was_named
     from ecgexp.tracking.test_access import looks
 
     noted: Counter[str] = Counter()
     for parent in parents:
         # What was started afresh gave its name up, but whoever goes on from it has seen what it saw.
-        before = re.compile(re.escape(parent.data.tags["sweep"]) + r" before \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
-        sweeps = replace(store, experiment_id=parent.info.experiment_id).search("tags.kind = 'sweep'")
-        earlier = [sweep for sweep in sweeps if before.fullmatch(sweep.data.tags.get("sweep", ""))]
+        sweeps = replace(store, experiment_id=parent.info.experiment_id).search(where({Tag.KIND: Kind.SWEEP}))
+        earlier = [sweep for sweep in sweeps if was_named(sweep, parent.data.tags[Tag.SWEEP])]
         for sweep in (parent, *earlier):
             noted |= Counter(json.dumps(entry) for entry in looks(store, sweep.info.run_id))
     return sorted((json.loads(text) for text in noted.elements()), key=lambda entry: str(entry["when"]))
@@ -196,8 +172,10 @@ def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any
 
 def _seen(run: MlflowRun, place: str) -> dict[str, Any]:
     """What the last look with a run at these test records came to."""
-    metrics = {key.replace(place, "test", 1): v for key, v in run.data.metrics.items() if key.startswith(f"{place}/")}
-    return {"metrics": metrics, "left_out": run.data.tags.get(f"labels_left_out/{place}/f1_macro", "")}
+    metrics = {
+        split_metric("test", metric_of(key)): value for key, value in run.data.metrics.items() if split_of(key) == place
+    }
+    return {"metrics": metrics, "left_out": run.data.tags.get(labels_left_out(split_metric(place, "f1_macro")), "")}
 
 
 @dataclass(frozen=True)
@@ -220,14 +198,14 @@ class _Files:
         """One of a run; None where there is none, UserError where it is damaged."""
         from mlflow.exceptions import MlflowException
 
-        from ecgexp.saved import SUMS, check_sum
+        from ecgexp.saved import check_sum
         from ecgexp.tracking.artifacts import artifact_folder
 
         try:
             local = artifact_folder(self.store, self.runs.get(run_id) or self.store.client.get_run(run_id))
             if local is None:
                 local = self.scratch / run_id
-                for wanted in (SUMS, name) if not local.is_dir() else (name,):
+                for wanted in (File.CHECKSUMS, name) if not local.is_dir() else (name,):
                     local.mkdir(exist_ok=True)
                     with suppress(MlflowException, OSError):  # earlier runs have no sums
                         self.store.client.download_artifacts(run_id, wanted, str(local))
@@ -250,16 +228,15 @@ def _target(run: MlflowRun, label_names: Sequence[str]) -> Target:
 def _read_predictions(files: _Files, run_id: str, build: Callable[[Sequence[str]], Target]) -> Predictions | None:
     from ecgexp.reports.comparison import read_predictions
 
-    path = files.find(run_id, PREDICTIONS)
+    path = files.find(run_id, predictions_file("val"))
     return None if path is None else read_predictions(path, build)
 
 
 def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
     from ecgexp.reports.search import read_study as read_search
-    from ecgexp.reports.tables import STUDY
 
     try:
-        path = files.find(parent.info.run_id, STUDY) if "search" in parent.data.tags else None
+        path = files.find(parent.info.run_id, File.STUDY) if Tag.SEARCH in parent.data.tags else None
         return None if path is None else read_search(path)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -281,7 +258,7 @@ def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
     from ecgexp.tracking.artifacts import read_json
 
     try:
-        path = files.find(run_id, DATA)
+        path = files.find(run_id, File.DATA)
         return {} if path is None else read_json(path)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -293,11 +270,11 @@ def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.s
     import numpy as np
 
     from ecgexp.config.build import build_dataset
-    from ecgexp.tracking.artifacts import CONFIG, read_config
+    from ecgexp.tracking.artifacts import read_config
     from ecgexp.tracking.trust import check_trusted, own_folders
 
     try:
-        path = files.find(run_id, CONFIG)
+        path = files.find(run_id, File.CONFIG)
         if path is None:
             return None
         cfg = read_config(path)
@@ -312,7 +289,7 @@ def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.s
 def _history(store: Store, run_id: str, metric: str) -> list[dict[str, float]]:
     """Loss and one more metric of each epoch."""
     epochs: dict[int, dict[str, float]] = {}
-    for name in dict.fromkeys(f"{split}/{what}" for what in ("loss", metric) for split in ("train", "val")):
+    for name in dict.fromkeys(split_metric(split, what) for what in ("loss", metric) for split in ("train", "val")):
         for point in store.client.get_metric_history(run_id, name):
             epochs.setdefault(point.step, {})[name] = point.value
     return [epochs[step] for step in sorted(epochs)]
@@ -327,9 +304,7 @@ def _put(report: Path, folder: Path) -> None:
 
 def _listed(folder: Path | None) -> set[str]:
     """Files of the report in a folder, as it lists them itself."""
-    from ecgexp.reports.page import FILES
-
-    listed = folder / FILES if folder is not None else None
+    listed = folder / File.LISTED if folder is not None else None
     return set(listed.read_text().splitlines()) if listed is not None and listed.is_file() else set()
 
 
@@ -346,7 +321,7 @@ def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
 
     from ecgexp.tracking.artifacts import artifact_folder, keep_files
 
-    place = f"reports/{folder.name}"
+    place = report_folder(folder.name)
     local = None
     with suppress(UserError):  # nothing was put into this run before
         local = artifact_folder(store, parent)

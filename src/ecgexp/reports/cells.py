@@ -13,6 +13,7 @@ import pandas as pd
 
 from ecgexp.reports import paper
 from ecgexp.reports.tables import REPETITIONS, maximizes, swept_keys
+from ecgexp.tracking.names import Status
 
 _ROWS_FIRST = ("model", "dataset")
 
@@ -155,7 +156,7 @@ def collect_cells(results: pd.DataFrame, keys: Sequence[str], metric: str, again
     """
     cells = []
     for values, trials in results.fillna(dict.fromkeys(keys, "-")).groupby(list(keys), sort=False):
-        finished = trials[trials["status"] == "FINISHED"]
+        finished = trials[trials["status"] == Status.FINISHED]
         measured = finished[finished[metric].notna()] if metric in trials else finished[:0]
         known = dict(zip(keys, map(str, values), strict=True))
         cells.append(

@@ -15,6 +15,7 @@ from ecgexp.errors import UserError, said
 from ecgexp.metrics.names import macro_f1_name
 from ecgexp.statistics import Scorer, Uncertainty, bootstrap, score_in_blocks
 from ecgexp.targets import Target
+from ecgexp.tracking.names import best_metric, metric_of
 
 AUROC, RECALL = "auroc_macro", "recall_macro"
 RESAMPLES = 1000
@@ -123,15 +124,15 @@ def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
         columns: dict[str, object] = {}
         if not isinstance(group.uncertainty, str):
             for name, score in group.uncertainty.scores.items():
-                against = score.comparison
+                against, column = score.comparison, best_metric("val", name)
                 columns |= {
-                    f"best/val/{name}_low": score.low,
-                    f"best/val/{name}_high": score.high,
-                    f"best/val/{name}_behind": against.difference,
-                    f"best/val/{name}_behind_low": against.low,
-                    f"best/val/{name}_behind_high": against.high,
-                    f"best/val/{name}_maybe_best": against.indistinguishable,
-                    f"best/val/{name}_share_best": against.share_best,
+                    f"{column}_low": score.low,
+                    f"{column}_high": score.high,
+                    f"{column}_behind": against.difference,
+                    f"{column}_behind_low": against.low,
+                    f"{column}_behind_high": against.high,
+                    f"{column}_maybe_best": against.indistinguishable,
+                    f"{column}_share_best": against.share_best,
                 }
         frames.append(pd.DataFrame(columns, index=group.runs))
     return pd.concat(frames) if frames else pd.DataFrame()
@@ -139,7 +140,7 @@ def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
 
 def score_name(objective: str, macro_f1: str) -> str:
     """The bootstrapped score that stands for an objective: itself, or macro F1, which is called `macro_f1`."""
-    name = objective.split("/", 2)[2]
+    name = metric_of(objective)
     if macro_f1 == macro_f1_name(True) and name in (RECALL, "balanced_accuracy"):  # the same by its other name
         return RECALL
     return name if name == AUROC else macro_f1

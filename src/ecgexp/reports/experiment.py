@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from mlflow.entities import Run as MlflowRun
 from omegaconf import OmegaConf
+
+from ecgexp.tracking.runs import overrides_of
 
 
 def experiment_file(run: MlflowRun, title: str, searched: bool) -> str:
@@ -29,7 +30,7 @@ def experiment_file(run: MlflowRun, title: str, searched: bool) -> str:
     defaults: list[Any] = []
     settings = OmegaConf.create()
     removed = []
-    for override in OverridesParser.create().parse_overrides(json.loads(run.data.tags.get("overrides", "[]"))):
+    for override in OverridesParser.create().parse_overrides(overrides_of(run)):
         key, value = override.key_or_group, _plain(override.value())
         if override.is_delete():
             removed.append(override.input_line)

@@ -28,11 +28,12 @@ from ecgexp.reports.tables import (
     ranked,
     results_table,
     set_name,
-    setting,
     swept_keys,
     warnings_of,
 )
 from ecgexp.statistics import VarianceComponents, variance_components
+from ecgexp.tracking.names import EPOCHS, File, Status, Tag, best_metric, metric_of, split_of
+from ecgexp.tracking.runs import setting
 
 # Columns of the table of cells that a page has room for.
 _MOST_COLUMNS = 12
@@ -65,15 +66,15 @@ def merge(
     runs = [run for group in by_sweep.values() for run in group]
     if len(by_sweep) > 1:
         chosen: dict[str, MlflowRun] = {}
-        for run in sorted(runs, key=lambda run: run.info.status != "FINISHED"):
-            chosen.setdefault(run.data.tags.get("identity", run.info.run_id), run)
+        for run in sorted(runs, key=lambda run: run.info.status != Status.FINISHED):
+            chosen.setdefault(run.data.tags.get(Tag.IDENTITY, run.info.run_id), run)
         kept = {run.info.run_id for run in chosen.values()}
         runs = [run for run in runs if run.info.run_id in kept]
     results = results_table(runs, remarks)
     if len(by_sweep) > 1:
         results.insert(1, "sweep", [names[run.info.run_id] for run in runs])
     if "model" not in results:
-        results.insert(list(results.columns).index("device") + 1, "model", [setting(run, "model") for run in runs])
+        results.insert(list(results.columns).index(Tag.DEVICE) + 1, "model", [setting(run, "model") for run in runs])
     return runs, results
 
 
@@ -120,7 +121,7 @@ class Study:
     @cached_property
     def name(self) -> str:
         """Of the sweep, or of all of them."""
-        return "+".join(parent.data.tags["sweep"] for parent in self.parents)[:120]
+        return "+".join(parent.data.tags[Tag.SWEEP] for parent in self.parents)[:120]
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -130,18 +131,18 @@ class Study:
     @cached_property
     def objective(self) -> str:
         """What the (first) sweep was about."""
-        return str(self.parents[0].data.tags.get("objective", paper.METRIC))
+        return str(self.parents[0].data.tags.get(Tag.OBJECTIVE, paper.METRIC))
 
     @cached_property
     def objectives(self) -> list[str]:
         """All objectives of a search, the first of which ranks its trials."""
-        return list(json.loads(self.parents[0].data.tags.get("objectives", f'["{self.objective}"]')))
+        return list(json.loads(self.parents[0].data.tags.get(Tag.OBJECTIVES, f'["{self.objective}"]')))
 
     @cached_property
     def monitor(self) -> str:
         """What the trials of a search reported after each epoch, with the sign that they gave it."""
         name = next((found for run in self.runs if (found := setting(run, "monitor"))), "")
-        same = not name or maximizes(f"best/{name}") == maximizes(self.objective)
+        same = not name or maximizes(name) == maximizes(self.objective)
         return name if same else f"\N{MINUS SIGN}{name}"
 
     @cached_property
@@ -170,7 +171,7 @@ class Study:
 
     def _rows_of(self, trials: Iterable[FrozenTrial]) -> Iterator[tuple[FrozenTrial, pd.Series]]:
         """Trials of the study with their rows."""
-        by_job = {run.data.tags.get("job"): run.info.run_id for run in self.runs}
+        by_job = {run.data.tags.get(Tag.JOB): run.info.run_id for run in self.runs}
         rows = {row["run_id"]: row for _, row in self.results.iterrows()}
         for trial in trials:
             row = rows.get(by_job.get(str(trial.user_attrs[JOB]), ""))
@@ -181,12 +182,12 @@ class Study:
     def macro_f1(self) -> str:
         """The macro F1 that the trials have: multi-label, or of records with exactly one label."""
         names = [macro_f1_name(multiclass) for multiclass in (False, True)]
-        return next((name for name in names if f"best/val/{name}" in self.results), names[0])
+        return next((name for name in names if best_metric("val", name) in self.results), names[0])
 
     @cached_property
     def metric(self) -> str:
         """The objective without split, or macro F1 where it is the loss, which is shown anyway."""
-        name = self.objective.split("/", 2)[2]
+        name = metric_of(self.objective)
         return self.macro_f1 if name == "loss" else name
 
     @cached_property
@@ -247,7 +248,7 @@ class Study:
     @cached_property
     def is_the_papers(self) -> bool:
         """Whether the cells are those of Leandro et al. 2023."""
-        same_metric = f"best/val/{self.macro_f1}" == paper.METRIC
+        same_metric = best_metric("val", self.macro_f1) == paper.METRIC
         return same_metric and paper.is_the_papers_grid(self.results, cell_keys(self.results))
 
     @cached_property
@@ -313,11 +314,11 @@ class Study:
         if self.search is not None:
             said += " The search itself took all their values for one another's."
         if len(self.best) > MOST_SETS:
-            said += f" What follows is about the first {MOST_SETS}; results.csv has all."
+            said += f" What follows is about the first {MOST_SETS}; {File.RESULTS} has all."
         return [said]
 
     def _said_of_the_best(self, best: pd.Series) -> str:
-        name, value = self.objective.split("/", 2)[2], best[self.objective]
+        name, value = metric_of(self.objective), best[self.objective]
         where = f" on {self.set_name(best['validation_set'])}" if self.several_sets else ""
         words = f"The best trial{where} is {described(best, self.keys)}: {name} {value:.3f} in validation"
         low, high = (best.get(f"{self.objective}_{end}") for end in ("low", "high"))
@@ -376,8 +377,8 @@ class Study:
 
     def _said_of_epochs(self) -> list[str]:
         monitors = dict.fromkeys(setting(run, "monitor") for run in self.runs)
-        chosen_by = [name for name in monitors if name and name.startswith("val/")]
-        if not chosen_by or self.ranked.get("epochs", pd.Series(dtype=float)).max() <= 1:
+        chosen_by = [name for name in monitors if name and split_of(name) == "val"]
+        if not chosen_by or self.ranked.get(EPOCHS, pd.Series(dtype=float)).max() <= 1:
             return []
         return [
             f"Each value is that of the epoch with the best {' or '.join(chosen_by)}, which was chosen by the same "

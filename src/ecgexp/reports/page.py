@@ -25,11 +25,11 @@ from ecgexp.reports.findings import Study
 from ecgexp.reports.search import search_figures
 from ecgexp.reports.tables import MOST_SETS, described
 from ecgexp.text import shortened
+from ecgexp.tracking.names import EPOCHS, TRAIN_SECONDS, File, Status, Tag, best_metric, metric_of, short
+from ecgexp.tracking.runs import best_epoch
 
 DPI = 130
-# The files of a report, a name each line, so that a later one in the same folder can remove them.
-FILES = "files.txt"
-AUROC = "best/val/auroc_macro"
+AUROC = best_metric("val", "auroc_macro")
 # A metric that MLflow could not store as infinite.
 _INFINITE = 1e300
 
@@ -67,11 +67,11 @@ def write_report(folder: Path, study: Study) -> list[str]:
     list of str
         The findings, in sentences.
     """
-    study.full.to_csv(folder / "results.csv", index=False)
-    cells_frame(study.cells).to_csv(folder / "cells.csv", index=False)
+    study.full.to_csv(folder / File.RESULTS, index=False)
+    cells_frame(study.cells).to_csv(folder / File.CELLS, index=False)
     lines = study.table.flat()
-    (folder / "table.csv").write_text(to_csv(lines))
-    (folder / "table.md").write_text("\n".join([to_markdown(lines), *study.warnings]))
+    (folder / File.CELLS_TABLE).write_text(to_csv(lines))
+    (folder / File.CELLS_MARKDOWN).write_text("\n".join([to_markdown(lines), *study.warnings]))
     for row in study.best[:MOST_SETS]:
         (folder / "experiment").mkdir(exist_ok=True)
         where = f" on {study.set_name(row['validation_set'])}" if study.several_sets else ""
@@ -104,9 +104,9 @@ def write_report(folder: Path, study: Study) -> list[str]:
         experiment=lambda row: _experiment(study, row),
         most_sets=MOST_SETS,
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / File.REPORT).write_text(page, encoding="utf-8")
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
-    (folder / FILES).write_text("\n".join([*names, FILES]) + "\n")
+    (folder / File.LISTED).write_text("\n".join([*names, File.LISTED]) + "\n")
     return findings
 
 
@@ -128,7 +128,7 @@ def _heat_maps(folder: Path, study: Study) -> Iterator[Picture]:
             continue
         cells = collect_cells(study.results, keys, metric)
         families = comparable(cells)
-        name = metric.removeprefix("best/")
+        name = short(metric)
         if len(families) == 1:
             panels = [(arrange(cells).means(), name)]
         else:  # each with colours of its own
@@ -151,7 +151,7 @@ def _sets(study: Study, cell: Cell) -> str:
 
 def _searched(folder: Path, study: Study) -> Iterator[Picture]:
     if study.search is not None:
-        names = [objective.removeprefix("best/") for objective in study.objectives]
+        names = list(map(short, study.objectives))
         for name, figure, caption in search_figures(study.search, names, study.monitor):
             yield _save(folder, f"search_{name}.png", figure, caption, bbox_inches="tight")
 
@@ -163,8 +163,7 @@ def _curves(folder: Path, study: Study) -> Iterator[Picture]:
             for epoch in study.histories.get(row["run_id"], [])
         ]
         if history:
-            kept = study.run(row["run_id"]).data.tags.get("best_epoch", "None")
-            figure = learning_curves(history, study.metric, None if kept == "None" else int(kept))
+            figure = learning_curves(history, study.metric, best_epoch(study.run(row["run_id"])))
             ended = ", diverged" if row["diverged"] else ""
             caption = f"The {word}: {described(row, study.keys)}{ended}"
             name = _experiment(study, row) if word.startswith("best") else word
@@ -200,23 +199,23 @@ def _tiles(study: Study) -> list[tuple[str, str]]:
     for words, count in (
         ("diverged", int(results["diverged"].sum())),
         ("pruned", int(results["pruned"].sum())),
-        ("failed", int((results["status"] == "FAILED").sum())),
+        ("failed", int((results["status"] == Status.FAILED).sum())),
         ("taken over from other sweeps", int(results["reused"].sum())),
     ):
         tiles += [(str(count), words)] * bool(count)
     if study.several_sets:
         tiles.append((str(len(study.best)), "validation sets"))
     elif study.best:
-        tiles.insert(0, (_number(study.best[0][study.objective]), f"best {study.objective.split('/', 2)[2]}"))
+        tiles.insert(0, (_number(study.best[0][study.objective]), f"best {metric_of(study.objective)}"))
     trained = results[~results["reused"]]
-    if "train_seconds" in trained:
-        tiles.append((_clock(trained["train_seconds"].sum()), "of training"))
+    if TRAIN_SECONDS in trained:
+        tiles.append((_clock(trained[TRAIN_SECONDS].sum()), "of training"))
     return tiles
 
 
 def _trials(study: Study) -> list[dict[str, Any]]:
     """A line per finished trial from the best on, with its interval as a bar in per cent of the width."""
-    column = f"best/val/{study.score}"
+    column = best_metric("val", study.score)
     ranked = study.ranked
     low, high = (ranked.get(f"{column}_{end}", pd.Series(dtype=float)).astype(float) for end in ("low", "high"))
     start, end = low.min(), high.max()
@@ -251,8 +250,8 @@ def _trials(study: Study) -> list[dict[str, Any]]:
                 "auroc_known": not pd.isna(row.get(f"{AUROC}_low", math.nan)),
                 "auroc_low": row.get(f"{AUROC}_low"),
                 "auroc_high": row.get(f"{AUROC}_high"),
-                "epochs": row.get("epochs"),
-                "seconds": row.get("train_seconds"),
+                "epochs": row.get(EPOCHS),
+                "seconds": row.get(TRAIN_SECONDS),
                 "device": row["device"],
                 "set": row["validation_set"],
             }
@@ -273,9 +272,9 @@ def _unfinished(study: Study) -> list[tuple[str, str, str]]:
 def _cost(study: Study) -> list[dict[str, Any]]:
     """What trials of each net took on each device, and all together."""
     results = study.results
-    if "train_seconds" not in results:
+    if TRAIN_SECONDS not in results:
         return []
-    measured = results[results["train_seconds"].notna()]
+    measured = results[results[TRAIN_SECONDS].notna()]
     lines = []
     for (model, device), trials in measured.groupby(["model", "device"], sort=False):
         lines.append({"what": f"{model} on {device or 'an unknown device'}", **_took(trials)})
@@ -285,14 +284,14 @@ def _cost(study: Study) -> list[dict[str, Any]]:
 
 
 def _took(trials: pd.DataFrame) -> dict[str, Any]:
-    spent = trials.loc[~trials["reused"], "train_seconds"]
+    spent = trials.loc[~trials["reused"], TRAIN_SECONDS]
     return {
         "trials": len(trials),
-        "median": trials["train_seconds"].median(),
-        "longest": trials["train_seconds"].max(),
-        "epoch": (trials["train_seconds"] / trials["epochs"].where(trials["epochs"] > 0)).median(),
+        "median": trials[TRAIN_SECONDS].median(),
+        "longest": trials[TRAIN_SECONDS].max(),
+        "epoch": (trials[TRAIN_SECONDS] / trials[EPOCHS].where(trials[EPOCHS] > 0)).median(),
         "spent": spent.sum(),
-        "saved": trials.loc[trials["reused"], "train_seconds"].sum(),
+        "saved": trials.loc[trials["reused"], TRAIN_SECONDS].sum(),
     }
 
 
@@ -300,9 +299,9 @@ def _commits(study: Study) -> list[str]:
     """Commits that trials were trained with."""
     found: dict[str, int] = {}
     for run in study.runs:
-        commit = run.data.tags.get("git_commit")
+        commit = run.data.tags.get(Tag.GIT_COMMIT)
         if commit:
-            changed = " with uncommitted changes" if run.data.tags.get("git_dirty") == "true" else ""
+            changed = " with uncommitted changes" if run.data.tags.get(Tag.GIT_DIRTY) == "true" else ""
             found[commit[:12] + changed] = found.get(commit[:12] + changed, 0) + 1
     return [f"{commit} ({count} trials)" if len(found) > 1 else commit for commit, count in found.items()]
 

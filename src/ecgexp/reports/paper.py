@@ -9,10 +9,11 @@ from importlib.resources import files
 import pandas as pd
 from mlflow.entities import Run as MlflowRun
 
-from ecgexp.reports.tables import overrides_of, setting
+from ecgexp.tracking.names import best_metric, split_metric
+from ecgexp.tracking.runs import overridden, setting
 
 KEYS = ("model", "batch_size", "optimizer", "lr")
-METRIC = "best/val/mlcm_f1_macro"
+METRIC = best_metric("val", "mlcm_f1_macro")
 SOURCE = "Leandro et al. 2023, Table 1 (macro F1 on validation fold 9)"
 # Records in folds 1 to 8 of PTB-XL 1.0.3, of which those without a superclass are left out.
 RECORDS = 17_418
@@ -31,7 +32,7 @@ _PROTOCOL = {
     "max_epochs": "100",
     "early_stopping.patience": "15",
     "early_stopping.min_delta": "0.0",
-    "monitor": "val/loss",
+    "monitor": split_metric("val", "loss"),
     "threshold": "0.5",
     "precision": "32",
 }
@@ -106,7 +107,7 @@ def departures(runs: Iterable[MlflowRun], training_records: Sequence[int]) -> li
             value = setting(run, key)
             if value is not None and value != expected:
                 found.setdefault(key, set()).add(value)
-        for key, value in overrides_of(run).items():
+        for key, value in overridden(run).items():
             if key.partition(".")[0] in _OF_THE_CELL and "." in key:
                 found.setdefault(key, set()).add(value)
     if "dataset" in found:  # its keys then say nothing more

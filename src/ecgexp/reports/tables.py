@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from pathlib import Path
@@ -16,8 +15,21 @@ from ecgexp.paths import PLACES
 from ecgexp.reports.figures import heat_map, save_figure
 from ecgexp.text import shortened
 from ecgexp.tracking import code
-from ecgexp.tracking.provenance import WARNING
-from ecgexp.tracking.runs import DAMAGED, REUSED_FROM, children, left_out, standing, status_of
+from ecgexp.tracking.names import EPOCHS, TRAIN_SECONDS, File, Status, Tag, best_metric, metric_of, short
+from ecgexp.tracking.runs import (
+    children,
+    is_diverged,
+    is_pruned,
+    is_reused,
+    job_of,
+    left_out,
+    measured,
+    overridden,
+    setting,
+    source_of,
+    standing,
+    status_of,
+)
 from ecgexp.tracking.store import Store
 
 DPI = 110
@@ -27,12 +39,6 @@ NOT_RANKED = (
     "The trials have {} validation sets (column validation_set): they are ranked only within each, and * is the best "
     "of its set."
 )
-# Artifact of a search's run: its study.
-STUDY = "study.json"
-# Tag of a trial that a search stopped early.
-PRUNED = "pruned"
-# Tag of a trial: hash of its validation records and of their labels.
-VALIDATION = "validation_fingerprint"
 # Those of them that trials have: multi-label ones first, then those of records with exactly one label.
 TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "f1_macro", "recall_macro", "accuracy", "auroc_macro", "loss")
 # Keys whose values repeat a cell.
@@ -40,13 +46,13 @@ REPETITIONS = ("seed", "dataset.val_fold")
 # Columns in which trials may differ without a word on the command line: what they are called, and the config groups
 # that may make the difference.
 _UNSPOKEN = {
-    "dataset_fingerprint": ("data", ("dataset", "experiment")),
-    "code": ("code of your own classes", ("model", "dataset", "loss", "optimizer", "scheduler", "experiment")),
-    "device": ("device", ("trainer",)),
-    "threads": ("number of threads", ("trainer",)),
+    Tag.DATASET: ("data", ("dataset", "experiment")),
+    Tag.CODE: ("code of your own classes", ("model", "dataset", "loss", "optimizer", "scheduler", "experiment")),
+    Tag.DEVICE: ("device", ("trainer",)),
+    Tag.THREADS: ("number of threads", ("trainer",)),
 }
 # Columns that tell where a trial comes from, named like the tags.
-_PROVENANCE = ("device", "threads", "dataset_fingerprint", "code", "package")
+_PROVENANCE = (Tag.DEVICE, Tag.THREADS, Tag.DATASET, Tag.CODE, Tag.PACKAGE)
 # Columns of the results that are no swept key.
 FIXED = (
     "trial", "run_id", "status", "diverged", "pruned", "error", "reused", "reused_from_commit", "source_run_id",
@@ -58,19 +64,6 @@ def sweep_results(store: Store, parent: str) -> pd.DataFrame:
     """One row per trial of a sweep, in the order of its jobs: `results_table` of the runs that stand for them."""
     runs = children(store, parent)
     return results_table(standing(runs), left_out(runs))
-
-
-def sweep_runs(store: Store, parent: str) -> list[MlflowRun]:
-    """Runs that stand for the trials of a sweep, in the order of its jobs.
-
-    Parameters
-    ----------
-    store : Store
-        Where the runs are kept.
-    parent : str
-        Id of the sweep's run.
-    """
-    return standing(children(store, parent))
 
 
 def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.DataFrame:
@@ -96,48 +89,47 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
         metrics.
     """
     rows: list[dict[str, object]] = []
-    overridden = dict.fromkeys(key for run in runs for key in overrides_of(run))
-    jobs = [int(run.data.tags.get("job", number)) for number, run in enumerate(runs)]
+    keys = dict.fromkeys(key for run in runs for key in overridden(run))
+    jobs = [job_of(run, number) for number, run in enumerate(runs)]
     # The number of the job is that of its folder; in several sweeps it is there more than once.
     numbers = jobs if len(set(jobs)) == len(jobs) else range(len(runs))
     for number, run, validation_set in zip(numbers, runs, validation_sets(runs), strict=True):
         tags = run.data.tags
-        metrics = {key: value for key, value in run.data.metrics.items() if not key.startswith("system/")}
-        own = overrides_of(run)
+        own = overridden(run)
         rows.append(
             {
                 "trial": number,
                 "run_id": run.info.run_id,
                 "status": status_of(run),
-                "diverged": tags.get("diverged", "false") == "true",
+                "diverged": is_diverged(run),
                 "pruned": is_pruned(run),
                 "error": _error_of(run),
-                "reused": REUSED_FROM in tags,
-                "reused_from_commit": tags.get("reused_from_commit", ""),
-                "source_run_id": tags.get(REUSED_FROM, run.info.run_id),
+                "reused": is_reused(run),
+                "reused_from_commit": tags.get(Tag.REUSED_FROM_COMMIT, ""),
+                "source_run_id": source_of(run),
                 **{name: tags.get(name, "") for name in _PROVENANCE},
-                "warning": tags.get(WARNING, ""),
+                "warning": tags.get(Tag.WARNING, ""),
                 "validation_set": validation_set,
-                **{key: own.get(key, setting(run, key)) for key in overridden},
+                **{key: own.get(key, setting(run, key)) for key in keys},
                 # An override is also a metric where it changes in training, as `lr` does.
-                **{key: value for key, value in sorted(metrics.items()) if key not in overridden},
+                **{key: value for key, value in sorted(measured(run).items()) if key not in keys},
             }
         )
     results = pd.DataFrame(rows, columns=None if rows else list(FIXED))
-    results.attrs["overridden"] = list(overridden)
+    results.attrs["overridden"] = list(keys)
     results.attrs["remarks"] = [*remarks, *_same_trainings(results), *_differences(results)]
     return results
 
 
 def _error_of(run: MlflowRun) -> str:
-    if status_of(run) == DAMAGED:
+    if status_of(run) == Status.DAMAGED:
         return "its metrics in the store are not those that were recorded: the same command trains it again"
-    return run.data.tags.get("error", "") if run.info.status == "FAILED" else ""
+    return run.data.tags.get(Tag.ERROR, "") if run.info.status == Status.FAILED else ""
 
 
 def _same_trainings(results: pd.DataFrame) -> list[str]:
     """What has to be said of rows that a single training gave."""
-    finished = results[results["status"] == "FINISHED"]
+    finished = results[results["status"] == Status.FINISHED]
     same = [numbers for numbers in finished.groupby("source_run_id", sort=False)["trial"].agg(list) if len(numbers) > 1]
     if not same:
         return []
@@ -148,7 +140,7 @@ def _same_trainings(results: pd.DataFrame) -> list[str]:
 
 def _differences(results: pd.DataFrame) -> list[str]:
     """What has to be said of finished trials that differ in more than what the command line says."""
-    finished = results[results["status"] == "FINISHED"]
+    finished = results[results["status"] == Status.FINISHED]
     said = []
     for column, (what, groups) in _UNSPOKEN.items():
         trials = finished.groupby(column, sort=False)["trial"].agg(list)
@@ -188,14 +180,14 @@ def validation_sets(runs: Sequence[MlflowRun], validated: Mapping[str, str] | No
     runs : sequence of MlflowRun
         The trials.
     validated : mapping of str to str, optional
-        Hashes of their validation records by run, as of `VALIDATION`, for runs that may lack this tag.
+        Hashes of their validation records by run, as of `Tag.VALIDATION`, for runs that may lack this tag.
     """
-    data = [run.data.tags.get("dataset_fingerprint", "") for run in runs]
-    told = [(validated or {}).get(run.info.run_id) or run.data.tags.get(VALIDATION) for run in runs]
+    data = [run.data.tags.get(Tag.DATASET, "") for run in runs]
+    told = [(validated or {}).get(run.info.run_id) or run.data.tags.get(Tag.VALIDATION) for run in runs]
     # A run of an older version does not say which records it was validated on, but others of the same data may.
     same_data = {found: known for found, known in zip(data, told, strict=True) if found and known}
     records = [known or same_data.get(found, found) for known, found in zip(told, data, strict=True)]
-    finished = [run.info.status == "FINISHED" for run in runs]
+    finished = [run.info.status == Status.FINISHED for run in runs]
     versions: dict[tuple[object, ...], set[str]] = {}
     for run, known, found in compress(zip(runs, records, data, strict=True), finished):
         versions.setdefault((known, *_dataset_settings(run)), set()).add(found)
@@ -212,26 +204,9 @@ def _dataset_settings(run: MlflowRun) -> list[object]:
     return [setting(run, "dataset"), *(one for one in given if one[0].startswith("dataset.") and one[0] not in places)]
 
 
-def is_pruned(run: MlflowRun) -> bool:
-    """Whether a search stopped the trial early."""
-    return run.data.tags.get(PRUNED) == "true"
-
-
-def setting(run: MlflowRun, key: str) -> str | None:
-    """What a key, or a configuration group, was in a trial; None where it did not come to saying so."""
-    return run.data.params.get(key, run.data.tags.get(key))
-
-
-def overrides_of(run: MlflowRun) -> dict[str, str]:
-    """Overrides that a trial was started with, by key."""
-    overrides = json.loads(run.data.tags.get("overrides", "[]"))
-    pairs = (override.lstrip("+~").partition("=") for override in overrides)
-    return {key: value for key, _, value in pairs}
-
-
 def set_name(results: pd.DataFrame, number: int) -> str:
     """A validation set in words: by the dataset settings that tell it from the others, where these do."""
-    finished = results[results["status"] == "FINISHED"]
+    finished = results[results["status"] == Status.FINISHED]
     here = finished["validation_set"] == number
     keys = [key for key in swept_keys(results) if key.partition(".")[0] == "dataset"]
     told = [
@@ -259,7 +234,7 @@ def ranked(results: pd.DataFrame, objective: str) -> list[pd.DataFrame]:
     """Trials that have a result, from the best on: a table for each validation set, as they cannot be ranked across."""
     if objective not in results:
         return []
-    finished = results[(results["status"] == "FINISHED") & results[objective].notna()]
+    finished = results[(results["status"] == Status.FINISHED) & results[objective].notna()]
     ordered = finished.sort_values(objective, ascending=not maximizes(objective), kind="stable")
     return [trials for _, trials in ordered.groupby("validation_set")]
 
@@ -277,7 +252,7 @@ def best_trial(results: pd.DataFrame, objective: str) -> pd.Series | None:
 
 def maximizes(objective: str) -> bool:
     """Whether larger values of an objective such as 'best/val/mlcm_f1_macro' are better."""
-    return higher_is_better(objective.split("/", 2)[2])
+    return higher_is_better(metric_of(objective))
 
 
 def described(trial: pd.Series, keys: list[str]) -> str:
@@ -287,7 +262,7 @@ def described(trial: pd.Series, keys: list[str]) -> str:
 
 def failures(results: pd.DataFrame, keys: list[str]) -> list[str]:
     """A line for each trial that did not finish, with its error."""
-    missed = results[results["status"] != "FINISHED"]
+    missed = results[results["status"] != Status.FINISHED]
     named = keys or results.attrs["overridden"]
     lines = (f"{row['status'].capitalize()}: {described(row, named)}  {row['error']}" for _, row in missed.iterrows())
     return [line.rstrip() for line in lines]
@@ -303,11 +278,11 @@ def warnings_of(results: pd.DataFrame) -> list[str]:
 
 def sweep_table(results: pd.DataFrame, keys: list[str], objectives: list[str]) -> str:
     """Table for a terminal: a line per trial, the best one marked; below it the warnings of the data."""
-    wanted = [*objectives, *(f"best/val/{name}" for name in TABLE_METRICS)]
+    wanted = [*objectives, *(best_metric("val", name) for name in TABLE_METRICS)]
     metrics = [name for name in dict.fromkeys(wanted) if name in results]
     best = best_trials(results, objectives[0])
     sets = ["validation_set"] if len(best) > 1 else []
-    extra = [name for name in ("epochs", "train_seconds") if name in results]
+    extra = [name for name in (EPOCHS, TRAIN_SECONDS) if name in results]
     table = results[["trial", *sets, *keys, "status", *metrics, *extra]].copy()
     table["status"] = table["status"].where(~results["reused"], "reused").str.lower()
     for state in ("diverged", "pruned"):
@@ -320,7 +295,7 @@ def sweep_table(results: pd.DataFrame, keys: list[str], objectives: list[str]) -
         table[name] = table[name].map("{:.0f}".format, na_action="ignore")
     marked = {trial["run_id"] for trial in best}
     table.insert(0, "", ["*" if run in marked else "" for run in results["run_id"]])
-    table = table.rename(columns={name: name.removeprefix("best/") for name in metrics})
+    table = table.rename(columns={name: short(name) for name in metrics})
     said = [NOT_RANKED.format(len(best))] if sets else []
     return "\n".join([table.fillna("-").to_string(index=False), *said, *warnings_of(results)])
 
@@ -345,8 +320,8 @@ def write_sweep_report(
 
     The heat map has a panel for each validation set.
     """
-    results.to_csv(folder / "results.csv", index=False)
-    (folder / "table.txt").write_text(sweep_table(results, keys, objectives) + "\n")
+    results.to_csv(folder / File.RESULTS, index=False)
+    (folder / File.TABLE).write_text(sweep_table(results, keys, objectives) + "\n")
     objective = objectives[0]
     measured = ranked(results, objective)
     if grid and keys and measured:
@@ -356,4 +331,4 @@ def write_sweep_report(
             titles = [f"{objective}, {set_name(results, number)}" for number in numbers]
         # In the order of the command line, not of rank.
         grids = [objective_grid(trials.sort_index(), keys, objective) for trials in measured]
-        save_figure(heat_map(*zip(grids, titles, strict=True)), folder / "heat_map.png", DPI)
+        save_figure(heat_map(*zip(grids, titles, strict=True)), folder / File.HEAT_MAP, DPI)

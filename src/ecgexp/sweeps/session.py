@@ -28,15 +28,12 @@ from ecgexp.errors import UserError
 from ecgexp.reports.statistics import STATISTICS, compute_statistics, lines_of, write_statistics
 from ecgexp.reports.tables import (
     MOST_SETS,
-    STUDY,
     best_trials,
     described,
     failures,
-    is_pruned,
     maximizes,
     set_name,
     sweep_results,
-    sweep_runs,
     sweep_table,
     swept_keys,
     write_sweep_report,
@@ -47,8 +44,10 @@ from ecgexp.text import quoted
 from ecgexp.tracking import provenance
 from ecgexp.tracking.heartbeat import SILENCE, is_alive
 from ecgexp.tracking.model import log_model
+from ecgexp.tracking.names import TRAIN_SECONDS, File, Kind, Status, Tag
 from ecgexp.tracking.restore import load_run
 from ecgexp.tracking.run import Run, end_orphans
+from ecgexp.tracking.runs import is_pruned, job_of, name_before, overrides_of, sweep_runs, sweeps_named
 from ecgexp.tracking.store import Store, StoreAway, open_store
 from ecgexp.tracking.trust import named_packages
 from ecgexp.trials.identity import key_of
@@ -113,11 +112,16 @@ def sweep_session(
             with _joined(store, plan, earlier) as further:
                 yield further
             return
-        tags = {"kind": "sweep", "sweep": name, "objective": plan.objective, **provenance.git_state(Path.cwd())}
+        tags = {
+            Tag.KIND: Kind.SWEEP,
+            Tag.SWEEP: name,
+            Tag.OBJECTIVE: plan.objective,
+            **provenance.git_state(Path.cwd()),
+        }
         dataset = build_dataset(cfg)
         tags |= provenance.warn(dataset.warning) if dataset.warning else {}
         if search is not None:
-            tags |= {"search": "true", "objectives": json.dumps(objectives(cfg))}
+            tags |= {Tag.SEARCH: "true", Tag.OBJECTIVES: json.dumps(objectives(cfg))}
         with Run(store, " ".join(asked) or "sweep", tags, continues=earlier) as run:
             board = Board(store.root, run.id)
             board.clear()
@@ -129,12 +133,12 @@ def sweep_session(
                     yield plan.overrides(store, run.id)
                 _check_complete(board, plan)
             except TrialFailed as error:
-                run.status = "FAILED"
+                run.status = Status.FAILED
                 raise UserError(str(error)) from None
             except BaseException as error:
-                run.status = "FAILED"
+                run.status = Status.FAILED
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                    run.status = "KILLED"
+                    run.status = Status.KILLED
                     store.hurry()
                 raise
             finally:
@@ -237,7 +241,7 @@ def _watched(board: Board, plan: _Plan) -> Iterator[None]:
 def _joined(store: Store, plan: _Plan, running: MlflowRun | None) -> Iterator[list[str]]:
     """Take part in a search that another command runs; whichever ends last reports it."""
     if plan.search is None or running is None:
-        host = running.data.tags["host"] if running else provenance.host()
+        host = running.data.tags[Tag.HOST] if running else provenance.host()
         raise UserError(
             f"The sweep {plan.name} is running already on {host}: wait for its end (if that machine died, "
             f"{SILENCE / 60:.0f} minutes), or start another one with sweep.name=NAME."
@@ -246,7 +250,7 @@ def _joined(store: Store, plan: _Plan, running: MlflowRun | None) -> Iterator[li
     board = Board(store.root, parent)
     if plan.search.config.storage is None and not board.folder.exists():
         raise UserError(
-            f"The search {plan.name} runs on {running.data.tags['host']} with its study in a file there: "
+            f"The search {plan.name} runs on {running.data.tags[Tag.HOST]} with its study in a file there: "
             "to join it from another folder, give both hydra.sweeper.storage=URL."
         )
     print(f"Joining the search {plan.name}, which runs already.", file=sys.stderr)
@@ -260,7 +264,7 @@ def _joined(store: Store, plan: _Plan, running: MlflowRun | None) -> Iterator[li
     finally:
         with _lock(store, plan.name) as last:
             now = store.client.get_run(parent)
-            if last and now.info.status != "RUNNING":
+            if last and now.info.status != Status.RUNNING:
                 with Run(store, now.info.run_name, {}, continues=now) as run:
                     run.status = now.info.status
                     _report(run, plan)
@@ -284,36 +288,36 @@ def _lock(store: Store, name: str) -> Iterator[bool]:
 def _show_earlier(board: Board, run: Run, objective: str) -> None:
     """Show the finished trials of a search that goes on: it does not come back to them, as a grid does."""
     for trial in sweep_runs(run.store, run.id):
-        if trial.info.status == "FINISHED":
-            tags, metrics = trial.data.tags, trial.data.metrics
-            status = TrialStatus("pruned" if is_pruned(trial) else "done", json.loads(tags["overrides"]), 0.0)
+        if trial.info.status == Status.FINISHED:
+            metrics = trial.data.metrics
+            status = TrialStatus("pruned" if is_pruned(trial) else "done", overrides_of(trial), 0.0)
             board.write(
-                int(tags["job"]),
-                replace(status, value=metrics.get(objective), seconds=metrics.get("train_seconds")),
+                job_of(trial),
+                replace(status, value=metrics.get(objective), seconds=metrics.get(TRAIN_SECONDS)),
             )
 
 
 def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
     """The run of an earlier start; it gives its name up where the sweep is to start afresh."""
-    runs = store.search(f"tags.kind = 'sweep' and tags.sweep = '{name}'")
+    runs = sweeps_named(store, name)
     if not runs or resume:
         return runs[-1] if runs else None
     for run in runs:
-        store.client.set_tag(run.info.run_id, "sweep", f"{name} before {datetime.now(UTC):%Y-%m-%d %H:%M:%S}")
+        store.client.set_tag(run.info.run_id, Tag.SWEEP, name_before(name, datetime.now(UTC)))
     return None
 
 
 def _begun(store: Store, name: str) -> MlflowRun | None:
     """The run that another command has begun, or is about to."""
     end = time.monotonic() + _BEGINNING
-    while not (runs := store.search(f"tags.kind = 'sweep' and tags.sweep = '{name}'")) and time.monotonic() < end:
+    while not (runs := sweeps_named(store, name)) and time.monotonic() < end:
         time.sleep(0.2)
     return runs[-1] if runs else None
 
 
 def _is_elsewhere(store: Store, earlier: MlflowRun | None) -> bool:
     """Whether a sweep runs in another folder; of this one's own its lock has told."""
-    if earlier is None or earlier.info.status != "RUNNING":
+    if earlier is None or earlier.info.status != Status.RUNNING:
         return False
     return not Board(store.root, earlier.info.run_id).folder.exists()
 
@@ -330,8 +334,8 @@ def _check_complete(board: Board, plan: _Plan) -> None:
 
 def _await_trials(run: Run, seconds: float) -> None:
     """Wait for the end of trials that a launcher kills as it leaves: only then can their runs be ended."""
-    running = [trial.data.tags for trial in sweep_runs(run.store, run.id) if trial.info.status == "RUNNING"]
-    here = [tags for tags in running if tags.get("host") == provenance.host()]
+    running = [trial.data.tags for trial in sweep_runs(run.store, run.id) if trial.info.status == Status.RUNNING]
+    here = [tags for tags in running if tags.get(Tag.HOST) == provenance.host()]
     until = time.monotonic() + seconds
     while any(map(is_alive, here)) and time.monotonic() < until:
         time.sleep(0.1)
@@ -351,7 +355,7 @@ def _report(run: Run, plan: _Plan) -> None:
     with run.artifacts() as folder:
         write_sweep_report(folder, results, keys, objectives(plan.cfg), grid=plan.search is None)
         if plan.search is not None:
-            _write_study(folder / STUDY, *plan.study(run.store, run.id))
+            _write_study(folder / File.STUDY, *plan.study(run.store, run.id))
     print(f"\n{sweep_table(results, keys, objectives(plan.cfg))}")
     for line in failures(results, keys):
         print(line, file=sys.stderr)
@@ -385,7 +389,7 @@ def _add_statistics(run: Run, plan: _Plan, results: pd.DataFrame) -> None:
 def _incomplete(plan: _Plan, results: pd.DataFrame, board: Board) -> list[str]:
     """What has to be said of planned trials that have no result, if there are any."""
     if plan.search is not None:  # others may have run some of them elsewhere
-        total, done = plan.search.n_trials, int((results["status"] == "FINISHED").sum())
+        total, done = plan.search.n_trials, int((results["status"] == Status.FINISHED).sum())
     else:  # the sweep may have further trials, of an earlier command
         total, done = len(plan.cells or ()), sum(status.state in DONE for status in board.read().values())
     if done >= total:
@@ -406,10 +410,10 @@ def _record_best(run: Run, best: Sequence[pd.Series], objective: str, keys: list
     """Say in the sweep's run which trial is the best of all, if there is one; forget what an earlier start said."""
     if len(best) == 1:
         run.log_metrics({objective: best[0][objective]})
-        run.set_tags({"best_run_id": best[0]["source_run_id"], "best_trial": described(best[0], keys)})
+        run.set_tags({Tag.BEST_RUN: best[0]["source_run_id"], Tag.BEST_TRIAL: described(best[0], keys)})
         return
     known = run.store.client.get_run(run.id).data
-    for tag in {"best_run_id", "best_trial"} & set(known.tags):
+    for tag in {Tag.BEST_RUN, Tag.BEST_TRIAL} & set(known.tags):
         run.store.client.delete_tag(run.id, tag)
     if objective in known.metrics:
         run.log_metrics({objective: math.nan})

@@ -24,6 +24,7 @@ from ecgexp.errors import UserError
 from ecgexp.paths import database_file
 from ecgexp.processes import training_environment
 from ecgexp.sweeps.status import Board, TrialStatus
+from ecgexp.tracking.names import Status
 from ecgexp.trials.job import Job, Outcome
 
 GRACE = 30.0  # seconds that an interrupted worker may take to leave
@@ -201,7 +202,7 @@ def _record_death(cfg: DictConfig, job: Job, run_id: str | None, sentence: str) 
         store = open_store(cfg.tracking, known=True)
         run_id = run_id or begin_lost(store, plain(cfg), job)
         record_failure(store, run_id, sentence, f"{sentence}\n\n{said}")
-        store.client.set_terminated(run_id, "FAILED")
+        store.client.set_terminated(run_id, Status.FAILED)
     except StoreAway as error:  # the end of the sweep will find that its process is gone
         print(error, file=sys.stderr)
 

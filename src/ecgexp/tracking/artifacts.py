@@ -17,11 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ecgexp.errors import UserError, said
-from ecgexp.saved import SUMS, check_sum, load_tensors
-from ecgexp.tracking.overlap import TRAINED_ON
+from ecgexp.saved import check_sum, load_tensors
+from ecgexp.tracking.names import File
 from ecgexp.tracking.store import Store, is_own, place_inside
-
-CONFIG, WEIGHTS, DATA = "config.yaml", "weights.pt", "data.json"
 
 
 @contextmanager
@@ -40,7 +38,7 @@ def run_folder(store: Store, run_id: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             there = {entry.path for entry in store.client.list_artifacts(run_id)}
-            for name in (SUMS, CONFIG, WEIGHTS, DATA, TRAINED_ON):
+            for name in (File.CHECKSUMS, File.CONFIG, File.WEIGHTS, File.DATA, File.TRAINED_ON):
                 if name in there:
                     store.client.download_artifacts(run_id, name, folder)
         except (MlflowException, OSError) as error:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from ecgexp.tracking import provenance
+from ecgexp.tracking.names import Tag
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +27,11 @@ SILENCE = 600.0
 def process_tags() -> dict[str, Any]:
     """Tags by which `is_alive` can later tell whether this process lives."""
     return {
-        "host": provenance.host(),
-        "pid": os.getpid(),
-        "boot": _boot(),
-        "process_started": _started(os.getpid()),
-        "heartbeat": time.time(),
+        Tag.HOST: provenance.host(),
+        Tag.PID: os.getpid(),
+        Tag.BOOT: _boot(),
+        Tag.PROCESS_STARTED: _started(os.getpid()),
+        Tag.HEARTBEAT: time.time(),
     }
 
 
@@ -39,15 +40,15 @@ def is_alive(tags: Mapping[str, str]) -> bool:
 
     Of a process of this machine its number and start tell, of one of another machine its last heartbeat.
     """
-    if "pid" not in tags:
+    if Tag.PID not in tags:
         return False
-    if tags["host"] != provenance.host():
-        return time.time() - float(tags.get("heartbeat", 0)) < SILENCE
+    if tags[Tag.HOST] != provenance.host():
+        return time.time() - float(tags.get(Tag.HEARTBEAT, 0)) < SILENCE
     try:
-        same_start = abs(_started(int(tags["pid"])) - float(tags["process_started"])) < 1
+        same_start = abs(_started(int(tags[Tag.PID])) - float(tags[Tag.PROCESS_STARTED])) < 1
     except psutil.NoSuchProcess:
         return False
-    return same_start and tags.get("boot") == _boot()
+    return same_start and tags.get(Tag.BOOT) == _boot()
 
 
 def _started(pid: int) -> float:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from ecgexp.datasets.base import Split, SplitName
 from ecgexp.errors import UserError, first_line
 from ecgexp.saved import check_sum
+from ecgexp.tracking.names import File
 from ecgexp.tracking.privacy import KEY, hashed_patients
 from ecgexp.tracking.store import Store
 
-TRAINED_ON = "trained_on.npz"
 _SEEN: tuple[SplitName, ...] = ("train", "val")
 _KINDS = ("records", "patients")
 
@@ -73,7 +73,7 @@ def find_overlap(path: Path, store: Store, split: Split) -> dict[str, Overlap] |
         Where the file is damaged.
     """
     if not path.is_file():
-        return f"the run is of an earlier version and kept no {TRAINED_ON}"
+        return f"the run is of an earlier version and kept no {File.TRAINED_ON}"
     check_sum(path)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -83,7 +83,7 @@ def find_overlap(path: Path, store: Store, split: Split) -> dict[str, Overlap] |
     except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
         raise UserError(f"{path} is damaged: {first_line(error)}") from error
     if not np.array_equal(seen["key"], _hashes(store, "key", np.array([""]))):
-        return f"{TRAINED_ON} was made with another key than {store.root / KEY}: copy that of the training"
+        return f"{File.TRAINED_ON} was made with another key than {store.root / KEY}: copy that of the training"
     here = {what: _hashes(store, what, names) for what, names in _named(split).items()}
     total = [len(hashes) for hashes in here.values()]
     return {

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ecgexp.errors import without_passwords
-
-WARNING = "warning"
-MLFLOW_NOTE = "mlflow.note.content"
+from ecgexp.tracking.names import Tag
 
 
 @cache
@@ -27,7 +25,7 @@ def git_state(folder: Path) -> dict[str, str]:
         dirty = bool(_git(folder, "status", "--porcelain"))
     except (OSError, subprocess.CalledProcessError):
         return {}
-    return {"git_commit": commit, "git_dirty": str(dirty).lower()}
+    return {Tag.GIT_COMMIT: commit, Tag.GIT_DIRTY: str(dirty).lower()}
 
 
 @cache
@@ -45,7 +43,7 @@ def host() -> str:
 
 def warn(warning: str) -> dict[str, str]:
     """Tags of a run whose data come with a warning, which the UI shows as its description."""
-    return {WARNING: warning, MLFLOW_NOTE: warning}
+    return {Tag.WARNING: warning, Tag.NOTE: warning}
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -27,7 +27,8 @@ from torch import nn
 from ecgexp.config.build import instantiate_group
 from ecgexp.errors import UserError, said
 from ecgexp.targets import MultiClass, MultiLabel, Target
-from ecgexp.tracking.artifacts import CONFIG, DATA, WEIGHTS, read_config, read_json, read_weights, run_folder
+from ecgexp.tracking.artifacts import read_config, read_json, read_weights, run_folder
+from ecgexp.tracking.names import File
 from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.store import Store, find_store
 from ecgexp.tracking.trust import check_trusted
@@ -90,14 +91,14 @@ def load_run(store: Store, run_id: str, trust: Collection[str] = ()) -> tuple[Di
 
 def load_folder(folder: Path, trust: Collection[str] = ()) -> tuple[DictConfig, Network]:
     """Configuration and net from a folder with ``config.yaml`` and ``weights.pt``; see `load_run`."""
-    cfg = read_config(folder / CONFIG)
-    state = read_weights(folder / WEIGHTS)
+    cfg = read_config(folder / File.CONFIG)
+    state = read_weights(folder / File.WEIGHTS)
     check_trusted("model", cfg.get("model"), trust)
     net = instantiate_group("model", cfg.model)
     try:
         network = restored(net, state)
     except RuntimeError as error:
-        raise UserError(f"{folder / WEIGHTS} does not fit the net that {CONFIG} beside it names.") from error
+        raise UserError(f"{folder / File.WEIGHTS} does not fit the net that {File.CONFIG} beside it names.") from error
     return cfg, network.eval()
 
 
@@ -149,16 +150,16 @@ def _load_registered(uri: str, store: Store, trust: Collection[str]) -> Trained:
 
 def _load_from_folder(folder: Path, name: str, trust: Collection[str]) -> Trained:
     for place in (folder, folder / "artifacts"):
-        if (place / CONFIG).is_file():
+        if (place / File.CONFIG).is_file():
             return _from_config(place, name, trust)
         if (place / "MLmodel").is_file():
             return _from_exported(place, name, trust)
-    raise UserError(f"The folder {folder} holds neither {CONFIG} and {WEIGHTS} nor an MLflow model.")
+    raise UserError(f"The folder {folder} holds neither {File.CONFIG} and {File.WEIGHTS} nor an MLflow model.")
 
 
 def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
     cfg, network = load_folder(folder, trust)
-    described = _description({**read_json(folder / DATA), "threshold": cfg.threshold}, folder / DATA)
+    described = _description({**read_json(folder / File.DATA), "threshold": cfg.threshold}, folder / File.DATA)
     net = nn.Sequential(network, described["target"].activation()).eval()
     _check_fit(net, described, folder)
     return Trained(name, net, **described)
@@ -171,10 +172,12 @@ def _check_fit(net: nn.Module, described: dict[str, Any], folder: Path) -> None:
         with torch.no_grad():
             found = tuple(net(torch.zeros(1, len(described["lead_names"]), described["samples"])).shape)
     except (UserError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder / DATA} does not fit the net of {CONFIG} beside it: {said(error)}") from error
+        raise UserError(
+            f"{folder / File.DATA} does not fit the net of {File.CONFIG} beside it: {said(error)}"
+        ) from error
     if found != wanted:
         raise UserError(
-            f"{folder / DATA} names {wanted[1]} labels, and the net of {CONFIG} beside it gives {found[-1]}."
+            f"{folder / File.DATA} names {wanted[1]} labels, and the net of {File.CONFIG} beside it gives {found[-1]}."
         )
 
 

@@ -20,7 +20,6 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import (
-    MLFLOW_PARENT_RUN_ID,
     MLFLOW_RUN_NAME,
     MLFLOW_SOURCE_NAME,
     MLFLOW_SOURCE_TYPE,
@@ -28,8 +27,9 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from ecgexp.errors import first_line, without_passwords
-from ecgexp.saved import SUMS, sha256, write_sums
+from ecgexp.saved import sha256, write_sums
 from ecgexp.tracking.heartbeat import Heartbeat, is_alive, process_tags
+from ecgexp.tracking.names import EPOCH_SECONDS, File, Status, Tag, param_file, where
 from ecgexp.tracking.store import HASTE, RunDeleted, Store, StoreAway, away, check_place
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Run:
         self.status: str | None = None
         tags = {**tags, **_own_tags(), MLFLOW_RUN_NAME: name[:LONGEST_NAME]}
         if parent is not None:
-            tags[MLFLOW_PARENT_RUN_ID] = parent
+            tags[Tag.PARENT] = parent
         self._tags = {key: without_passwords(str(value)) for key, value in tags.items()}
         if continues is None:
             self.id = self._create(self._tags)
@@ -87,10 +87,10 @@ class Run:
             check_place(store, continues.info.artifact_uri)
             self.id = continues.info.run_id
             self.set_tags(tags)
-            store.client.update_run(self.id, status="RUNNING")
+            store.client.update_run(self.id, status=Status.RUNNING)
         self._params = dict(continues.data.params) if continues else {}
         self._sums: dict[str, str] = {}
-        self._heartbeat = Heartbeat(lambda now: self.set_tags({"heartbeat": now}))
+        self._heartbeat = Heartbeat(lambda now: self.set_tags({Tag.HEARTBEAT: now}))
 
     @property
     def scratch(self) -> Path:
@@ -110,7 +110,7 @@ class Run:
         try:
             self._end(error)
         except RunDeleted as problem:
-            if MLFLOW_PARENT_RUN_ID in self._tags:  # so that the sweep shows what became of its trial
+            if Tag.PARENT in self._tags:  # so that the sweep shows what became of its trial
                 self.id = self._create(self._tags)
                 self._end(problem)
             if kind is None:
@@ -150,15 +150,15 @@ class Run:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
             self._sums |= {path.name: sha256(path) for path in Path(folder).iterdir() if path.is_file()}
-            write_sums(Path(folder) / SUMS, self._sums)
+            write_sums(Path(folder) / File.CHECKSUMS, self._sums)
             self.store.client.log_artifacts(self.id, folder)
 
     def _create(self, tags: dict[str, str]) -> str:
         started = int(time.time() * 1000)
         run_id: str = self.store.client.create_run(self.store.experiment_id, started, tags).info.run_id
         # A request whose answer was lost with the server is repeated, although its run may have been made.
-        same = f"attributes.start_time = {started} and tags.pid = '{tags['pid']}' and tags.host = '{tags['host']}'"
-        for twin in self.store.search(same):
+        same = where({key: tags[key] for key in (Tag.PID, Tag.HOST)})
+        for twin in self.store.search(f"{same} and attributes.start_time = {started}"):
             if twin.info.run_id != run_id:
                 self.store.client.delete_run(twin.info.run_id)
         return run_id
@@ -167,11 +167,11 @@ class Run:
         if self.status is not None:
             status = self.status
         elif error is None:
-            status = "FINISHED"
+            status = Status.FINISHED
         elif _stopped(error):
-            status = "KILLED"
+            status = Status.KILLED
         else:
-            status = "FAILED"
+            status = Status.FAILED
             text = "".join(traceback.format_exception(error))
             record_failure(self.store, self.id, first_line(error), text)
         self.store.client.set_terminated(self.id, status)
@@ -179,8 +179,8 @@ class Run:
     def _shortened(self, key: str, value: str) -> str:
         if len(value) <= LONGEST_PARAM:
             return value
-        self.store.client.log_text(self.id, value, f"params/{key}.txt")
-        return f"sha256:{hashlib.sha256(value.encode()).hexdigest()} (whole in params/{key}.txt)"
+        self.store.client.log_text(self.id, value, param_file(key))
+        return f"sha256:{hashlib.sha256(value.encode()).hexdigest()} (whole in {param_file(key)})"
 
 
 class EpochLog:
@@ -207,7 +207,7 @@ class EpochLog:
         self._monitor = _SystemMetrics(run, self._queue.put) if system_metrics else None
 
     def __enter__(self) -> EpochLog:
-        history = self._run.store.client.get_metric_history(self._run.id, "epoch_seconds")
+        history = self._run.store.client.get_metric_history(self._run.id, EPOCH_SECONDS)
         # The last metric of an epoch tells that the whole of it is there.
         self._given = 1 + max((metric.step for metric in history), default=-1)
         self._thread.start()
@@ -282,15 +282,15 @@ def _stopped(error: BaseException | None) -> bool:
 
 def record_failure(store: Store, run_id: str, sentence: str, details: str) -> None:
     """Note on a run why it failed: one sentence as a tag, the whole as an artifact."""
-    store.client.set_tag(run_id, "error", without_passwords(sentence))
-    store.client.log_text(run_id, without_passwords(details), "traceback.txt")
+    store.client.set_tag(run_id, Tag.ERROR, without_passwords(sentence))
+    store.client.log_text(run_id, without_passwords(details), File.TRACEBACK)
 
 
 def end_orphans(store: Store) -> None:
     """Mark runs as KILLED that a process left behind as RUNNING when it died."""
-    for run in store.search("attributes.status = 'RUNNING'"):
+    for run in store.search(where({}, Status.RUNNING)):
         if not is_alive(run.data.tags):
-            store.client.set_terminated(run.info.run_id, "KILLED")
+            store.client.set_terminated(run.info.run_id, Status.KILLED)
 
 
 def _own_tags() -> dict[str, Any]:

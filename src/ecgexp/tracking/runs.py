@@ -1,4 +1,4 @@
-"""Which runs stand for the trials of a sweep.
+"""Finding, listing and reading runs.
 
 A run belongs to a slot of its sweep: a cell of a grid, a trial of a search. Each time that a command wants the trial
 of a slot it claims one run for it, new or earlier, with a number one above the highest claim so far. The run with the
@@ -8,43 +8,158 @@ highest claim stands for the slot. Nothing is ever hidden for good: whatever is 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ecgexp.errors import UserError, said
+from ecgexp.tracking.names import File, Kind, Status, Tag, is_best, is_system, where
 from ecgexp.tracking.store import Store, find_store
 
-SLOT, CLAIM = "slot", "claim"
-# Tag of a trial that a sweep reuses: the run that was trained, which has the files.
-REUSED_FROM = "reused_from"
-# Tag: sum of the metrics of the best weights, which a database keeps without one.
-SUM = "metrics_sum"
-# Status in tables of a finished run whose metrics are not those that were recorded.
-DAMAGED = "DAMAGED"
-_SUMMED = "best/"
-# Tag by which stores of earlier versions hid a run.
-SUPERSEDED = "superseded"
 # What tells two runs of a slot apart, and how it is called.
 _REASONS = {
-    "dataset_fingerprint": "data",
-    "code": "code",
-    "device": "device",
-    "threads": "threads",
-    "precision": "precision",
-    "cell": "settings",
+    Tag.DATASET: "data",
+    Tag.CODE: "code",
+    Tag.DEVICE: "device",
+    Tag.THREADS: "threads",
+    Tag.PRECISION: "precision",
+    Tag.CELL: "settings",
 }
 _NAMED = 3  # runs that are named; of more the number is told
 
 
 def children(store: Store, parent: str) -> list[MlflowRun]:
     """All runs of the trials of a sweep that are not deleted, the earliest first."""
-    return store.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'")
+    return store.search(where({Tag.PARENT: parent}))
+
+
+def sweep_runs(store: Store, parent: str) -> list[MlflowRun]:
+    """Runs that stand for the trials of a sweep, in the order of its jobs.
+
+    Parameters
+    ----------
+    store : Store
+        Where the runs are kept.
+    parent : str
+        Id of the sweep's run.
+    """
+    return standing(children(store, parent))
+
+
+def sweeps_named(store: Store, name: str) -> list[MlflowRun]:
+    """Runs of the sweep of a name, the latest last."""
+    return store.search(where({Tag.KIND: Kind.SWEEP, Tag.SWEEP: name}))
+
+
+def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
+    """Runs of sweeps by their names or ids; without any, of the one that something last happened in.
+
+    Raises
+    ------
+    UserError
+        Where there is none.
+    """
+    sweeps: list[MlflowRun] = []
+    token = None
+    try:
+        experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
+        while token is None or token:
+            page = store.client.search_runs(experiments, where({Tag.KIND: Kind.SWEEP}), page_token=token)
+            sweeps.extend(page)
+            token = page.token or ""
+    except MlflowException as error:
+        raise UserError(f"The MLflow store {store.uri} cannot be used: {said(error)}") from error
+    sweeps.sort(key=lambda run: (run.info.end_time or float("inf"), run.info.start_time))
+    if not sweeps:
+        raise UserError(f"There is no sweep in {store.uri}: python -m ecgexp -m KEY=VALUE,VALUE makes one.")
+    found = [] if asked else sweeps[-1:]
+    for name in asked:
+        same = [run for run in sweeps if name in (run.data.tags.get(Tag.SWEEP), run.info.run_id)]
+        if not same:
+            known = ", ".join(dict.fromkeys(run.data.tags.get(Tag.SWEEP, "") for run in reversed(sweeps)))
+            raise UserError(f"There is no sweep {name} in {store.uri}, only {known}.")
+        found.append(same[-1])
+    for run in found:
+        if Tag.SWEEP not in run.data.tags:
+            raise UserError(
+                f"The sweep {run.info.run_id} has lost its tag '{Tag.SWEEP}': set it to a name in the MLflow UI."
+            )
+    return list({run.info.run_id: run for run in found}.values())
+
+
+def name_before(name: str, when: datetime) -> str:
+    """Name that a sweep takes where another one is started afresh under its own."""
+    return f"{name} before {when:%Y-%m-%d %H:%M:%S}"
+
+
+def was_named(run: MlflowRun, name: str) -> bool:
+    """Whether a sweep had a name until another one was started afresh under it."""
+    before = re.escape(name) + r" before \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+    return re.fullmatch(before, run.data.tags.get(Tag.SWEEP, "")) is not None
+
+
+def is_pruned(run: MlflowRun) -> bool:
+    """Whether a search stopped the trial early."""
+    return run.data.tags.get(Tag.PRUNED) == "true"
+
+
+def is_diverged(run: MlflowRun) -> bool:
+    """Whether the trial's loss stopped being finite."""
+    return run.data.tags.get(Tag.DIVERGED) == "true"
+
+
+def best_epoch(run: MlflowRun) -> int | None:
+    """Epoch, from 0, that a trial's best weights are of; None where it kept none."""
+    found = run.data.tags.get(Tag.BEST_EPOCH, "None")
+    return None if found == "None" else int(found)
+
+
+def attempts(run: MlflowRun) -> int:
+    """How often a trial was begun."""
+    return int(run.data.tags.get(Tag.ATTEMPTS, 1))
+
+
+def job_of(run: MlflowRun, unknown: int = 0) -> int:
+    """Number of a trial's job in its sweep."""
+    return int(run.data.tags.get(Tag.JOB, unknown))
+
+
+def is_reused(run: MlflowRun) -> bool:
+    """Whether a trial was trained for another sweep, whose run has its files."""
+    return Tag.REUSED_FROM in run.data.tags
+
+
+def source_of(run: MlflowRun) -> str:
+    """Id of the run that trained a trial and has its files: its own, or of the one that it reuses."""
+    return str(run.data.tags.get(Tag.REUSED_FROM, run.info.run_id))
+
+
+def setting(run: MlflowRun, key: str) -> str | None:
+    """What a key, or a configuration group, was in a trial; None where it did not come to saying so."""
+    return run.data.params.get(key, run.data.tags.get(key))
+
+
+def overrides_of(run: MlflowRun) -> list[str]:
+    """Overrides that a trial was started with."""
+    return list(json.loads(run.data.tags.get(Tag.OVERRIDES, "[]")))
+
+
+def overridden(run: MlflowRun) -> dict[str, str]:
+    """Values that a trial was started with, by key."""
+    pairs = (override.lstrip("+~").partition("=") for override in overrides_of(run))
+    return {key: value for key, _, value in pairs}
+
+
+def measured(run: MlflowRun) -> dict[str, float]:
+    """A run's metrics, without those of the machine."""
+    return {key: value for key, value in run.data.metrics.items() if not is_system(key)}
 
 
 def find_run(run_id: str, root: str | Path, uri: str | None) -> tuple[Store, MlflowRun]:
@@ -60,34 +175,33 @@ def find_run(run_id: str, root: str | Path, uri: str | None) -> tuple[Store, Mlf
     store = find_store(root, uri)
     try:
         run = store.client.get_run(run_id)
-        run = store.client.get_run(run.data.tags.get(REUSED_FROM, run_id))
+        run = store.client.get_run(source_of(run))
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise UserError(
-                f"There is no run {run_id} in {store.uri}: take an id from results.csv or the UI."
+                f"There is no run {run_id} in {store.uri}: take an id from {File.RESULTS} or the UI."
             ) from error
         raise UserError(f"The MLflow store {store.uri} cannot be used: {said(error)}") from error
-    tags = run.data.tags
-    if tags.get("kind") == "sweep":
-        best = tags.get("best_run_id")
-        advice = f"its best is run={best}" if best else "its results.csv lists them"
+    if run.data.tags.get(Tag.KIND) == Kind.SWEEP:
+        best = run.data.tags.get(Tag.BEST_RUN)
+        advice = f"its best is run={best}" if best else f"its {File.RESULTS} lists them"
         raise UserError(f"Run {run_id} is a sweep: choose one of its trials ({advice}).")
-    if run.info.status != "FINISHED":
+    if run.info.status != Status.FINISHED:
         raise UserError(f"Run {run_id} is {run.info.status.lower()}, not finished: it has no weights to use.")
-    if tags.get("best_epoch") == "None":
+    if run.data.tags.get(Tag.BEST_EPOCH) == "None":
         raise UserError(f"Run {run_id} kept no weights, since its loss was never finite: choose another.")
     return Store(store.client, store.uri, run.info.experiment_id, store.root), run
 
 
 def claim_of(run: MlflowRun) -> int:
     """Number of a run's claim; 0 of one that an earlier version began."""
-    return int(run.data.tags.get(CLAIM, 0))
+    return int(run.data.tags.get(Tag.CLAIM, 0))
 
 
 def standing(runs: Iterable[MlflowRun]) -> list[MlflowRun]:
     """Of the runs of a sweep those that stand for its slots, in the order of its jobs."""
     chosen = [slot[-1] for slot in _by_slot(runs)]
-    return sorted(chosen, key=lambda run: int(run.data.tags.get("job", "0")))
+    return sorted(chosen, key=job_of)
 
 
 def left_out(runs: Iterable[MlflowRun]) -> list[str]:
@@ -97,9 +211,9 @@ def left_out(runs: Iterable[MlflowRun]) -> list[str]:
         for run in earlier:
             differing = [name for tag, name in _REASONS.items() if _differs(run, chosen, tag)]
             reason = f"other {', '.join(differing)}" if differing else "the same trial, trained once more"
-            if run.info.status != "FINISHED":
+            if run.info.status != Status.FINISHED:
                 reason = run.info.status.lower()
-            said.append(f"run {run.info.run_id[:8]} of trial {chosen.data.tags.get('job', '?')} ({reason})")
+            said.append(f"run {run.info.run_id[:8]} of trial {chosen.data.tags.get(Tag.JOB, '?')} ({reason})")
     if not said:
         return []
     more = f" and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
@@ -115,9 +229,9 @@ def _by_slot(runs: Iterable[MlflowRun]) -> list[Sequence[MlflowRun]]:
     """Runs of each slot, the one that stands for it last."""
     slots: defaultdict[str, list[MlflowRun]] = defaultdict(list)
     for run in runs:
-        if SLOT in run.data.tags:
-            slots[run.data.tags[SLOT]].append(run)
-        elif SUPERSEDED not in run.data.tags:
+        if Tag.SLOT in run.data.tags:
+            slots[run.data.tags[Tag.SLOT]].append(run)
+        elif Tag.SUPERSEDED not in run.data.tags:
             slots[run.info.run_id].append(run)
     return [sorted(slot, key=precedence) for slot in slots.values()]
 
@@ -127,18 +241,18 @@ def precedence(run: MlflowRun) -> tuple[int, bool, int]:
 
     Two machines that work on one search at once may give the same number.
     """
-    return claim_of(run), run.info.status == "FINISHED", run.info.start_time
+    return claim_of(run), run.info.status == Status.FINISHED, run.info.start_time
 
 
 def metrics_sum(metrics: Mapping[str, float]) -> str:
     """Hash of the metrics of the best weights, of those that are finite: stores keep others in their own way."""
-    known = {name: float(value) for name, value in metrics.items() if name.startswith(_SUMMED)}
+    known = {name: float(value) for name, value in metrics.items() if is_best(name)}
     lines = [f"{name} {value!r}" for name, value in sorted(known.items()) if math.isfinite(value)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def status_of(run: MlflowRun) -> str:
     """MLflow's status of a run, or DAMAGED where its metrics are not those that were recorded."""
-    noted = run.data.tags.get(SUM)
-    intact = run.info.status != "FINISHED" or noted is None or noted == metrics_sum(run.data.metrics)
-    return str(run.info.status) if intact else DAMAGED
+    noted = run.data.tags.get(Tag.METRICS_SUM)
+    intact = run.info.status != Status.FINISHED or noted is None or noted == metrics_sum(run.data.metrics)
+    return str(run.info.status) if intact else Status.DAMAGED

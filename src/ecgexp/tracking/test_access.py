@@ -16,13 +16,10 @@ from typing import Any
 
 from mlflow.entities import Run as MlflowRun
 from mlflow.entities import RunTag, ViewType
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ecgexp.tracking import provenance
-from ecgexp.tracking.runs import REUSED_FROM
+from ecgexp.tracking.names import Tag, has_tag, is_look, look, where
 from ecgexp.tracking.store import Store
-
-_ENTRY, _COUNT = "look/test/", "looks/test"
 
 
 def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple[int, str]:
@@ -55,15 +52,15 @@ def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple
         "run": run.info.run_id,
         **details,
     }
-    copies = store.search(f"tags.{REUSED_FROM} = '{run.info.run_id}'")
+    copies = store.search(where({Tag.REUSED_FROM: run.info.run_id}))
     trials = {run.info.run_id, *(copy.info.run_id for copy in copies)}
-    sweeps = {parent for trial in (run, *copies) if (parent := trial.data.tags.get(MLFLOW_PARENT_RUN_ID))}
+    sweeps = {parent for trial in (run, *copies) if (parent := trial.data.tags.get(Tag.PARENT))}
     counts = {}
     for one in (*trials, *sweeps):
         # Each look has a tag of its own, so that two at a time are both counted.
-        store.client.set_tag(one, f"{_ENTRY}{now:%Y%m%dT%H%M%S.%f}", json.dumps(entry))
+        store.client.set_tag(one, look(now), json.dumps(entry))
         counts[one] = len(looks(store, one))
-        store.client.log_batch(one, tags=[RunTag(_COUNT, str(counts[one]))])
+        store.client.log_batch(one, tags=[RunTag(Tag.LOOKS, str(counts[one]))])
     if sweeps:
         return max(counts[sweep] for sweep in sweeps), "sweep"
     return counts[run.info.run_id], "run"
@@ -90,14 +87,14 @@ def looks(store: Store, run_id: str) -> list[dict[str, Any]]:
     """
     run = store.client.get_run(run_id)
     own = replace(store, experiment_id=run.info.experiment_id)
-    seen = own.search(f"tags.`{_COUNT}` LIKE '%'", ViewType.ALL)
+    seen = own.search(has_tag(Tag.LOOKS), ViewType.ALL)
     concerned = [run]
     if seen:
-        concerned += own.search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'", ViewType.ALL)
+        concerned += own.search(where({Tag.PARENT: run_id}), ViewType.ALL)
         tags = [one.data.tags for one in concerned]
-        equal = {one.get("identity") for one in tags} | {one.get(REUSED_FROM) for one in tags}
-        concerned += [one for one in seen if equal & {one.info.run_id, one.data.tags.get("identity", "none")}]
-    found = {key: text for one in concerned for key, text in one.data.tags.items() if key.startswith(_ENTRY)}
+        equal = {one.get(Tag.IDENTITY) for one in tags} | {one.get(Tag.REUSED_FROM) for one in tags}
+        concerned += [one for one in seen if equal & {one.info.run_id, one.data.tags.get(Tag.IDENTITY, "none")}]
+    found = {key: text for one in concerned for key, text in one.data.tags.items() if is_look(key)}
     return [json.loads(found[key]) for key in sorted(found)]
 
 

@@ -20,8 +20,8 @@ from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError, without_passwords
 from ecgexp.metrics.names import PER_LABEL_METRIC_NAMES, escape_labels
 from ecgexp.tracking import code, provenance
+from ecgexp.tracking.names import File, Kind, Status, Tag
 from ecgexp.tracking.run import Run, end_orphans
-from ecgexp.tracking.runs import SLOT
 from ecgexp.tracking.store import Store, open_store
 from ecgexp.training.callbacks import find_checkpoint
 from ecgexp.trials.identity import cell, identity
@@ -95,23 +95,23 @@ def claim_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None]) -> I
     tags = _tags(cfg, job, threads)
     try:
         parts = _build(cfg, tags)
-        tags |= {"identity": _identity(cfg, tags)}
+        tags |= {Tag.IDENTITY: _identity(cfg, tags)}
     except Exception:
         claimed = claim_unread(store, tags, job)
-        tags |= {**claimed.tags, "attempts": claimed.attempts}
+        tags |= {**claimed.tags, Tag.ATTEMPTS: claimed.attempts}
         with Run(store, job.name, tags, job.parent, claimed.earlier) as run:
             announce(run.id)
             _record_settings(run, cfg, job)
             raise
-    with exclusive(store, tags["identity"], wait=job.parent is not None):
+    with exclusive(store, tags[Tag.IDENTITY], wait=job.parent is not None):
         claimed = claim(store, tags, job, cfg.sweep.max_retries, cfg.resume)
-        if claimed.earlier is not None and claimed.earlier.info.status == "FINISHED":
+        if claimed.earlier is not None and claimed.earlier.info.status == Status.FINISHED:
             shutil.rmtree(store.scratch(claimed.earlier.info.run_id), ignore_errors=True)  # if killed there
             run_id = take(store, claimed, job, tags).info.run_id
             yield Claimed(cfg, job, store, parts, run_id, None, None, claimed.is_own)
             return
         checkpoint, restarted = _checkpoint(store, claimed)
-        tags |= {**claimed.tags, "attempts": claimed.attempts, **restarted}
+        tags |= {**claimed.tags, Tag.ATTEMPTS: claimed.attempts, **restarted}
         with Run(store, job.name, tags, job.parent, claimed.earlier) as run, _no_exit(job):
             announce(run.id)
             _record_settings(run, cfg, job)
@@ -125,15 +125,15 @@ def _build(cfg: DictConfig, tags: dict[str, Any]) -> Parts:
     if parts.dataset.warning:
         logger.warning(parts.dataset.warning)
         tags |= provenance.warn(parts.dataset.warning)
-    tags |= {"code": code.own_code(plain(cfg))}
+    tags |= {Tag.CODE: code.own_code(plain(cfg))}
     parts.dataset.prepare()
     _check_labels(cfg, parts.dataset)
-    tags |= {"dataset_fingerprint": parts.dataset.fingerprint()}
+    tags |= {Tag.DATASET: parts.dataset.fingerprint()}
     return parts
 
 
 def _identity(cfg: DictConfig, tags: dict[str, Any]) -> str:
-    here = (tags["dataset_fingerprint"], device_kind(cfg), tags["threads"], tags["precision"], tags["code"])
+    here = (tags[Tag.DATASET], device_kind(cfg), tags[Tag.THREADS], tags[Tag.PRECISION], tags[Tag.CODE])
     return identity(plain(cfg), *here)
 
 
@@ -150,7 +150,7 @@ def _checkpoint(store: Store, claimed: Claim) -> tuple[Path | None, dict[str, An
     if claimed.earlier is None:
         return None, {}
     checkpoint, damaged = find_checkpoint(store.scratch(claimed.earlier.info.run_id))
-    restarted = {"attempts": claimed.attempts - 1, "restarted": "its checkpoint was damaged"}
+    restarted = {Tag.ATTEMPTS: claimed.attempts - 1, Tag.RESTARTED: "its checkpoint was damaged"}
     return checkpoint, restarted if damaged else {}
 
 
@@ -174,20 +174,20 @@ def _set_threads(cfg: DictConfig, job: Job) -> int:
 def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:
     config = plain(cfg)
     return {
-        "kind": "trial",
+        Tag.KIND: Kind.TRIAL,
         **job.choices,
-        "overrides": json.dumps(job.overrides),
-        "job": job.number,
+        Tag.OVERRIDES: json.dumps(job.overrides),
+        Tag.JOB: job.number,
         **provenance.git_state(Path.cwd()),
-        "config_hash": provenance.config_hash(config),
-        "cell": cell(config),
-        SLOT: slot_of(config, job),
-        "seed": cfg.seed,
-        "precision": resolve_precision(cfg),
-        "threads": threads,
-        "package": code.package(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device_kind(cfg) == "cuda" else "cpu",
+        Tag.CONFIG_HASH: provenance.config_hash(config),
+        Tag.CELL: cell(config),
+        Tag.SLOT: slot_of(config, job),
+        Tag.SEED: cfg.seed,
+        Tag.PRECISION: resolve_precision(cfg),
+        Tag.THREADS: threads,
+        Tag.PACKAGE: code.package(),
+        Tag.TORCH: torch.__version__,
+        Tag.DEVICE: torch.cuda.get_device_name() if device_kind(cfg) == "cuda" else "cpu",
     }
 
 
@@ -195,6 +195,6 @@ def _record_settings(run: Run, cfg: DictConfig, job: Job) -> None:
     config = plain(cfg)
     run.log_params(dict(provenance.flatten(config)))
     with run.artifacts() as folder:
-        for name, content in (("config.yaml", config), ("overrides.yaml", job.overrides)):
+        for name, content in ((File.CONFIG, config), (File.OVERRIDES, job.overrides)):
             (folder / name).write_text(without_passwords(OmegaConf.to_yaml(content)))
-        (folder / "environment.txt").write_text(provenance.packages())
+        (folder / File.ENVIRONMENT).write_text(provenance.packages())

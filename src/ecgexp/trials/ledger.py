@@ -13,23 +13,30 @@ from filelock import Timeout
 from mlflow.entities import LifecycleStage
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ecgexp.errors import UserError
-from ecgexp.reports.tables import PRUNED, VALIDATION, is_pruned
+from ecgexp.tracking.names import Kind, Status, Tag, is_of_best_labels, where
 from ecgexp.tracking.run import Run
-from ecgexp.tracking.runs import CLAIM, REUSED_FROM, SLOT, SUM, claim_of, precedence, status_of
+from ecgexp.tracking.runs import (
+    attempts,
+    claim_of,
+    is_pruned,
+    is_reused,
+    job_of,
+    measured,
+    precedence,
+    source_of,
+    status_of,
+)
 from ecgexp.tracking.store import Store
 from ecgexp.trials.identity import cell, slot
 from ecgexp.trials.job import Job
 
 # Tags that tell how a run was trained and what came out: a trial that is reused keeps them. All others are its own.
 _OF_THE_TRAINING = (
-    "git_commit", "git_dirty", "package", "torch", "device", "threads", "diverged", "best_epoch", PRUNED,
-    VALIDATION,
-    SUM,
+    Tag.GIT_COMMIT, Tag.GIT_DIRTY, Tag.PACKAGE, Tag.TORCH, Tag.DEVICE, Tag.THREADS, Tag.DIVERGED, Tag.BEST_EPOCH,
+    Tag.PRUNED, Tag.VALIDATION, Tag.METRICS_SUM,
 )  # fmt: skip
-_LABELS_LEFT_OUT = "labels_left_out/best/"
 
 
 class RetriesExhausted(UserError):
@@ -57,7 +64,7 @@ class Claim:
     @property
     def attempts(self) -> int:
         """How often the trial will have been begun."""
-        return 1 if self.earlier is None else int(self.earlier.data.tags.get("attempts", 1)) + 1
+        return 1 if self.earlier is None else attempts(self.earlier) + 1
 
 
 @contextmanager
@@ -99,7 +106,7 @@ def claim(store: Store, tags: Mapping[str, Any], job: Job, max_retries: int, res
     store : Store
         Where to look.
     tags : mapping
-        The trial's ``cell``, ``identity`` and ``slot``.
+        The trial's `Tag.CELL`, `Tag.IDENTITY` and `Tag.SLOT`.
     job : Job
         That wants it.
     max_retries : int
@@ -113,18 +120,18 @@ def claim(store: Store, tags: Mapping[str, Any], job: Job, max_retries: int, res
         Where it failed too often.
     """
     if job.parent is None:
-        return Claim(_interrupted_alone(store, tags["identity"]) if resume else None, True, {})
+        return Claim(_interrupted_alone(store, tags[Tag.IDENTITY]) if resume else None, True, {})
     own = _own_runs(store, tags, job)
     marks = _next_claim(tags, own)
     if not resume:
         return Claim(None, False, marks)
-    same = [run for run in own if run.data.tags.get("identity", tags["identity"]) == tags["identity"]]
-    earlier = _last_whole(store, same) or next((run for run in same[::-1] if run.info.status != "FINISHED"), None)
+    same = [run for run in own if run.data.tags.get(Tag.IDENTITY, tags[Tag.IDENTITY]) == tags[Tag.IDENTITY]]
+    earlier = _last_whole(store, same) or next((run for run in same[::-1] if run.info.status != Status.FINISHED), None)
     if earlier is not None:
         _check_retries(earlier, max_retries)
-        stands = earlier is own[-1] and SLOT in earlier.data.tags
+        stands = earlier is own[-1] and Tag.SLOT in earlier.data.tags
         return Claim(earlier, True, {} if stands else marks)
-    elsewhere = store.search(f"tags.identity = '{tags['identity']}' and attributes.status = 'FINISHED'")
+    elsewhere = store.search(where({Tag.IDENTITY: tags[Tag.IDENTITY]}, Status.FINISHED))
     return Claim(_last_whole(store, [run for run in elsewhere if not is_pruned(run)]), False, marks)
 
 
@@ -133,7 +140,7 @@ def claim_unread(store: Store, tags: Mapping[str, Any], job: Job) -> Claim:
     if job.parent is None:
         return Claim(None, True, {})
     own = _own_runs(store, tags, job)
-    stands = own[-1] if own and own[-1].info.status != "FINISHED" else None
+    stands = own[-1] if own and own[-1].info.status != Status.FINISHED else None
     return Claim(stands, True, _next_claim(tags, own))
 
 
@@ -149,52 +156,52 @@ def take(store: Store, claimed: Claim, job: Job, tags: Mapping[str, Any]) -> Mlf
 
 def begin_lost(store: Store, config: Mapping[str, Any], job: Job) -> str:
     """Begin, or resume, the run of a trial whose process died before it could do so; returns its id."""
-    tags = {"cell": cell(dict(config)), SLOT: slot_of(config, job)}
+    tags = {Tag.CELL: cell(dict(config)), Tag.SLOT: slot_of(config, job)}
     claimed = claim_unread(store, tags, job)
-    known = {"kind": "trial", **job.choices, "overrides": json.dumps(job.overrides), "job": job.number}
-    marks = {**known, **tags, **claimed.tags, "attempts": claimed.attempts}
+    known = {Tag.KIND: Kind.TRIAL, **job.choices, Tag.OVERRIDES: json.dumps(job.overrides), Tag.JOB: job.number}
+    marks = {**known, **tags, **claimed.tags, Tag.ATTEMPTS: claimed.attempts}
     return Run(store, job.name, marks, job.parent, claimed.earlier).id
 
 
 def _interrupted_alone(store: Store, identity: str) -> MlflowRun | None:
-    same = store.search(f"tags.identity = '{identity}' and attributes.status = 'KILLED'")
-    alone = [run for run in same if MLFLOW_PARENT_RUN_ID not in run.data.tags]
+    same = store.search(where({Tag.IDENTITY: identity}, Status.KILLED))
+    alone = [run for run in same if Tag.PARENT not in run.data.tags]
     return alone[-1] if alone else None
 
 
 def _own_runs(store: Store, tags: Mapping[str, Any], job: Job) -> list[MlflowRun]:
     """Runs of a sweep for one of its slots, the one that stands for it last."""
-    parent = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{job.parent}'"
-    found = store.search(f"{parent} and tags.{SLOT} = '{tags[SLOT]}'")
+    parent = {Tag.PARENT: str(job.parent)}
+    found = store.search(where({**parent, Tag.SLOT: tags[Tag.SLOT]}))
     # Runs of an earlier version have no slot. They get it here, since it is from now on that others may outdo them.
-    for run in store.search(f"{parent} and tags.cell = '{tags['cell']}'"):
-        if SLOT not in run.data.tags and (job.study is None or run.data.tags.get("job") == str(job.number)):
-            store.client.set_tag(run.info.run_id, SLOT, tags[SLOT])
+    for run in store.search(where({**parent, Tag.CELL: tags[Tag.CELL]})):
+        if Tag.SLOT not in run.data.tags and (job.study is None or job_of(run, -1) == job.number):
+            store.client.set_tag(run.info.run_id, Tag.SLOT, tags[Tag.SLOT])
             found.append(run)
     return sorted(found, key=precedence)
 
 
 def _check_retries(run: MlflowRun, max_retries: int) -> None:
-    failures = int(run.data.tags.get("attempts", 1))
-    if run.info.status == "FAILED" and failures > max_retries:
-        error = run.data.tags.get("error", "no reason was noted")
+    failures = attempts(run)
+    if run.info.status == Status.FAILED and failures > max_retries:
+        error = run.data.tags.get(Tag.ERROR, "no reason was noted")
         raise RetriesExhausted(f"{error} (failed {failures} times; sweep.max_retries={max_retries})")
 
 
 def _next_claim(tags: Mapping[str, Any], own: Sequence[MlflowRun]) -> dict[str, str]:
-    return {SLOT: str(tags[SLOT]), CLAIM: str(1 + max(map(claim_of, own), default=0))}
+    return {Tag.SLOT: str(tags[Tag.SLOT]), Tag.CLAIM: str(1 + max(map(claim_of, own), default=0))}
 
 
 def _last_whole(store: Store, runs: Sequence[MlflowRun]) -> MlflowRun | None:
     """The last finished run whose files are still there: what a reused one stands for may have been deleted since."""
-    finished = [run for run in runs if status_of(run) == "FINISHED"]
-    trained = [run for run in finished if REUSED_FROM not in run.data.tags]
+    finished = [run for run in runs if status_of(run) == Status.FINISHED]
+    trained = [run for run in finished if not is_reused(run)]
     return trained[-1] if trained else next((run for run in finished[::-1] if _has_its_source(store, run)), None)
 
 
 def _has_its_source(store: Store, run: MlflowRun) -> bool:
     try:
-        source = store.client.get_run(run.data.tags[REUSED_FROM])
+        source = store.client.get_run(source_of(run))
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -204,16 +211,12 @@ def _has_its_source(store: Store, run: MlflowRun) -> bool:
 
 def _reuse(store: Store, source: MlflowRun, job: Job, tags: Mapping[str, Any]) -> MlflowRun:
     """Record in a sweep that another one trained this trial already; the files stay with that run."""
-    known = {
-        key: value
-        for key, value in source.data.tags.items()
-        if key in _OF_THE_TRAINING or key.startswith(_LABELS_LEFT_OUT)
-    }
-    marks = {REUSED_FROM: source.data.tags.get(REUSED_FROM, source.info.run_id)}
-    if tags.get("git_commit") != known.get("git_commit"):
-        marks["reused_from_commit"] = known.get("git_commit", "unknown")
+    known = {key: value for key, value in source.data.tags.items() if key in _OF_THE_TRAINING or is_of_best_labels(key)}
+    marks = {Tag.REUSED_FROM: source_of(source)}
+    if tags.get(Tag.GIT_COMMIT) != known.get(Tag.GIT_COMMIT):
+        marks[Tag.REUSED_FROM_COMMIT] = known.get(Tag.GIT_COMMIT, "unknown")
     own = {key: value for key, value in tags.items() if key not in _OF_THE_TRAINING}
     with Run(store, job.name, {**own, **known, **marks}, job.parent) as run:
         run.log_params(source.data.params)
-        run.log_metrics({key: value for key, value in source.data.metrics.items() if not key.startswith("system/")})
+        run.log_metrics(measured(source))
     return store.client.get_run(run.id)

@@ -15,14 +15,23 @@ from ecgexp.config.build import Example, describe, example
 from ecgexp.config.schema import objectives
 from ecgexp.datasets.base import SplitName
 from ecgexp.errors import UserError
-from ecgexp.metrics.names import COSTS, LATENCY
-from ecgexp.reports.tables import PRUNED, VALIDATION, is_pruned
+from ecgexp.metrics.names import COSTS, LATENCY, PARAMETERS
 from ecgexp.reports.trial import validation_fingerprint, write_confusion, write_curves, write_predictions
 from ecgexp.tracking.model import log_model
-from ecgexp.tracking.overlap import TRAINED_ON, write_trained_on
+from ecgexp.tracking.names import (
+    EPOCH_SECONDS,
+    EPOCHS,
+    TRAIN_SECONDS,
+    File,
+    Tag,
+    best_metric,
+    labels_left_out,
+    predictions_file,
+)
+from ecgexp.tracking.overlap import write_trained_on
 from ecgexp.tracking.privacy import hashed_patients
 from ecgexp.tracking.run import Run
-from ecgexp.tracking.runs import SUM, metrics_sum
+from ecgexp.tracking.runs import is_diverged, is_pruned, metrics_sum
 from ecgexp.training.batches import moved, tensors
 from ecgexp.training.fit import Fitted, build_trainer, evaluate, shown
 from ecgexp.training.network import Network, measure
@@ -74,8 +83,8 @@ def outcome(claimed: Claimed) -> Outcome:
         Where the run has no value of an objective.
     """
     run, reused = claimed.store.client.get_run(claimed.run_id), claimed.run is None
-    metrics, diverged = run.data.metrics, run.data.tags.get("diverged") == "true"
-    seconds = metrics.get("train_seconds", 0.0)
+    metrics, diverged = run.data.metrics, is_diverged(run)
+    seconds = metrics.get(TRAIN_SECONDS, 0.0)
     if is_pruned(run):
         return Outcome(claimed.run_id, [], reused, diverged, seconds, pruned=True)
     wanted = objectives(claimed.cfg)
@@ -86,11 +95,11 @@ def outcome(claimed: Claimed) -> Outcome:
 
 
 def _record_training(run: Run, fitted: Fitted) -> None:
-    seconds = sum(epoch["epoch_seconds"] for epoch in fitted.history)
+    seconds = sum(epoch[EPOCH_SECONDS] for epoch in fitted.history)
     parameters = sum(parameter.numel() for parameter in fitted.network.parameters())
-    run.log_metrics({"epochs": len(fitted.history), "train_seconds": seconds, "parameters": parameters})
-    tags = {"diverged": str(fitted.diverged).lower(), "best_epoch": fitted.best_epoch}
-    run.set_tags({**tags, PRUNED: "true"} if fitted.pruned else tags)
+    run.log_metrics({EPOCHS: len(fitted.history), TRAIN_SECONDS: seconds, PARAMETERS: parameters})
+    tags = {Tag.DIVERGED: str(fitted.diverged).lower(), Tag.BEST_EPOCH: fitted.best_epoch}
+    run.set_tags({**tags, Tag.PRUNED: "true"} if fitted.pruned else tags)
 
 
 def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, outputs: dict[SplitName, tuple[Tensor, Tensor]]) -> None:
@@ -98,8 +107,8 @@ def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, outputs: dict[Spl
     left_out: dict[str, tuple[str, ...]] = {}
     for split, (logits, targets) in outputs.items():
         found = measure(logits, targets, fitted.loss.cpu(), fitted.target)
-        metrics |= {f"best/{split}/{name}": value for name, value in found.metrics.items()}
-        left_out |= {f"best/{split}/{name}": labels for name, labels in found.left_out.items()}
+        metrics |= {best_metric(split, name): value for name, value in found.metrics.items()}
+        left_out |= {best_metric(split, name): labels for name, labels in found.left_out.items()}
     for objective in objectives(cfg):
         if objective == LATENCY:
             record = example(fitted.dataset, fitted.data.splits["val"], 1)
@@ -110,8 +119,8 @@ def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, outputs: dict[Spl
                 "choose another metric, or data in which its labels occur."
             )
     run.log_metrics(metrics)
-    run.set_tags({SUM: metrics_sum(metrics)})
-    run.set_tags({f"labels_left_out/{name}": ", ".join(labels) for name, labels in left_out.items()})
+    run.set_tags({Tag.METRICS_SUM: metrics_sum(metrics)})
+    run.set_tags({labels_left_out(name): ", ".join(labels) for name, labels in left_out.items()})
 
 
 def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, logits: Tensor, targets: Tensor) -> None:
@@ -119,17 +128,17 @@ def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, logits: Tensor, tar
     dataset, records = fitted.dataset, fitted.data.splits["val"]
     names, probabilities = dataset.label_names, fitted.target.activation()(logits)
     description = {**describe(cfg, dataset), "counts": dataset.summary()}
-    run.set_tags({VALIDATION: validation_fingerprint(records.ids, targets.numpy(), names)})
+    run.set_tags({Tag.VALIDATION: validation_fingerprint(records.ids, targets.numpy(), names)})
     with run.artifacts() as folder:
         keep = cfg.privacy.patients == "keep"
         patients = records.patients if keep else hashed_patients(run.store, records.patients)
-        path = folder / "predictions_val.parquet"
+        path = folder / predictions_file("val")
         write_predictions(path, records.ids, probabilities, targets, names, patients)
         write_confusion(folder, "val", fitted.target, probabilities, targets)
-        write_curves(folder / "learning_curves.png", fitted.history, shown(cfg), fitted.best_epoch)
-        write_trained_on(folder / TRAINED_ON, run.store, fitted.data.splits)
-        (folder / "data.json").write_text(json.dumps(description, indent=1))
-        torch.save(fitted.network.cpu().state_dict(), folder / "weights.pt")
+        write_curves(folder / File.CURVES, fitted.history, shown(cfg), fitted.best_epoch)
+        write_trained_on(folder / File.TRAINED_ON, run.store, fitted.data.splits)
+        (folder / File.DATA).write_text(json.dumps(description, indent=1))
+        torch.save(fitted.network.cpu().state_dict(), folder / File.WEIGHTS)
 
 
 def _keeps_model(cfg: DictConfig, job: Job) -> bool:
