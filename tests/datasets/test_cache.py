@@ -259,7 +259,7 @@ def test_a_file_that_changes_while_it_is_read(folder, tmp_path, monkeypatch):
 
 def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):
     (tmp_path / "cache").touch()
-    with pytest.raises(UserError, match=r"the signal cache .*cache cannot be used .*dataset\.cache_dir"):
+    with pytest.raises(UserError, match=r"The signal cache .*cache cannot be used .*dataset\.cache_dir"):
         read(folder, tmp_path)
     (tmp_path / "cache").unlink()
     usage = cache.shutil.disk_usage(tmp_path)._replace(free=20 * 1000 * 12 * 4 - 1)

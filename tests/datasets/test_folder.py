@@ -115,7 +115,7 @@ def test_records_without_a_gain_are_bad_or_assumed_and_said(tmp_path, caplog):
     header.write_text(header.read_text().replace("1000.0(0)/mV", "0"))
     own = Own(tmp_path, pd.DataFrame({"record": [f"r{i}" for i in range(4)], "AF": 1, "use": splits}), tmp_path, {})
     options = {"labels": ["AF"], "patient_column": None}
-    with pytest.raises(UserError, match=r"record r1 .* no gain for lead I, II, .* uncalibrated=assume"):
+    with pytest.raises(UserError, match=r"Record r1 .* no gain for lead I, II, .* uncalibrated=assume"):
         own.dataset(**options).prepare()
     assert len(own.dataset(**options, on_bad_record="skip").load("train")) == 1
     dataset = own.dataset(**options, uncalibrated="assume")
@@ -186,11 +186,11 @@ TABLES = {
     "split": (set_cell(3, "use", "tarin"), r"has the split 'tarin' in line 5: write train, val or test"),
     "patient in two splits": (
         set_cell(3, "use", "val"),
-        r"a patient is in more than one split \(records part0/rec02 in train, part1/rec03 in val\)",
+        r"A patient is in more than one split \(records part0/rec02 in train, part1/rec03 in val\)",
     ),
     "empty split": (
         lambda o: o.table.replace({"use": {"val": "train"}}, inplace=True),
-        r"the val split of .* is empty: write val into column 'use'",
+        r"The val split of .* is empty: write val into column 'use'",
     ),
 }
 
@@ -219,7 +219,7 @@ def test_a_bad_table(own, case):
 )
 def test_a_bad_record(own, damage, options, message):
     damage(own)
-    with pytest.raises(UserError, match=rf"record .* is bad: .*: {message}; mend it, or leave bad records out"):
+    with pytest.raises(UserError, match=rf"Record .* is bad: .*: {message}. Mend it, or leave bad records out"):
         own.dataset(**options).prepare()
     dataset = own.dataset(**options, on_bad_record="skip")
     assert len(dataset.load("train")) == 29
@@ -246,7 +246,7 @@ def test_none_or_several_labels_are_bad_where_there_is_exactly_one(own, columns,
     own.table["AF"] = 1 - own.table["PVC"]
     own.table["findings"] = np.where(own.table["AF"] == 1, "AF", "PVC")
     damage(own)
-    message = rf"record .* is bad: .*: it has {held} in labels\.csv, where dataset\.multiclass takes exactly one label;"
+    message = rf"Record .* is bad: .*: it has {held} in labels\.csv, where .* takes exactly one label\. Mend it"
     with pytest.raises(UserError, match=message):
         own.dataset(multiclass=True, **columns).prepare()
     dataset = own.dataset(multiclass=True, on_bad_record="skip", **columns)
@@ -275,16 +275,18 @@ def test_impossible_arguments(own):
         own.dataset(labels=["AF", "PVC", "AF"])
     with pytest.raises(UserError, match=r"dataset\.lead_names names I twice"):
         own.dataset(lead_names=["I", "II", "i"])
-    with pytest.raises(UserError, match=r"dataset\.fractions \[0\.8, 0\.1, 0\.2\] sum to 1\.1"):
+    with pytest.raises(UserError, match=r"'dataset\.fractions' is \[0\.8, 0\.1, 0\.2\], which sum to 1\.1"):
         own.dataset(fractions=[0.8, 0.1, 0.2])
     with pytest.raises(
-        UserError, match=r"dataset\.fractions \[0\.8, 0\.2\] has 2 shares: give three, .* \[0\.8,0\.2,0\]"
+        UserError, match=r"'dataset\.fractions' is \[0\.8, 0\.2\], which are 2 shares: give three, .* \[0\.8,0\.2,0\]"
     ):
         own.dataset(fractions=[0.8, 0.2])
     for shares in (["0.8", "0.1", "0.1"], [1.2, -0.1, -0.1], [float("nan"), 0.5, 0.5], [None, 0.5, 0.5]):
-        with pytest.raises(UserError, match=r"dataset\.fractions \[.*\]: give each share as a number from 0 to 1\.$"):
+        with pytest.raises(
+            UserError, match=r"'dataset\.fractions' is \[.*\]: give each share as a number from 0 to 1\.$"
+        ):
             own.dataset(fractions=shares)
-    with pytest.raises(UserError, match=r"dataset\.labels has an empty name"):
+    with pytest.raises(UserError, match=r"'dataset\.labels' has an empty name"):
         own.dataset(labels=["AF", " "])
 
 
@@ -415,15 +417,15 @@ LINKS = {
     ),
     "folder": (
         lambda root: (root / "a").symlink_to("gone"),
-        r"record a/r1 .* header file r1\.hea is missing, because .*data/a is a link to gone, which leads nowhere; mend",
+        r"Record a/r1 .* header file r1\.hea is missing, because .*data/a is a link to gone, which leads nowhere\.",
     ),
     "header": (
         lambda root: (root / "a").mkdir() or (root / "a/r1.hea").symlink_to("gone"),
-        r"record a/r1 .* header file r1\.hea is a link to gone, which leads nowhere; mend",
+        r"Record a/r1 .* header file r1\.hea is a link to gone, which leads nowhere\. Mend",
     ),
     "header in a circle": (
         lambda root: (root / "a").mkdir() or (root / "a/r1.hea").symlink_to("r1.hea"),
-        r"record a/r1 .* header file r1\.hea is a link to r1\.hea, which leads nowhere; mend",
+        r"Record a/r1 .* header file r1\.hea is a link to r1\.hea, which leads nowhere\. Mend",
     ),
 }
 
@@ -442,5 +444,5 @@ def test_a_signal_file_that_is_a_link_to_nowhere(linked, tmp_path, target):
     store, _ = linked
     (store / "one/r1.dat").unlink()
     (store / "one/r1.dat").symlink_to(target)
-    with pytest.raises(UserError, match=rf"signal file r1\.dat is a link to {target}, which leads nowhere; mend"):
+    with pytest.raises(UserError, match=rf"signal file r1\.dat is a link to {target}, which leads nowhere\. Mend"):
         own_records(store, tmp_path, ["one/r1", "two/r2"]).prepare()

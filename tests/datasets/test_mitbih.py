@@ -209,7 +209,7 @@ def test_training_never_touches_the_test_recordings(copied):
     dataset.prepare()
     dataset.fingerprint()
     assert "test" not in dataset.summary()
-    with pytest.raises(UserError, match=r"record .*100: its files are truncated or damaged"):
+    with pytest.raises(UserError, match=r"Record .*100: its files are truncated or damaged"):
         dataset.load("test")
 
 
@@ -409,7 +409,7 @@ def test_the_last_annotation_may_be_at_the_last_sample(copied):
 def test_leads_that_nothing_has(dataset):
     with pytest.raises(UserError, match=r"No recording in .* has a lead V9: dataset\.lead may be MLII"):
         dataset(lead="V9").prepare()
-    with pytest.raises(UserError, match=r"dataset\.lead names no lead"):
+    with pytest.raises(UserError, match=r"'dataset\.lead' names no lead"):
         dataset(lead=[])
 
 

@@ -63,7 +63,7 @@ def test_folds_are_chosen(folder):
     assert dataset.load("train").ids.tolist() == ["4", "5", "14", "15"]
     assert dataset.load("test").ids.tolist() == ["3", "13"]
     for options in ({"val_fold": 10}, {"train_folds": [8, 9]}, {"test_fold": [9, 10]}):
-        with pytest.raises(UserError, match=r"fold (9|10) has two uses"):
+        with pytest.raises(UserError, match=r"Fold (9|10) has two uses"):
             folder.dataset(**options)
 
 
@@ -85,7 +85,7 @@ def test_training_never_touches_the_test_fold(folder):
     dataset.normalization()
     dataset.fingerprint()
     assert dataset.summary()["test"] == {"records": 2}
-    with pytest.raises(UserError, match=r"record 10 .* its scp_codes 'nonsense' cannot be read"):
+    with pytest.raises(UserError, match=r"Record 10 .* its scp_codes 'nonsense' cannot be read"):
         dataset.load("test")
 
 
@@ -215,15 +215,15 @@ FOLDERS = {
     "file twice": (lambda f: f.set(2, "filename_lr", "records100/00000/00001_lr"), r"record file .*1_lr occurs 2"),
     "patient in two splits": (
         lambda f: f.set(9, "patient_id", 1002.0),
-        r"a patient is in more than one split \(records 2 in train, 9 in val\): put all",
+        r"A patient is in more than one split \(records 2 in train, 9 in val\): put all",
     ),
     "empty split": (
         lambda f: [f.set(i, "strat_fold", 3) for i in (9, 19)],
-        r"the val split of .* is empty: set dataset\.val_fold to folds",
+        r"The val split of .* is empty: set dataset\.val_fold to folds",
     ),
     "no label in a split": (
         lambda f: [f.set(i, "scp_codes", "{'SR': 0.0}") for i in (9, 19)],
-        r"the val split of .* is empty: 0 of its records are bad and 2 have no label; set dataset\.val_fold",
+        r"The val split of .* is empty, since 0 of its records are bad and 2 have no label: set dataset\.val_fold",
     ),
     "other labels": (
         lambda f: (f.root / "scp_statements.csv").write_text(
@@ -316,7 +316,7 @@ def test_a_bad_record(folder, case):
     with pytest.raises(UserError, match=message) as error:
         folder.dataset().prepare()
     sentence = str(error.value)
-    assert sentence.startswith(f"record 2 of {folder.root} is bad: records100/00000/00002_lr: ")
+    assert sentence.startswith(f"Record 2 of {folder.root} is bad: records100/00000/00002_lr: ")
     assert "dataset.on_bad_record=skip" in sentence
     assert "\n" not in sentence
 
@@ -332,7 +332,7 @@ def test_a_bad_record(folder, case):
 def test_several_bad_records_are_counted(folder):
     for i in (2, 4, 9):
         folder.path(i).with_suffix(".dat").unlink()
-    with pytest.raises(UserError, match=r"record 2 of .* \(so are 1 more\); mend it"):
+    with pytest.raises(UserError, match=r"Record 2 of .* \(so are 1 more\)\. Mend it"):
         folder.dataset().load("train")
     summary = folder.dataset(on_bad_record="skip").summary()
     assert [bad["record"] for split in ("train", "val") for bad in summary[split]["bad"]] == ["2", "4", "9"]

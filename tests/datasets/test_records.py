@@ -135,7 +135,7 @@ def test_more_leads_are_omitted_and_said(tmp_path):
 )
 def test_exact_refuses_to_adapt(tmp_path, samples, leads, rate, message):
     write_record(tmp_path / "r", RNG.normal(size=(samples, len(leads))), leads, rate)
-    with pytest.raises(RecordError, match=f"record {tmp_path / 'r'}: {message}"):
+    with pytest.raises(RecordError, match=f"Record {tmp_path / 'r'} cannot be used: {message}"):
         read(tmp_path / "r", exact=True)
 
 

@@ -443,10 +443,10 @@ class TestDataset:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"records": 0}, "records is 0"),
+            ({"records": 0}, "'dataset.records' is 0"),
             ({"records": 100_000}, "99999"),
-            ({"generator_seed": -1}, "generator_seed is -1"),
-            ({"sampling_rate": 250}, "sampling_rate is 250"),
+            ({"generator_seed": -1}, "'dataset.generator_seed' is -1"),
+            ({"sampling_rate": 250}, "'dataset.sampling_rate' is 250"),
         ],
     )
     def test_impossible_options_are_refused(self, tmp_path, options, message):

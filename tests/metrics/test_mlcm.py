@@ -208,7 +208,7 @@ def test_update_on_a_gpu_is_exact_and_waits_for_nothing(rule):
         ({"threshold": 1.1}, "threshold"),
         ({"threshold": float("nan")}, "threshold"),
         ({"threshold": "0.5"}, "threshold"),
-        ({"rule": "paper"}, "rule is one of published, order_free"),
+        ({"rule": "paper"}, "The argument rule is one of published, order_free"),
     ],
 )
 def test_refuses_impossible_arguments(arguments, message):

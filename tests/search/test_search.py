@@ -102,7 +102,7 @@ def test_an_unknown_tag_is_refused():
 )
 def test_a_space_with_hidden_sizes_that_the_heads_do_not_divide_is_refused(space):
     net = {"_target_": "ecgexp.models.Recurrent", "hidden": 32, "heads": 4}
-    with pytest.raises(UserError, match="cannot be shared equally") as error:
+    with pytest.raises(UserError, match="cannot share equally") as error:
         read(*space).check_together(OmegaConf.create({"model": net}))
     assert is_one_sentence(str(error.value).replace(". ", "; ", 1))
     fine = read("model.hidden=range(32,49,8)", "model.heads=4,8", "lr=interval(0.1,1)")
@@ -126,7 +126,7 @@ def test_a_space_of_any_size_is_checked_in_a_moment(caplog, monkeypatch):
 
 def test_of_a_large_space_most_that_does_not_fit_is_found():
     net = OmegaConf.create({"model": {"_target_": "ecgexp.models.Recurrent", "hidden": 32, "heads": 4}})
-    with pytest.raises(UserError, match="cannot be shared equally"):
+    with pytest.raises(UserError, match="cannot share equally"):
         read("model.hidden=int(interval(1,1000000000))").check_together(net)
 
 

@@ -53,7 +53,7 @@ def test_what_fits_is_trained(environment):
     [
         (TORCHRUN, (trainer(2), 32, True), "a sweep starts those of each trial itself"),
         (SRUN, (trainer(), 32, False), "started 2 processes, but trainer.devices=1 asks for 1"),
-        (TORCHRUN, (trainer(2), 33, False), "batch_size=33 cannot be shared equally by 2 processes"),
+        (TORCHRUN, (trainer(2), 33, False), "which 2 processes cannot share equally"),
         ({}, (trainer(2, num_nodes=2), 32, False), "start a single trial with torchrun or srun"),
     ],
 )

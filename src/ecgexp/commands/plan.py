@@ -89,7 +89,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
     name = args.config_name or "config"
     if args.config_dir and not Path(args.config_dir).is_dir():
         raise UserError(
-            f"--config-dir {args.config_dir} is not a folder: it is the one that holds model/ and the like."
+            f"There is no folder {args.config_dir}: --config-dir names the one that holds model/ and the like."
         )
     searchpath = _searchpath(args)
     try:
@@ -238,9 +238,13 @@ def _check_parts(hydra: DictConfig) -> None:
 def _check_launcher(launcher: DictConfig, name: str) -> None:
     package = ".".join(str(launcher._target_).split(".")[:2])
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"hydra/launcher={name} needs a package that is not installed: pip install 'ecgexp[{name}]'.")
+        raise UserError(
+            f"The launcher hydra/launcher={name} needs a package that is not installed: pip install 'ecgexp[{name}]'."
+        )
     if launcher.get("n_jobs") == 0:
-        raise UserError("hydra.launcher.n_jobs is 0: give the number of trials at once, or -1 for one per core.")
+        raise UserError(
+            "Config key 'hydra.launcher.n_jobs' is 0: give the number of trials at once, or -1 for one per core."
+        )
     if launcher.get("prefer") == "threads" or launcher.get("require") == "sharedmem":
         raise UserError("Trials run in processes: leave hydra.launcher.prefer and hydra.launcher.require out.")
     if (launcher.get("nodes") or 1) * (launcher.get("tasks_per_node") or 1) > 1:

@@ -125,9 +125,9 @@ def _record_paths(words: list[str]) -> list[Path]:
 def _plot_path(word: str) -> Path:
     path = Path(word).expanduser()
     if path.suffix.lower() not in PICTURES:
-        raise UserError(f"plot={word} is no picture: name a file that ends in {', '.join(PICTURES)}.")
+        raise UserError(f"The file plot={word} is no picture: name a file that ends in {', '.join(PICTURES)}.")
     if not path.parent.is_dir():
-        raise UserError(f"plot={word} cannot be written: there is no folder {path.parent}.")
+        raise UserError(f"The file plot={word} cannot be written: there is no folder {path.parent}.")
     return path
 
 

@@ -68,7 +68,7 @@ def check_device(cfg: DictConfig) -> None:
         Where torch sees none, or a CPU is to train in float16, for which Lightning would take bfloat16 without a word.
     """
     if cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError("trainer.accelerator asks for a GPU, but torch sees none: use trainer=cpu.")
+        raise UserError("Config key 'trainer.accelerator' asks for a GPU, but torch sees none: use trainer=cpu.")
     if cfg.precision == "16-mixed" and device_kind(cfg) == "cpu":
         raise UserError("Config key 'precision' is '16-mixed', which only a GPU computes: use bf16-mixed on a CPU.")
 

@@ -285,7 +285,9 @@ def _check_trainer(trainer: dict[str, Any], batch_size: int) -> None:
     if not isinstance(devices, int) or isinstance(devices, bool) or devices < 1:
         raise UserError(f"Config key 'trainer.devices' must be a positive whole number, but is {devices!r}.")
     if batch_size % devices:
-        raise UserError(f"batch_size={batch_size} cannot be shared equally by trainer.devices={devices} processes.")
+        raise UserError(
+            f"Config key 'batch_size' is {batch_size}, which trainer.devices={devices} cannot share equally."
+        )
 
 
 def _check_loss(loss: Component, multiclass: bool) -> None:

@@ -68,10 +68,10 @@ def cached_array(
             found = _open(cache_dir, key)
     except OSError as error:
         raise UserError(
-            f"the signal cache {cache_dir} cannot be used ({error}); set dataset.cache_dir to a folder that can"
+            f"The signal cache {cache_dir} cannot be used ({error}): set dataset.cache_dir to a folder that can."
         ) from error
     if found is None:
-        raise UserError(f"the signal cache {cache_dir} is changed by something else; remove it and retry")
+        raise UserError(f"The signal cache {cache_dir} is changed by something else: remove it and start again.")
     return found
 
 

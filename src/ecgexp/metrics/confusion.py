@@ -234,10 +234,10 @@ class MLCM(Metric):
         val = self.compute() if val is None else val
         size = self.num_labels + 1
         if not isinstance(val, Tensor) or val.shape != (size, size):
-            raise UserError(f"val is one matrix of shape ({size}, {size}), as compute() returns it.")
+            raise UserError(f"The argument val is one matrix of shape ({size}, {size}), as compute() returns it.")
         names = [str(label) for label in range(self.num_labels)] if labels is None else list(labels)
         if len(names) != self.num_labels:
-            raise UserError(f"labels are {self.num_labels} names, without NTL and NPL, not {len(names)}.")
+            raise UserError(f"The argument labels is {self.num_labels} names, without NTL and NPL, not {len(names)}.")
         figure, axes = plot_confusion_matrix(val, ax=ax, add_text=add_text and size <= _MOST_NAMED, cmap=cmap)
         places = range(0, size, -(-size // _MOST_NAMED))
         axes.set_xticks(places, [[*names, "NPL"][place] for place in places])
@@ -247,11 +247,11 @@ class MLCM(Metric):
 
 def _validate_arguments(num_labels: int, threshold: float, rule: Rule) -> None:
     if isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1:
-        raise UserError(f"num_labels is a whole number of at least 1, not {num_labels!r}.")
+        raise UserError(f"The argument num_labels is a whole number of at least 1, not {num_labels!r}.")
     if not isinstance(threshold, float | int) or not 0 <= threshold <= 1:
-        raise UserError(f"threshold is a number from 0 to 1, not {threshold!r}.")
+        raise UserError(f"The argument threshold is a number from 0 to 1, not {threshold!r}.")
     if rule not in get_args(Rule):
-        raise UserError(f"rule is one of {', '.join(get_args(Rule))}, not {rule!r}.")
+        raise UserError(f"The argument rule is one of {', '.join(get_args(Rule))}, not {rule!r}.")
 
 
 def validate_tensors(preds: Tensor, target: Tensor, num_labels: int) -> None:

@@ -377,4 +377,6 @@ def check_heads(hidden: int, heads: int) -> None:
     if hidden % heads:
         lower = hidden // heads * heads
         nearest = f"{lower} or {lower + heads}" if lower else f"{heads}"
-        raise UserError(f"model.hidden={hidden} cannot be shared equally by model.heads={heads}: take {nearest}.")
+        raise UserError(
+            f"Config key 'model.hidden' is {hidden}, which model.heads={heads} cannot share equally: take {nearest}."
+        )

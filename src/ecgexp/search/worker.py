@@ -138,7 +138,8 @@ class Search:
         try:
             return instantiate(self.config.sampler, seed=seed)
         except Exception as error:  # whatever a sampler's constructor raises
-            raise UserError(f"hydra.sweeper.sampler cannot be used: {first_line(error.__cause__ or error)}") from error
+            message = first_line(error.__cause__ or error).rstrip(".")
+            raise UserError(f"Config key 'hydra.sweeper.sampler' cannot be used: {message}.") from error
 
     def open(self, storage: optuna.storages.BaseStorage, name: str) -> Study:
         """Open the study, ready to be asked."""
@@ -200,7 +201,7 @@ class Search:
         function = self.function()
         if not self.axes and function is None:
             raise UserError(
-                "hydra/sweeper=optuna has nothing to search: give keys several values, such as "
+                "The sweeper hydra/sweeper=optuna has nothing to search: give keys several values, such as "
                 "'lr=tag(log, interval(1e-4, 1e-1))', or hydra.sweeper.space."
             )
         for known in self.config.enqueue:
@@ -216,7 +217,8 @@ class Search:
         try:
             build_pruner(self.config.pruner)
         except Exception as error:  # whatever a pruner's constructor raises
-            raise UserError(f"hydra.sweeper.pruner cannot be used: {first_line(error.__cause__ or error)}") from error
+            message = first_line(error.__cause__ or error).rstrip(".")
+            raise UserError(f"Config key 'hydra.sweeper.pruner' cannot be used: {message}.") from error
 
     def _check_same_space(self, study: Study) -> None:
         for trial in study.get_trials(deepcopy=False):
@@ -245,14 +247,18 @@ class Search:
         if key not in self.axes:
             if more:  # the function may add it
                 return
-            raise UserError(f"hydra.sweeper.enqueue sets '{key}', which is not searched: {', '.join(self.axes)} are.")
+            raise UserError(
+                f"Config key 'hydra.sweeper.enqueue' sets '{key}', which is not searched: {', '.join(self.axes)} are."
+            )
         distribution = self.axes[key].distribution
         try:
             inside = distribution._contains(distribution.to_internal_repr(value))
         except ValueError:
             inside = False
         if not inside:
-            raise UserError(f"hydra.sweeper.enqueue sets {key}={value}, which is outside of its search space.")
+            raise UserError(
+                f"Config key 'hydra.sweeper.enqueue' sets {key}={value}, which is outside of its search space."
+            )
 
 
 @dataclass
@@ -395,8 +401,9 @@ class Worker:
                 returned = function(trial)
                 added = None if returned is None else dict(returned)
             except Exception as error:  # whatever a user's function raises
+                message = first_line(error).rstrip(".")
                 raise UserError(
-                    f"hydra.sweeper.space={self.search.config.space} failed: {first_line(error)}"
+                    f"The space {self.search.config.space} (hydra.sweeper.space) failed: {message}."
                 ) from error
         if added is None:
             added = {name: value for name, value in trial.params.items() if name not in self.search.axes}

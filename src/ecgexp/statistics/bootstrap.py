@@ -365,7 +365,7 @@ def compare(values: ArrayLike, draws: ArrayLike, level: float = 0.95) -> Compari
        https://doi.org/10.3982/ECTA5771
     """
     if not 0 < level < 1:
-        raise UserError(f"level is a confidence between 0 and 1, such as 0.95, not {level!r}.")
+        raise UserError(f"The argument level is a confidence between 0 and 1, such as 0.95, not {level!r}.")
     values, draws = np.asarray(values, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     winner = int(values.argmax())
     share_best = (draws == draws.max(axis=1, keepdims=True)).mean(axis=0)
@@ -474,7 +474,7 @@ def _validate(
     if who.shape != given.shape[:1]:
         raise UserError(f"Patients have the shape {given.shape[:1]}, one for each record, not {who.shape}.")
     if resamples < 2:
-        raise UserError(f"resamples is a whole number of at least 2, better 1000, not {resamples!r}.")
+        raise UserError(f"The argument resamples is a whole number of at least 2, better 1000, not {resamples!r}.")
     known, first, patient = np.unique(who, return_index=True, return_inverse=True)
     patient = first.argsort().argsort()[patient]  # in the order of the records, however patients are called
     if len(known) < 2:

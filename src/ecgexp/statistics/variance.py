@@ -112,7 +112,7 @@ def variance_components(values: Mapping[str, Sequence[float]], level: float = 0.
     0.08
     """
     if not 0 < level < 1:
-        raise UserError(f"level is a confidence between 0 and 1, such as 0.95, not {level!r}.")
+        raise UserError(f"The argument level is a confidence between 0 and 1, such as 0.95, not {level!r}.")
     groups = {name: np.asarray(cell, dtype=np.float64) for name, cell in values.items()}
     for name, group in groups.items():
         if group.ndim != 1 or len(group) == 0 or not np.isfinite(group).all():

@@ -125,7 +125,7 @@ def load_trained(source: str, root: str | Path = ".", uri: str | None = None, tr
     if Path(source).is_dir():
         return _load_from_folder(Path(source), source, trust)
     if "/" in source or "." in source:
-        raise UserError(f"run={source} is no folder: give a run's id, a folder, or models:/NAME/VERSION.")
+        raise UserError(f"The model run={source} is no folder: give a run's id, a folder, or models:/NAME/VERSION.")
     store, run = find_run(source, root, uri)
     with run_folder(store, run.info.run_id) as folder:
         return _from_config(folder, f"run {source}", trust)
@@ -134,7 +134,7 @@ def load_trained(source: str, root: str | Path = ".", uri: str | None = None, tr
 def _load_registered(uri: str, store: Store, trust: Collection[str]) -> Trained:
     found = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))", uri)
     if found is None:
-        raise UserError(f"run={uri} names no registered model: write models:/NAME/VERSION or models:/NAME@ALIAS.")
+        raise UserError(f"The model run={uri} is no registered one: write models:/NAME/VERSION or models:/NAME@ALIAS.")
     name, version, alias = found.groups()
     try:
         if alias:

@@ -37,18 +37,19 @@ def check_ranks(trainer: Any, batch_size: int, sweep: bool) -> None:
     nodes, devices = trainer.get("num_nodes", 1), trainer["devices"]
     if ranks > 1 and sweep:
         raise UserError(
-            f"torchrun or srun started {ranks} processes, but a sweep starts those of each trial itself: "
+            f"There are {ranks} processes of torchrun or srun, but a sweep starts those of each trial itself: "
             f"start it without, and give trainer=ddp trainer.devices={ranks}."
         )
     if ranks > 1 and nodes * devices != ranks:
         raise UserError(
-            f"torchrun or srun started {ranks} processes, but trainer.devices={devices} asks for {nodes * devices}: "
+            f"There are {ranks} processes of torchrun or srun, but trainer.devices={devices} asks for "
+            f"{nodes * devices}: "
             f"give trainer=ddp trainer.devices={ranks} (for each node, with +trainer.num_nodes=N), or start it without."
         )
     if ranks == 1 and nodes > 1:
         raise UserError(
-            f"trainer.num_nodes={nodes} needs a process for each device of each node: "
+            f"Config key 'trainer.num_nodes' is {nodes}, which needs a process for each device of each node: "
             "start a single trial with torchrun or srun on all of them."
         )
     if batch_size % ranks:
-        raise UserError(f"batch_size={batch_size} cannot be shared equally by {ranks} processes.")
+        raise UserError(f"Config key 'batch_size' is {batch_size}, which {ranks} processes cannot share equally.")

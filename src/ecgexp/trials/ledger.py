@@ -185,7 +185,7 @@ def _check_retries(run: MlflowRun, max_retries: int) -> None:
     failures = attempts(run)
     if run.info.status == Status.FAILED and failures > max_retries:
         error = run.data.tags.get(Tag.ERROR, "no reason was noted")
-        raise RetriesExhausted(f"{error} (failed {failures} times; sweep.max_retries={max_retries})")
+        raise RetriesExhausted(f"{error.rstrip('.')} (failed {failures} times; sweep.max_retries={max_retries}).")
 
 
 def _next_claim(tags: Mapping[str, Any], own: Sequence[MlflowRun]) -> dict[str, str]:

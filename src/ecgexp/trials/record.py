@@ -90,7 +90,9 @@ def outcome(claimed: Claimed) -> Outcome:
     wanted = objectives(claimed.cfg)
     for objective in wanted:
         if objective not in metrics:
-            raise UserError(f"objective={objective} was not recorded by run {claimed.run_id}: choose another metric.")
+            raise UserError(
+                f"The objective {objective} was not recorded by run {claimed.run_id}: choose another metric."
+            )
     return Outcome(claimed.run_id, [metrics[objective] for objective in wanted], reused, diverged, seconds)
 
 
@@ -115,7 +117,7 @@ def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, outputs: dict[Spl
             metrics[LATENCY] = _latency(fitted.network, record, fitted.trainer)
         elif objective not in metrics and objective not in COSTS:
             raise UserError(
-                f"objective={objective} cannot be computed on these data: "
+                f"The objective {objective} cannot be computed on these data: "
                 "choose another metric, or data in which its labels occur."
             )
     run.log_metrics(metrics)

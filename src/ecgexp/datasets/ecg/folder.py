@@ -124,19 +124,23 @@ class WFDBFolder(RecordDataset):
             folded = [name.casefold() if key == "lead_names" else name for name in names]
             twice = [name for name, fold in zip(names, folded, strict=True) if folded.count(fold) > 1]
             if twice:
-                raise UserError(f"dataset.{key} names {twice[0]} twice: name each once.")
+                raise UserError(f"Config key 'dataset.{key}' names {twice[0]} twice: name each once.")
             if "" in names:
-                raise UserError(f"dataset.{key} has an empty name: remove it.")
+                raise UserError(f"Config key 'dataset.{key}' has an empty name: remove it.")
         if len(self.fractions) != len(SPLITS):
             raise UserError(
-                f"dataset.fractions {list(fractions)} has {len(fractions)} shares: give three, those of train, val and "
-                "test, such as [0.8,0.2,0] without records for the test."
+                f"Config key 'dataset.fractions' is {list(fractions)}, which are {len(fractions)} shares: give "
+                "three, those "
+                "of train, val and test, such as [0.8,0.2,0] without records for the test."
             )
         if not all(isinstance(share, Real) and 0 <= share <= 1 for share in self.fractions):
-            raise UserError(f"dataset.fractions {list(fractions)}: give each share as a number from 0 to 1.")
+            raise UserError(
+                f"Config key 'dataset.fractions' is {list(fractions)}: give each share as a number from 0 to 1."
+            )
         if not math.isclose(sum(self.fractions), 1, abs_tol=1e-6):
             raise UserError(
-                f"dataset.fractions {list(fractions)} sum to {sum(fractions):g}: give shares that sum to 1."
+                f"Config key 'dataset.fractions' is {list(fractions)}, which sum to {sum(fractions):g}: give shares "
+                "that sum to 1."
             )
 
     def _read_records(self) -> Records:

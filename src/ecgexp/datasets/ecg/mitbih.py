@@ -254,7 +254,7 @@ class MITBIH(_BeatDataset):
         self.split = split
         self.leads = (lead,) if isinstance(lead, str) else tuple(lead)
         if not self.leads:
-            raise UserError("dataset.lead names no lead: write for example dataset.lead=MLII.")
+            raise UserError("Config key 'dataset.lead' names no lead: write for example dataset.lead=MLII.")
         self.lead_names = self.leads[:1]
         self._stored: dict[tuple[str, ...], tuple[Beats, dict[str, Any]]] = {}
 

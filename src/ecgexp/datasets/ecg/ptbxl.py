@@ -99,7 +99,7 @@ class PTBXL(RecordDataset):
         twice = sorted({fold for fold in every if every.count(fold) > 1})
         if twice:
             raise UserError(
-                f"fold {twice[0]} has two uses: keep dataset.train_folds, dataset.val_fold and dataset.test_fold apart"
+                f"Fold {twice[0]} has two uses: keep dataset.train_folds, dataset.val_fold and dataset.test_fold apart."
             )
 
     @cached_property

@@ -44,7 +44,7 @@ class RecordError(UserError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return shown(f"record {self.args[0]}: {self.problem}; mend, replace or leave out this record")
+        return shown(f"Record {self.args[0]} cannot be used: {self.problem}. Mend it, replace it or leave it out.")
 
 
 @dataclass(frozen=True)

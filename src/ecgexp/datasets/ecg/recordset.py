@@ -236,7 +236,7 @@ class RecordDataset(SignalDataset):
         records = self._part(test)
         rows = np.flatnonzero(records.splits == name)
         if not rows.size:
-            raise UserError(f"the {name} split of {self.root} is empty: {self._empty_split_advice(name)}")
+            raise UserError(f"The {name} split of {self.root} is empty: {self._empty_split_advice(name)}.")
         labels = self._labels_of_part(test)
         bad = self._bad(records, rows, labels.problems)
         rows = _without(rows, labels.problems)
@@ -248,8 +248,9 @@ class RecordDataset(SignalDataset):
         rows = _without(rows, signals.problems)
         if not rows.size:
             raise UserError(
-                f"the {name} split of {self.root} is empty: {len(bad)} of its records are bad and "
-                f"{unlabelled} have no label; {self._empty_split_advice(name)}"
+                f"The {name} split of {self.root} is empty, since {len(bad)} of its records are bad and {unlabelled} "
+                "have "
+                f"no label: {self._empty_split_advice(name)}."
             )
         split = Split(
             inputs={SIGNAL: signals.array},
@@ -281,8 +282,9 @@ class RecordDataset(SignalDataset):
         if bad and self.on_bad_record == "raise":
             more = f" (so are {len(bad) - 1} more)" if len(bad) > 1 else ""
             raise UserError(
-                f"record {bad[0]['record']} of {self.root} is bad: {bad[0]['problem']}{more}; mend it, or "
-                "leave bad records out with dataset.on_bad_record=skip"
+                f"Record {bad[0]['record']} of {self.root} is bad: {bad[0]['problem']}{more}. Mend it, or leave bad "
+                "records "
+                "out with dataset.on_bad_record=skip."
             )
         return bad
 
@@ -324,8 +326,9 @@ def _check_unique(records: Records, root: Path) -> None:
         names, counts = np.unique(values, return_counts=True)
         if (counts > 1).any():
             raise UserError(
-                f"record {what} {names[counts > 1][0]} occurs {counts[counts > 1][0]} times in the table of {root}: "
-                "keep one row of each"
+                f"The record {what} {names[counts > 1][0]} occurs {counts[counts > 1][0]} times in the table of "
+                f"{root}: "
+                "keep one row of each."
             )
 
 
@@ -337,4 +340,6 @@ def _check_patients(records: Records) -> None:
         patient = patients[counts > 1][0]
         rows = np.flatnonzero(used & (records.patients == patient))
         where = ", ".join(f"{records.ids[row]} in {records.splits[row]}" for row in rows)
-        raise UserError(f"a patient is in more than one split (records {where}): put all records of a patient into one")
+        raise UserError(
+            f"A patient is in more than one split (records {where}): put all records of a patient into one."
+        )

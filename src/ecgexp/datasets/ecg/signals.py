@@ -164,9 +164,9 @@ def _in_processes(arguments: dict[int, Any], processes: int) -> _Outcomes:
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that reads records ended unexpectedly (out of memory, killed, or started from a "
-            "script without `if __name__ == '__main__':`); free memory, guard the script, or set "
-            "dataset.workers=1"
+            "A process that reads records ended unexpectedly (out of memory, killed, or started from a "
+            "script without `if __name__ == '__main__':`): free memory, guard the script, or set "
+            "dataset.workers=1."
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)

@@ -536,11 +536,16 @@ def _sums(folder: Path) -> str:
 
 def _check(records: int, seed: int, sampling_rate: int) -> None:
     if not 1 <= records <= MOST_RECORDS:
-        raise UserError(f"records is {records}: give a number from 1 to {MOST_RECORDS} for the synthetic dataset.")
+        raise UserError(
+            f"Config key 'dataset.records' is {records}: give a number from 1 to {MOST_RECORDS} for the synthetic "
+            "dataset."
+        )
     if seed < 0:
-        raise UserError(f"generator_seed is {seed}: give a whole number that is not negative.")
+        raise UserError(f"Config key 'dataset.generator_seed' is {seed}: give a whole number that is not negative.")
     if sampling_rate not in (100, 500):
-        raise UserError(f"sampling_rate is {sampling_rate}: the synthetic dataset has 100 or 500 Hz.")
+        raise UserError(
+            f"Config key 'dataset.sampling_rate' is {sampling_rate}: the synthetic data set has 100 or 500 Hz."
+        )
 
 
 def _write(path: Path, signal: NDArray[np.int16], sampling_rate: int) -> None:
