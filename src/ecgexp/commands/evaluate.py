@@ -236,14 +236,14 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
 
 def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun) -> str:
     """How the data differ from those that the run was trained on, if at all; refuse such that do not fit the net."""
-    from ecgexp.config.build import check_inputs, sizes
+    from ecgexp.config.build import check_inputs, wrong_size
     from ecgexp.tracking.artifacts import read_json, run_folder
 
     check_inputs(dataset, dataset.load("val"))
-    for name, found in {**sizes(dataset.inputs), "classes": len(dataset.label_names)}.items():
-        if cfg.dataset.get(name) != found:
-            takes = cfg.dataset.get(name)
-            raise UserError(f"The net of this run takes dataset.{name}={takes}, but the data have {found}.")
+    wrong = wrong_size(cfg, dataset)
+    if wrong is not None:
+        name, takes, found = wrong
+        raise UserError(f"The net of this run takes dataset.{name}={takes}, but the data have {found}.")
     with run_folder(store, run.info.run_id) as folder:
         counts = read_json(folder / File.DATA).get("counts")
     if dataset.fingerprint() != run.data.tags.get(Tag.DATASET):

@@ -110,6 +110,22 @@ def sizes(inputs: Sequence[Input]) -> dict[str, int | dict[str, int]]:
     return {key: lengths if len({*lengths.values()}) > 1 else max(lengths.values()) for key, lengths in found.items()}
 
 
+def wrong_size(cfg: DictConfig, dataset: Dataset) -> tuple[str, Any, Any] | None:
+    """First size in a dataset's config that is not that of its inputs or labels.
+
+    Returns
+    -------
+    tuple or None
+        The key, what the config says and what the data have; None where all are right.
+    """
+    component = plain(cfg.dataset)
+    own = locate("dataset", component) if "_target_" in component else type(dataset)
+    found: dict[str, Any] = {**sizes(dataset.inputs), "classes": len(dataset.label_names)}
+    found |= {key: "none" for key in SIZES.values() if key in component and key not in found and not accepts(own, key)}
+    said = {key: component.get(key) for key in found}
+    return next(((key, said[key], found[key]) for key in found if said[key] != found[key]), None)
+
+
 def check_inputs(dataset: Dataset, split: Split) -> None:
     """Refuse a split that has not what its dataset says of its inputs.
 

@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks.progress.progress_bar import ProgressBar
 from torch import Tensor, nn
 
-from ecgexp.config.build import Parts, build_target, check_inputs, device_kind, example, resolve_precision, sizes
+from ecgexp.config.build import Parts, build_target, check_inputs, device_kind, example, resolve_precision, wrong_size
 from ecgexp.config.schema import objectives
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError, said
@@ -30,7 +30,7 @@ from ecgexp.training.callbacks import Checkpoints, History, Patience, Pruning, p
 from ecgexp.training.compiled import compiles
 from ecgexp.training.data import TrainingData
 from ecgexp.training.module import Diverged, TrainingModule
-from ecgexp.training.network import Network, as_float, check_layers, measure, predict
+from ecgexp.training.network import Network, as_float, check_layers, check_takes, measure, predict
 
 Judge = Callable[[list[dict[str, float]]], bool]
 
@@ -89,6 +89,7 @@ def load(cfg: DictConfig, parts: Parts) -> TrainingData:
     """
     data = TrainingData(parts.dataset, cfg.batch_size, cfg.seed, cfg.memory_budget)
     _check_data(cfg, parts.dataset, data.splits["train"])
+    check_takes(parts.net, [one.name for one in parts.dataset.inputs])
     _check_metrics(cfg, parts, data)
     return data
 
@@ -216,10 +217,11 @@ def best_is(metric: str) -> str:
 
 def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
     check_inputs(dataset, split)
-    for name, found in {**sizes(dataset.inputs), "classes": len(dataset.label_names)}.items():
-        value = cfg.dataset.get(name)
-        if value != found:
-            raise UserError(f"Config key 'dataset.{name}' is {value}, but the data have {found}.")
+    wrong = wrong_size(cfg, dataset)
+    if wrong is not None:
+        name, said, found = wrong
+        said = "missing" if said is None else said
+        raise UserError(f"Config key 'dataset.{name}' is {said}, but the data have {found}.")
     multiclass = bool(cfg.dataset.get("multiclass", False))
     if multiclass != dataset.multiclass:
         raise UserError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,28 @@ def call(net: nn.Module, inputs: Inputs) -> Tensor:
     """What a net gives on inputs."""
     result: Tensor = net(inputs) if isinstance(inputs, Tensor) else net(**inputs)
     return result
+
+
+def check_takes(net: nn.Module, names: Sequence[str]) -> None:
+    """Refuse a net that cannot be called with the inputs of these names.
+
+    Raises
+    ------
+    UserError
+        Where its ``forward`` lacks an argument for one of them, or needs another.
+    """
+    signature = inspect.signature(net.forward)
+    try:
+        if len(names) == 1:
+            signature.bind(None)
+        else:
+            signature.bind(**dict.fromkeys(names))
+    except TypeError as error:
+        raise UserError(
+            f"The dataset gives {', '.join(names)}, but the forward of {type(net).__name__} takes "
+            f"{', '.join(signature.parameters) or 'nothing'}: a net takes one input as its only argument, and several "
+            "by their names."
+        ) from error
 
 
 def as_float(inputs: Inputs) -> Inputs:
