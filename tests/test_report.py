@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 
 from ecgexp.reports import page as page_module
-from ecgexp.reports.comparison import Group, Predictions
+from ecgexp.reports.comparison import Group
 from ecgexp.reports.figures import heat_map
 from ecgexp.reports.findings import Study, merge
 from ecgexp.targets import MultiClass, MultiLabel
 from ecgexp.tracking.runs import sweep_runs
+from ecgexp.training.predictions import Predictions
 from trained import call, is_one_sentence, shell
 
 sys.path.insert(0, str(Path(__file__).parent / "reports"))

@@ -355,8 +355,8 @@ def _make_predictions(folder: Path) -> None:
 
 
 def _read_predictions(folder: Path) -> Any:
-    from ecgexp.reports.comparison import read_predictions
     from ecgexp.targets import MultiLabel
+    from ecgexp.training.predictions import read_predictions
 
     found = read_predictions(folder / "predictions_val.parquet", MultiLabel)
     return told(found.ids.tolist(), found.targets, found.probabilities, found.target.names, found.patients.tolist())

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 
@@ -23,11 +22,10 @@ from ecgexp.config.schema import plain
 from ecgexp.errors import UserError
 from ecgexp.reports import paper
 from ecgexp.reports.cells import arrange, cell_keys, collect_cells, repetition_keys, to_csv, to_markdown
-from ecgexp.reports.comparison import read_predictions
 from ecgexp.reports.experiment import experiment_file
-from ecgexp.reports.trial import write_predictions
 from ecgexp.targets import MultiLabel
 from ecgexp.tracking.provenance import flatten
+from ecgexp.training.predictions import Predictions, read_predictions, write_predictions
 
 F1 = "best/val/mlcm_f1_macro"
 REFERENCE = Path(__file__).resolve().parents[2] / "../shared/REFERENCE.md"
@@ -217,11 +215,12 @@ def test_a_reduced_grid_is_recognised_and_another_study_is_not():
 @pytest.mark.parametrize("patients", [np.array(["a", "a", "b"]), None])
 def test_predictions_are_read_as_they_were_written(patients, tmp_path):
     path, ids = tmp_path / "predictions.parquet", np.array(["3", "1", "2"])
-    targets, probabilities = torch.tensor([[1, 0], [0, 0], [1, 1]]), torch.rand(3, 2)
-    write_predictions(path, ids, probabilities, targets, ("A", "true/B"), patients)
+    targets = np.array([[1, 0], [0, 0], [1, 1]], np.uint8)
+    probabilities = np.random.default_rng(0).random((3, 2), np.float32)
+    write_predictions(path, Predictions(ids, targets, probabilities, MultiLabel(("A", "true/B")), patients))
     found = read_predictions(path, MultiLabel)
     assert found.ids.tolist() == ids.tolist() and found.target.names == ("A", "true/B")
-    assert (found.targets == targets.numpy()).all() and (found.probabilities == probabilities.numpy()).all()
+    assert (found.targets == targets).all() and (found.probabilities == probabilities).all()
     assert patients is None if found.patients is None else found.patients.tolist() == patients.tolist()
 
 

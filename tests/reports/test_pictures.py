@@ -21,6 +21,7 @@ from ecgexp.reports.figures import MOST_PIXELS, confusion_figure, heat_map, lear
 from ecgexp.reports.search import pareto_front, search_figures
 from ecgexp.reports.trial import write_confusion
 from ecgexp.targets import MultiLabel
+from ecgexp.training.predictions import Predictions
 
 LABELS = pytest.mark.parametrize("labels", [2, 30, 300])
 LONG = "a rather long setting, as a list is: {}"
@@ -73,8 +74,10 @@ def test_a_confusion_matrix_of_300_labels_takes_seconds(tmp_path):
     generator = torch.Generator().manual_seed(0)
     targets = (torch.rand(200, 300, generator=generator) < 0.02).int()
     begun = time.process_time()
-    target = MultiLabel(list(map(str, range(300))))
-    write_confusion(tmp_path, "val", target, torch.rand(200, 300, generator=generator), targets)
+    names = list(map(str, range(300)))
+    probabilities = torch.rand(200, 300, generator=generator).numpy()
+    predictions = Predictions(np.arange(200).astype(str), targets.numpy(), probabilities, MultiLabel(names), None)
+    write_confusion(tmp_path, "val", predictions)
     assert time.process_time() - begun < 30
     assert pd.read_csv(tmp_path / "mlcm_val.csv").shape == (301, 302)  # of which all is in the table beside it
 

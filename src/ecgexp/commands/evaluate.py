@@ -34,37 +34,10 @@ if TYPE_CHECKING:
     from ecgexp.targets import Target
     from ecgexp.tracking.store import Store
     from ecgexp.training.network import Network
+    from ecgexp.training.predictions import Predictions
 
 LEVEL = 0.95
 DPI = 110
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a net says of a split.
-
-    Attributes
-    ----------
-    name : {'test', 'val', 'train'}
-        Of the split.
-    split : Split
-        The records.
-    logits, targets : Tensor, (records, classes)
-        On the CPU.
-    target : Target
-        What is predicted.
-    """
-
-    name: SplitName
-    split: Split
-    logits: Tensor
-    targets: Tensor
-    target: Target
-
-    @property
-    def probabilities(self) -> Tensor:
-        """Probabilities, (records, names)."""
-        return self.target.activation()(self.logits)
 
 
 @dataclass(frozen=True)
@@ -112,12 +85,16 @@ def evaluate(
     validation : Predictions, optional
         Of the validation split, to tune a threshold per label on; None: the run's threshold alone.
     """
+    import numpy as np
+    import torch
+
     from ecgexp.reports import evaluation
-    from ecgexp.training.network import measure
+    from ecgexp.training.inference import measure_predictions
 
     target = predictions.target.for_evaluation()
-    probabilities, targets = predictions.probabilities, predictions.targets
-    metrics, left_out = measure(predictions.logits, targets, loss, target)
+    probabilities = torch.from_numpy(predictions.probabilities)
+    targets = torch.from_numpy(predictions.targets.astype(np.float32))
+    metrics, left_out = measure_predictions(predictions, loss, target)
     labels = target.label_table(probabilities, targets)
     if labels is not None:
         metrics |= {"brier": float(labels["brier"].mean())} | _per_label("brier", labels["brier"])
@@ -126,7 +103,7 @@ def evaluate(
     metrics |= _limits(uncertainty)
     tuned_labels = None
     if validation is not None:
-        known = target.tuned(validation.probabilities.numpy(), validation.targets.numpy())
+        known = target.tuned(validation.probabilities, validation.targets)
         tuned_labels = known.label_table(probabilities, targets)
         tuned = known.measure_decisions(probabilities, targets)
         limits = _limits(_uncertainty(predictions, known))
@@ -134,8 +111,7 @@ def evaluate(
         metrics |= {tuned_metric(name): value for name, value in tuned.items()}
     subgroups = None
     if metadata is not None:
-        patients = predictions.split.patients
-        subgroups = evaluation.subgroup_table(target, probabilities, targets, patients, metadata)
+        subgroups = evaluation.subgroup_table(target, probabilities, targets, predictions.groups, metadata)
     bins = None if labels is None else evaluation.calibration_bins(probabilities, targets, target.names)
     return Findings(metrics, left_out, labels, tuned_labels, bins, subgroups, uncertainty)
 
@@ -188,11 +164,10 @@ def run(values: dict[str, list[str]]) -> None:
     validation = predict_split(network, dataset, "val", cfg, target) if tune else None
     findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
     if not keep_patients:
-        hashed = hashed_patients(store, predictions.split.patients)
-        predictions = replace(predictions, split=replace(predictions.split, patients=hashed))
-    folder = _record(store, run, predictions, findings, number, dataset.warning, place, data, overlap)
+        predictions = replace(predictions, patients=hashed_patients(store, records.patients))
+    folder = _record(store, run, split, predictions, findings, number, dataset.warning, place, data, overlap)
     said = [overlap] if overlap else []
-    print("\n\n".join([*said, _summary(run, predictions, findings), *said]))
+    print("\n\n".join([*said, _summary(run, split, predictions, findings), *said]))
     if dataset.warning:
         print(f"\n{dataset.warning}")
     if difference:
@@ -205,17 +180,16 @@ def run(values: dict[str, list[str]]) -> None:
 
 
 def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: DictConfig, target: Target) -> Predictions:
-    """Logits of a split in full precision, on a GPU where there is one."""
+    """What a net says of a split, in full precision, on a GPU where there is one."""
     import torch
 
-    from ecgexp.training.batches import GIGABYTE, Batches, Records, evaluation_batch
-    from ecgexp.training.network import predict
+    from ecgexp.training.batches import GIGABYTE, Records
+    from ecgexp.training.inference import logits_of, predictions_of
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = dataset.load(split)
     records = Records(loaded, dataset.inputs, float(cfg.memory_budget) * GIGABYTE, device)
-    logits, targets = predict(network.to(device), Batches(records, evaluation_batch(device)), device)
-    return Predictions(split, loaded, logits.cpu(), targets.cpu(), target)
+    return predictions_of(loaded, logits_of(network, records, device), target)
 
 
 def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
@@ -310,9 +284,8 @@ def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
 def _uncertainty(predictions: Predictions, target: Target) -> Uncertainty | str:
     from ecgexp.reports.comparison import intervals
 
-    trial = target, predictions.probabilities.numpy()
     try:
-        return intervals([trial], predictions.targets.numpy(), predictions.split.patients)
+        return intervals([(target, predictions.probabilities)], predictions.targets, predictions.groups)
     except UserError as error:  # too few records or patients
         return str(error)
 
@@ -335,6 +308,7 @@ def _per_label(metric: str, values: pd.Series) -> dict[str, float]:
 def _record(
     store: Store,
     run: MlflowRun,
+    split: SplitName,
     predictions: Predictions,
     findings: Findings,
     number: int,
@@ -359,12 +333,13 @@ def _record(
         for key, value in left_out.items():
             store.client.set_tag(run_id, key, value)
     with tempfile.TemporaryDirectory() as temporary:
-        _write(Path(temporary), predictions, findings, number, warning, data, overlap)
+        _write(Path(temporary), split, predictions, findings, number, warning, data, overlap)
         return keep_files(store, run, Path(temporary), evaluation_folder(place))
 
 
 def _write(
     folder: Path,
+    split: SplitName,
     predictions: Predictions,
     findings: Findings,
     number: int,
@@ -373,19 +348,16 @@ def _write(
     overlap: str,
 ) -> None:
     from ecgexp.reports.evaluation import reliability_figure
-    from ecgexp.reports.trial import write_confusion, write_predictions
+    from ecgexp.reports.trial import write_confusion
+    from ecgexp.training.predictions import write_predictions
 
-    split, probabilities, targets = predictions.name, predictions.probabilities, predictions.targets
-    target = predictions.target
-    path = folder / predictions_file(split)
-    records = predictions.split
-    write_predictions(path, records.ids, probabilities, targets, target.names, patients=records.patients)
-    write_confusion(folder, split, target, probabilities, targets)
+    write_predictions(folder / predictions_file(split), predictions)
+    write_confusion(folder, split, predictions)
     if findings.labels is not None:
         findings.labels.to_csv(folder / File.LABELS)
     if findings.bins is not None:
         findings.bins.to_csv(folder / File.CALIBRATION, index=False)
-        title = f"Reliability, {split} split, {len(predictions.split)} records"
+        title = f"Reliability, {split} split, {len(predictions)} records"
         reliability_figure(findings.bins, findings.metrics["brier"], title).savefig(folder / File.RELIABILITY, dpi=DPI)
     if findings.tuned_labels is not None:
         findings.tuned_labels.to_csv(folder / File.LABELS_TUNED)
@@ -393,7 +365,7 @@ def _write(
         findings.subgroups.to_csv(folder / File.SUBGROUPS, index=False)
     whole = {
         "look": number or None,
-        "records": len(predictions.split),
+        "records": len(predictions),
         "data": data,
         "warning": warning,
         "trained_on": overlap or None,
@@ -407,16 +379,16 @@ def _write(
     (folder / File.METRICS).write_text(json.dumps(whole, indent=1))
 
 
-def _summary(run: MlflowRun, predictions: Predictions, findings: Findings) -> str:
+def _summary(run: MlflowRun, split: SplitName, predictions: Predictions, findings: Findings) -> str:
     """What the terminal shows."""
     import numpy as np
     import pandas as pd
 
-    patients = len(np.unique(predictions.split.patients))
+    patients = len(np.unique(predictions.groups))
     target = predictions.target
     blocks = [
         f"Run {run.info.run_id} ({run.info.run_name})\n"
-        f"{predictions.name} split: {len(predictions.split)} records of {patients} patients, {target.rule}"
+        f"{split} split: {len(predictions)} records of {patients} patients, {target.rule}"
     ]
     rows = []
     for name in (name for name in target.displayed() if name in findings.metrics):

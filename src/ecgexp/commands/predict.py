@@ -42,10 +42,11 @@ def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np
     import torch
 
     from ecgexp.training.batches import evaluation_batch
+    from ecgexp.training.inference import run_net
 
     signals = torch.from_numpy(np.stack([reading.signal.T for reading in readings]))
-    with torch.no_grad():
-        probabilities = torch.cat([trained.net(batch) for batch in signals.split(evaluation_batch(signals.device))])
+    batches = signals.split(evaluation_batch(signals.device))
+    probabilities = torch.cat([*run_net(trained.net, batches, signals.device)])
     if not torch.isfinite(probabilities).all():
         raise UserError(f"The net of {trained.name} gives no finite probabilities: choose another run.")
     return probabilities.numpy()

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from numpy.typing import NDArray
 
-    from ecgexp.reports.comparison import Predictions
     from ecgexp.reports.findings import Study
     from ecgexp.reports.statistics import Statistics
     from ecgexp.targets import Target
     from ecgexp.tracking.store import Store
+    from ecgexp.training.predictions import Predictions
 
 
 def run(values: dict[str, list[str]]) -> None:
@@ -226,7 +226,7 @@ def _target(run: MlflowRun, label_names: Sequence[str]) -> Target:
 
 
 def _read_predictions(files: _Files, run_id: str, build: Callable[[Sequence[str]], Target]) -> Predictions | None:
-    from ecgexp.reports.comparison import read_predictions
+    from ecgexp.training.predictions import read_predictions
 
     path = files.find(run_id, predictions_file("val"))
     return None if path is None else read_predictions(path, build)

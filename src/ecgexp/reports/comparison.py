@@ -4,43 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError
 from ecgexp.metrics.names import macro_f1_name
 from ecgexp.statistics import Scorer, Uncertainty, bootstrap, score_in_blocks
 from ecgexp.targets import Target
 from ecgexp.tracking.names import best_metric, metric_of
+from ecgexp.training.predictions import Predictions
 
 AUROC, RECALL = "auroc_macro", "recall_macro"
 RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a trial says of its validation records.
-
-    Attributes
-    ----------
-    ids : str array, (records,)
-    targets : uint8 array, (records, labels)
-    probabilities : float32 array, (records, labels)
-    target : Target
-        What is predicted.
-    patients : str array, (records,), or None
-        None where the file does not have them.
-    """
-
-    ids: NDArray[np.str_]
-    targets: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
-    target: Target
-    patients: NDArray[np.str_] | None
 
 
 @dataclass(frozen=True)
@@ -63,28 +41,6 @@ class Group:
     example: Predictions
     uncertainty: Uncertainty | str
     patients_known: bool
-
-
-def read_predictions(path: Path, build: Callable[[Sequence[str]], Target]) -> Predictions:
-    """Read what `write_predictions` wrote; `build` makes the trial's target from the names of the labels.
-
-    Raises
-    ------
-    UserError
-        Where the file is no such table.
-    """
-    try:
-        table = pd.read_parquet(path)
-        names = tuple(name.removeprefix("true/") for name in table.columns if name.startswith("true/"))
-        return Predictions(
-            table["id"].to_numpy(dtype=str),
-            table[[f"true/{name}" for name in names]].to_numpy(dtype=np.uint8),
-            table[[f"probability/{name}" for name in names]].to_numpy(dtype=np.float32),
-            build(names),
-            table["patient"].to_numpy(dtype=str) if "patient" in table else None,
-        )
-    except Exception as error:  # a damaged parquet file raises whatever its parsing happens to raise
-        raise UserError(f"{path} is damaged or holds no predictions: {said(error)}.") from error
 
 
 def compare_trials(

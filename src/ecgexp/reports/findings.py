@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ecgexp.metrics.names import macro_f1_name
 from ecgexp.reports import paper
 from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, comparable, repetition_keys
-from ecgexp.reports.comparison import Group, Predictions, score_name, uncertainty_columns
+from ecgexp.reports.comparison import Group, score_name, uncertainty_columns
 from ecgexp.reports.search import JOB, epochs_saved, pareto_front
 from ecgexp.reports.statistics import Statistics
 from ecgexp.reports.tables import (
@@ -34,6 +34,7 @@ from ecgexp.reports.tables import (
 from ecgexp.statistics import VarianceComponents, variance_components
 from ecgexp.tracking.names import EPOCHS, File, Status, Tag, best_metric, metric_of, split_of
 from ecgexp.tracking.runs import setting
+from ecgexp.training.predictions import Predictions
 
 # Columns of the table of cells that a page has room for.
 _MOST_COLUMNS = 12

@@ -7,31 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ecgexp.reports.figures import confusion_figure, learning_curves, save_figure
-from ecgexp.targets import Target
+from ecgexp.training.predictions import Predictions
 
 DPI = 110
-
-
-def write_predictions(
-    path: Path,
-    ids: NDArray[np.str_],
-    probabilities: Tensor,
-    targets: Tensor,
-    label_names: Sequence[str],
-    patients: NDArray[np.str_] | None = None,
-) -> None:
-    """Write a parquet table: `id`, `patient` where known, `true/<label>` and `probability/<label>` for each label."""
-    table = {"id": ids.astype(str)}
-    if patients is not None:
-        table["patient"] = patients.astype(str)
-    table |= {f"true/{name}": targets[:, i].numpy().astype(np.uint8) for i, name in enumerate(label_names)}
-    table |= {f"probability/{name}": probabilities[:, i].numpy() for i, name in enumerate(label_names)}
-    pd.DataFrame(table).to_parquet(path, index=False)
 
 
 def validation_fingerprint(ids: NDArray[np.str_], targets: NDArray[np.uint8], label_names: Sequence[str]) -> str:
@@ -42,12 +24,13 @@ def validation_fingerprint(ids: NDArray[np.str_], targets: NDArray[np.uint8], la
     return digest.hexdigest()[:16]
 
 
-def write_confusion(folder: Path, split: str, target: Target, probabilities: Tensor, targets: Tensor) -> None:
+def write_confusion(folder: Path, split: str, predictions: Predictions) -> None:
     """Write the confusion matrix of a split, if the target has one: counts as CSV, rows in % as a picture."""
-    table = target.confusion(probabilities, targets)
+    targets = torch.from_numpy(predictions.targets.astype(np.float32))
+    table = predictions.target.confusion(torch.from_numpy(predictions.probabilities), targets)
     if table is None:
         return
-    stem, what = target.confusion_name
+    stem, what = predictions.target.confusion_name
     table.to_csv(folder / f"{stem}_{split}.csv", index_label="true")
     title = f"{what}, {split} split, {len(targets)} records"
     save_figure(confusion_figure(table, title), folder / f"{stem}_{split}.png", DPI)

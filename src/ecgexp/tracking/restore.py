@@ -32,6 +32,7 @@ from ecgexp.tracking.names import File
 from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.store import Store, find_store
 from ecgexp.tracking.trust import check_trusted
+from ecgexp.training.inference import run_net
 from ecgexp.training.network import Network, restored
 
 EXPORTED = "pt2"
@@ -169,8 +170,8 @@ def _check_fit(net: nn.Module, described: dict[str, Any], folder: Path) -> None:
     """Refuse a net that gives other numbers than one for each label of such records."""
     wanted = (1, len(described["target"].names))
     try:
-        with torch.no_grad():
-            found = tuple(net(torch.zeros(1, len(described["lead_names"]), described["samples"])).shape)
+        zeros = torch.zeros(1, len(described["lead_names"]), described["samples"])
+        found = tuple(next(run_net(net, [zeros], zeros.device)).shape)
     except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder / File.DATA} does not fit the net of {File.CONFIG} beside it: {said(error)}"

@@ -16,7 +16,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks.progress.progress_bar import ProgressBar
-from torch import Tensor, nn
+from torch import nn
 
 from ecgexp.config.build import Parts, build_target, check_inputs, device_kind, example, resolve_precision, wrong_size
 from ecgexp.config.schema import objectives
@@ -25,12 +25,14 @@ from ecgexp.errors import UserError, said
 from ecgexp.metrics import higher_is_better
 from ecgexp.metrics.names import macro_f1_name
 from ecgexp.targets import Target
-from ecgexp.training.batches import Batches, evaluation_batch, tensors
+from ecgexp.training.batches import tensors
 from ecgexp.training.callbacks import Checkpoints, History, Patience, Pruning, progress
 from ecgexp.training.compiled import compiles
 from ecgexp.training.data import TrainingData
+from ecgexp.training.inference import logits_of, predictions_of
 from ecgexp.training.module import Diverged, TrainingModule
-from ecgexp.training.network import Network, as_float, check_layers, check_takes, measure, predict
+from ecgexp.training.network import Network, as_float, check_layers, check_takes, measure
+from ecgexp.training.predictions import Predictions
 
 Judge = Callable[[list[dict[str, float]]], bool]
 
@@ -190,18 +192,13 @@ def fit_labels(parts: Iterable[nn.Module], train: Split) -> None:
             part.fit_labels(torch.from_numpy(train.targets))  # type: ignore[operator]
 
 
-def evaluate(fitted: Fitted, split: SplitName) -> tuple[Tensor, Tensor]:
-    """Logits of the kept weights and targets of a split, both (records, classes), on the CPU.
-
-    Logits are NaN where no weights were kept, which counts as nothing predicted.
-    """
-    device = fitted.trainer.strategy.root_device
-    batches = Batches(fitted.data.records(split, device), evaluation_batch(device))
-    network = fitted.network.to(device)
-    logits, targets = predict(network, batches, device, fitted.trainer.precision_plugin.forward_context())
+def predict(fitted: Fitted, split: SplitName) -> Predictions:
+    """What the best weights say of a split; NaN where there are none, which counts as nothing predicted."""
+    device, context = fitted.trainer.strategy.root_device, fitted.trainer.precision_plugin.forward_context
+    logits = logits_of(fitted.network, fitted.data.records(split, device), device, context)
     if fitted.best_epoch is None:
         logits = torch.full_like(logits, torch.nan)
-    return logits.cpu(), targets.cpu()
+    return predictions_of(fitted.data.splits[split], logits, fitted.target)
 
 
 def shown(cfg: DictConfig) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ecgexp.datasets.base import SIGNAL, Statistics
 from ecgexp.errors import UserError
-from ecgexp.training.batches import Batch, Inputs, moved
+from ecgexp.training.batches import Inputs
 
 if TYPE_CHECKING:
     from ecgexp.metrics import Evaluation
@@ -178,20 +178,3 @@ def _first(output: Any) -> Any:
 
 def _widened(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-@torch.no_grad()
-def predict(
-    net: nn.Module,
-    batches: Iterable[Batch],
-    device: torch.device,
-    context: AbstractContextManager[Any] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Logits and targets of batches in order, both (records, classes), with the net in evaluation mode."""
-    net.eval()
-    logits, targets = [], []
-    with context or nullcontext():
-        for inputs, target, _ in batches:
-            logits.append(net(moved(inputs, device)).float())
-            targets.append(target.to(device))
-    return torch.cat(logits), torch.cat(targets)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
+from dataclasses import replace
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
 
-from ecgexp.config.build import Example, describe, example
+from ecgexp.config.build import describe, example
 from ecgexp.config.schema import objectives
-from ecgexp.datasets.base import SplitName
+from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError
 from ecgexp.metrics.names import COSTS, LATENCY, PARAMETERS
-from ecgexp.reports.trial import validation_fingerprint, write_confusion, write_curves, write_predictions
+from ecgexp.reports.trial import validation_fingerprint, write_confusion, write_curves
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.names import (
     EPOCH_SECONDS,
@@ -32,9 +30,11 @@ from ecgexp.tracking.overlap import write_trained_on
 from ecgexp.tracking.privacy import hashed_patients
 from ecgexp.tracking.run import Run
 from ecgexp.tracking.runs import is_diverged, is_pruned, metrics_sum
-from ecgexp.training.batches import moved, tensors
-from ecgexp.training.fit import Fitted, build_trainer, evaluate, shown
-from ecgexp.training.network import Network, measure
+from ecgexp.training.batches import tensors
+from ecgexp.training.fit import Fitted, build_trainer, predict, shown
+from ecgexp.training.inference import latency, measure_predictions
+from ecgexp.training.network import Network
+from ecgexp.training.predictions import Predictions, write_predictions
 from ecgexp.trials.claim import Claimed
 from ecgexp.trials.job import Job, Outcome
 
@@ -53,9 +53,9 @@ def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
     _record_training(run, fitted)
     if fitted.pruned:
         return
-    outputs = {split: evaluate(fitted, split) for split in SPLITS}
-    _record_metrics(run, cfg, fitted, outputs)
-    _record_files(run, cfg, fitted, *outputs["val"])
+    predictions = {split: predict(fitted, split) for split in SPLITS}
+    _record_metrics(run, cfg, fitted, predictions)
+    _record_files(run, cfg, fitted, predictions["val"])
     if _keeps_model(cfg, claimed.job):
         inputs = example(fitted.dataset, fitted.data.splits["val"])
         log_model(claimed.store, run.id, fitted.network, inputs, describe(cfg, fitted.dataset), fitted.target)
@@ -70,8 +70,8 @@ def complete(claimed: Claimed) -> None:
     is_known = claimed.is_own and LATENCY in run.data.metrics
     if LATENCY in objectives(cfg) and not is_known and not is_pruned(run):
         network = Network(parts.net, parts.dataset.normalization())
-        latency = _latency(network, example(parts.dataset, parts.dataset.load("val"), 1), build_trainer(cfg, []))
-        claimed.store.client.log_metric(claimed.run_id, LATENCY, latency)
+        milliseconds = _latency(network, parts.dataset, parts.dataset.load("val"), build_trainer(cfg, []))
+        claimed.store.client.log_metric(claimed.run_id, LATENCY, milliseconds)
 
 
 def outcome(claimed: Claimed) -> Outcome:
@@ -104,17 +104,16 @@ def _record_training(run: Run, fitted: Fitted) -> None:
     run.set_tags({**tags, Tag.PRUNED: "true"} if fitted.pruned else tags)
 
 
-def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, outputs: dict[SplitName, tuple[Tensor, Tensor]]) -> None:
+def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, predictions: dict[SplitName, Predictions]) -> None:
     metrics: dict[str, float] = {}
     left_out: dict[str, tuple[str, ...]] = {}
-    for split, (logits, targets) in outputs.items():
-        found = measure(logits, targets, fitted.loss.cpu(), fitted.target)
+    for split, of_split in predictions.items():
+        found = measure_predictions(of_split, fitted.loss.cpu())
         metrics |= {best_metric(split, name): value for name, value in found.metrics.items()}
         left_out |= {best_metric(split, name): labels for name, labels in found.left_out.items()}
     for objective in objectives(cfg):
         if objective == LATENCY:
-            record = example(fitted.dataset, fitted.data.splits["val"], 1)
-            metrics[LATENCY] = _latency(fitted.network, record, fitted.trainer)
+            metrics[LATENCY] = _latency(fitted.network, fitted.dataset, fitted.data.splits["val"], fitted.trainer)
         elif objective not in metrics and objective not in COSTS:
             raise UserError(
                 f"The objective {objective} cannot be computed on these data: "
@@ -125,18 +124,16 @@ def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, outputs: dict[Spl
     run.set_tags({labels_left_out(name): ", ".join(labels) for name, labels in left_out.items()})
 
 
-def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, logits: Tensor, targets: Tensor) -> None:
-    """Write the files of a run; `logits` and `targets` are those of the validation split, (records, classes)."""
-    dataset, records = fitted.dataset, fitted.data.splits["val"]
-    names, probabilities = dataset.label_names, fitted.target.activation()(logits)
+def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, predictions: Predictions) -> None:
+    """Write the files of a run; `predictions` are those of the validation split."""
+    dataset, target = fitted.dataset, fitted.target
     description = {**describe(cfg, dataset), "counts": dataset.summary()}
-    run.set_tags({Tag.VALIDATION: validation_fingerprint(records.ids, targets.numpy(), names)})
+    run.set_tags({Tag.VALIDATION: validation_fingerprint(predictions.ids, predictions.targets, target.names)})
     with run.artifacts() as folder:
-        keep = cfg.privacy.patients == "keep"
-        patients = records.patients if keep else hashed_patients(run.store, records.patients)
-        path = folder / predictions_file("val")
-        write_predictions(path, records.ids, probabilities, targets, names, patients)
-        write_confusion(folder, "val", fitted.target, probabilities, targets)
+        if cfg.privacy.patients != "keep" and predictions.patients is not None:
+            predictions = replace(predictions, patients=hashed_patients(run.store, predictions.patients))
+        write_predictions(folder / predictions_file("val"), predictions)
+        write_confusion(folder, "val", predictions)
         write_curves(folder / File.CURVES, fitted.history, shown(cfg), fitted.best_epoch)
         write_trained_on(folder / File.TRAINED_ON, run.store, fitted.data.splits)
         (folder / File.DATA).write_text(json.dumps(description, indent=1))
@@ -148,15 +145,6 @@ def _keeps_model(cfg: DictConfig, job: Job) -> bool:
     return cfg.tracking.log_model == "all" or (cfg.tracking.log_model == "best" and job.parent is None)
 
 
-def _latency(network: Network, record: Example, trainer: pl.Trainer) -> float:
-    """Milliseconds that a net takes for one record, whatever its weights: the median of ten passes, after a first."""
-    device = trainer.strategy.root_device
-    network = network.to(device).eval()
-    inputs = moved(tensors(record), device)
-    times = []
-    with torch.no_grad(), trainer.precision_plugin.forward_context():
-        for _ in range(11):
-            begun = time.perf_counter()
-            network(inputs).cpu()
-            times.append(time.perf_counter() - begun)
-    return 1e3 * statistics.median(times[1:])
+def _latency(network: Network, dataset: Dataset, split: Split, trainer: pl.Trainer) -> float:
+    record = tensors(example(dataset, split, 1))
+    return latency(network, record, trainer.strategy.root_device, trainer.precision_plugin.forward_context)

@@ -1,0 +1,87 @@
+"""What a net says of labelled records, and its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ecgexp.errors import UserError, said
+from ecgexp.targets import Target
+
+_TRUE, _PROBABILITY = "true/", "probability/"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a net says of labelled records.
+
+    Attributes
+    ----------
+    ids : str array, (records,)
+    targets : array, (records, names)
+        In the type of the dataset, uint8 for labels.
+    probabilities : float32 array, (records, names)
+    target : Target
+        What is predicted.
+    patients : str array, (records,), or None
+        None where a file does not have them.
+    logits : float32 array, (records, outputs), or None
+        None where the predictions were read from a file, which has none.
+    """
+
+    ids: NDArray[np.str_]
+    targets: NDArray[Any]
+    probabilities: NDArray[np.float32]
+    target: Target
+    patients: NDArray[np.str_] | None
+    logits: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def groups(self) -> NDArray[np.str_]:
+        """Records that belong together, (records,): patients, or each record alone where those are not known."""
+        return self.ids if self.patients is None else self.patients
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write a parquet table: `id`, `patient` where known, `true/<name>` and `probability/<name>` for each name."""
+    table = {"id": predictions.ids.astype(str)}
+    if predictions.patients is not None:
+        table["patient"] = predictions.patients.astype(str)
+    names = predictions.target.names
+    table |= {f"{_TRUE}{name}": predictions.targets[:, i] for i, name in enumerate(names)}
+    table |= {f"{_PROBABILITY}{name}": predictions.probabilities[:, i] for i, name in enumerate(names)}
+    pd.DataFrame(table).to_parquet(path, index=False)
+
+
+def read_predictions(path: Path, build: Callable[[Sequence[str]], Target]) -> Predictions:
+    """Read what `write_predictions` wrote; `build` makes the trial's target from the names of its columns.
+
+    Raises
+    ------
+    UserError
+        Where the file is no such table.
+    """
+    try:
+        table = pd.read_parquet(path)
+        names = tuple(name.removeprefix(_TRUE) for name in table.columns if name.startswith(_TRUE))
+        targets = table[[f"{_TRUE}{name}" for name in names]].to_numpy()
+        if targets.dtype.kind not in "buif":
+            raise ValueError(f"targets of the type {targets.dtype}")
+        return Predictions(
+            table["id"].to_numpy(dtype=str),
+            targets,
+            table[[f"{_PROBABILITY}{name}" for name in names]].to_numpy(dtype=np.float32),
+            build(names),
+            table["patient"].to_numpy(dtype=str) if "patient" in table else None,
+        )
+    except Exception as error:  # a damaged parquet file raises whatever its parsing happens to raise
+        raise UserError(f"{path} is damaged or holds no predictions: {said(error)}.") from error
