@@ -105,7 +105,7 @@ def test_bad_records_are_kept_with_their_reason(folder, tmp_path):
 
 def test_processes_read_what_one_reads(folder, tmp_path, monkeypatch):
     folder.path(2).with_suffix(".dat").unlink()
-    monkeypatch.setattr(cache, "WORTH_A_PROCESS", 10)
+    monkeypatch.setattr(signals, "WORTH_A_PROCESS", 10)
     monkeypatch.setattr(signals, "CHUNK", 3)
     parallel = cached_signals(folder.root, FILES, LAYOUT, tmp_path / "parallel", workers=2)
     alone = cached_signals(folder.root, FILES, LAYOUT, tmp_path / "alone", workers=1)
@@ -164,7 +164,7 @@ def test_ctrl_c_leaves_nothing(folder, tmp_path):
 
 
 def test_ctrl_c_ends_the_reading_processes(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "WORTH_A_PROCESS", 10)
+    monkeypatch.setattr(signals, "WORTH_A_PROCESS", 10)
     monkeypatch.setattr(signals, "CHUNK", 1)
 
     class Interrupted(signals.tqdm):

@@ -9,11 +9,16 @@ import folders
 import numpy as np
 import pytest
 
-from ecgexp.datasets import sources
+from ecgexp.datasets import files
+from ecgexp.datasets.ecg.headers import named_files
 from ecgexp.datasets.ecg.signals import cached_signals
 from ecgexp.datasets.files import Sources
 
 LAYOUT = {"lead_names": ("I",), "sampling_rate": 100.0, "samples": 100, "exact": False}
+
+
+def sources(root, records, cache_dir):
+    return Sources(root, records, cache_dir, (".hea",), {".hea": named_files})
 
 
 def write_record(path: Path, signal: np.ndarray, leads: list[str], rate: float) -> None:
@@ -115,26 +120,26 @@ def test_a_file_that_is_written_twice_within_a_tick_of_the_clock(tmp_path):
 
 def test_contents_are_hashed_once(tmp_path, monkeypatch):
     write_record(tmp_path / "data/r", ramp(1), ["I"], 100)
-    first = Sources(tmp_path / "data", ["r"], tmp_path / "cache")
-    monkeypatch.setattr(sources, "_hash", None)
+    first = sources(tmp_path / "data", ["r"], tmp_path / "cache")
+    monkeypatch.setattr(files, "_hash", None)
     (tmp_path / "link").symlink_to(tmp_path / "data")
-    assert Sources(tmp_path / "data", ["r"], tmp_path / "cache").content == first.content
-    assert Sources(tmp_path / "link", ["r"], tmp_path / "cache").content == first.content
+    assert sources(tmp_path / "data", ["r"], tmp_path / "cache").content == first.content
+    assert sources(tmp_path / "link", ["r"], tmp_path / "cache").content == first.content
 
 
 def test_contents_of_files_elsewhere_are_hashed_once(tmp_path, monkeypatch):
     write_record(tmp_path / "elsewhere/r", ramp(1), ["I"], 100)
     records = [str(tmp_path / "elsewhere/r"), "../elsewhere/r"]
-    first = Sources(tmp_path / "data", records, tmp_path / "cache")
-    monkeypatch.setattr(sources, "_hash", None)
-    assert Sources(tmp_path / "data", records, tmp_path / "cache").content == first.content
+    first = sources(tmp_path / "data", records, tmp_path / "cache")
+    monkeypatch.setattr(files, "_hash", None)
+    assert sources(tmp_path / "data", records, tmp_path / "cache").content == first.content
 
 
 def test_contents_are_hashed_where_nothing_can_be_remembered(tmp_path):
     write_record(tmp_path / "data/r", ramp(1), ["I"], 100)
     (tmp_path / "file").touch()
-    first = Sources(tmp_path / "data", ["r"], tmp_path / "cache")
-    assert Sources(tmp_path / "data", ["r"], tmp_path / "file").content == first.content
+    first = sources(tmp_path / "data", ["r"], tmp_path / "cache")
+    assert sources(tmp_path / "data", ["r"], tmp_path / "file").content == first.content
 
 
 HEADERS = {
@@ -152,14 +157,14 @@ HEADERS = {
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS.keys())
 def test_any_header_has_a_hash(tmp_path, header):
     (tmp_path / "r.hea").write_bytes(header)
-    first = Sources(tmp_path, ["r", "no\0name", "x" * 5000], tmp_path / "cache").content
-    assert Sources(tmp_path, ["r", "no\0name", "x" * 5000], tmp_path / "cache").content == first
+    first = sources(tmp_path, ["r", "no\0name", "x" * 5000], tmp_path / "cache").content
+    assert sources(tmp_path, ["r", "no\0name", "x" * 5000], tmp_path / "cache").content == first
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     (tmp_path / "r.hea").write_text("r 1 100\npipe 16\n")
     os.mkfifo(tmp_path / "pipe")
-    assert Sources(tmp_path, ["r"], tmp_path / "cache").content
+    assert sources(tmp_path, ["r"], tmp_path / "cache").content
 
 
 @pytest.mark.slow
@@ -170,7 +175,7 @@ def test_a_folder_of_full_size_is_looked_through_in_a_second(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".hea").write_text(f"{path.name} 1 100 1000\n{path.name}.dat 16\n")
         path.with_suffix(".dat").write_text(record)
-    first = Sources(tmp_path / "data", records, tmp_path / "cache").content
+    first = sources(tmp_path / "data", records, tmp_path / "cache").content
     start = time.process_time()
-    assert Sources(tmp_path / "data", records, tmp_path / "cache").content == first
+    assert sources(tmp_path / "data", records, tmp_path / "cache").content == first
     assert time.process_time() - start < 1

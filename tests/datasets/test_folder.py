@@ -271,9 +271,9 @@ def test_a_missing_folder_or_table(own, tmp_path):
 
 
 def test_impossible_arguments(own):
-    with pytest.raises(UserError, match=r"dataset\.labels names AF twice"):
+    with pytest.raises(UserError, match=r"'dataset\.labels' names AF twice"):
         own.dataset(labels=["AF", "PVC", "AF"])
-    with pytest.raises(UserError, match=r"dataset\.lead_names names I twice"):
+    with pytest.raises(UserError, match=r"'dataset\.lead_names' names I twice"):
         own.dataset(lead_names=["I", "II", "i"])
     with pytest.raises(UserError, match=r"'dataset\.fractions' is \[0\.8, 0\.1, 0\.2\], which sum to 1\.1"):
         own.dataset(fractions=[0.8, 0.1, 0.2])

@@ -209,7 +209,7 @@ def test_training_never_touches_the_test_recordings(copied):
     dataset.prepare()
     dataset.fingerprint()
     assert "test" not in dataset.summary()
-    with pytest.raises(UserError, match=r"Record .*100: its files are truncated or damaged"):
+    with pytest.raises(UserError, match=r"Record .*100 cannot be used: its files are truncated or damaged"):
         dataset.load("test")
 
 
@@ -367,16 +367,32 @@ def changed(path):
             r"101\.atr is truncated or damaged \(it ends after \d+ annotations without the mark of an end",
         ),
         ("101.atr", behind_the_end, r"101\.atr has 2 of 5 beats behind the end of the recording, .* 14499 of 14400"),
-        ("101.atr", two_at_one_place, r"101: its annotation file 101\.atr has two beats at sample 401"),
-        ("101.atr", other_rate, r"101: its annotation file 101\.atr is for 300 Hz, its header for 360 Hz"),
-        ("101.dat", changed, r"101: its files are truncated or damaged \(lead \w+ in 101\.dat has the checksum"),
-        ("101.hea", Path.unlink, r"101: the header file 101\.hea is missing"),
-        ("101.dat", Path.unlink, r"101: the signal file 101\.dat is missing"),
-        ("101.atr", Path.unlink, r"101: the annotation file 101\.atr is missing"),
-        ("101.hea", lambda path: path.write_text("nonsense"), r"101: its files are truncated or damaged"),
-        ("101.dat", cut_short, r"101: its files are truncated or damaged"),
-        ("101.atr", lambda path: path.write_bytes(b"abc"), r"101: the annotation file 101\.atr is truncated or"),
-        ("101.atr", one_beat, r"101: its annotation file has fewer than two beats"),
+        ("101.atr", two_at_one_place, r"101 .* used: its annotation file 101\.atr has two beats at sample 401"),
+        (
+            "101.atr",
+            other_rate,
+            r"101 .* used: its annotation file 101\.atr is for 300 Hz, its header for 360 Hz",
+        ),
+        (
+            "101.dat",
+            changed,
+            r"101 .* damaged \(lead \w+ in 101\.dat has the checksum",
+        ),
+        ("101.hea", Path.unlink, r"101 .* used: the header file 101\.hea is missing"),
+        ("101.dat", Path.unlink, r"101 .* used: the signal file 101\.dat is missing"),
+        ("101.atr", Path.unlink, r"101 cannot be used: the annotation file 101\.atr is missing"),
+        (
+            "101.hea",
+            lambda path: path.write_text("nonsense"),
+            r"101 cannot be used: its files are truncated or damaged",
+        ),
+        ("101.dat", cut_short, r"101 cannot be used: its files are truncated or damaged"),
+        (
+            "101.atr",
+            lambda path: path.write_bytes(b"abc"),
+            r"101 cannot be used: the annotation file 101\.atr is truncated or",
+        ),
+        ("101.atr", one_beat, r"101 cannot be used: its annotation file has fewer than two beats"),
     ],
 )
 def test_a_bad_recording_is_named_in_one_sentence(copied, file, damage, message):

@@ -52,7 +52,7 @@ def test_what_fits_is_trained(environment):
     ("variables", "settings", "sentence"),
     [
         (TORCHRUN, (trainer(2), 32, True), "a sweep starts those of each trial itself"),
-        (SRUN, (trainer(), 32, False), "started 2 processes, but trainer.devices=1 asks for 1"),
+        (SRUN, (trainer(), 32, False), "There are 2 processes of torchrun or srun, but trainer.devices=1 asks for 1"),
         (TORCHRUN, (trainer(2), 33, False), "which 2 processes cannot share equally"),
         ({}, (trainer(2, num_nodes=2), 32, False), "start a single trial with torchrun or srun"),
     ],
