@@ -14,29 +14,10 @@ class Conv(nn.Module):
         super().__init__()
         self.ours_padding = ours.padding_of
         self.conv = nn.Conv1d(ours.in_channels, ours.out_channels, ours.kernel_size[0], ours.stride[0])
-        self.conv.load_state_dict({name: value.contiguous() for name, value in ours.state_dict().items()})
+        self.conv.load_state_dict(ours.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(nn.functional.pad(x, self.ours_padding(x.shape[-1])))
-
-
-class Pool(nn.Module):
-    def __init__(self, ours: layers.SameMaxPool) -> None:
-        super().__init__()
-        self.size = ours.size
-
-    def forward(self, x: Tensor) -> Tensor:
-        padding = layers.same_padding(x.shape[-1], self.size, self.size)
-        return nn.functional.max_pool1d(nn.functional.pad(x, padding, value=float("-inf")), self.size)
-
-
-class Decimate(nn.Module):
-    def __init__(self, ours: layers.Decimate) -> None:
-        super().__init__()
-        self.stride = ours.stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[..., :: self.stride]
 
 
 def plain(net: nn.Module) -> nn.Module:
@@ -49,12 +30,6 @@ def plain(net: nn.Module) -> nn.Module:
                 setattr(net, name, nn.Sequential(Conv(full), nn.MaxPool1d(1, child.stride[0])))
             case layers.SameConv():
                 setattr(net, name, Conv(child))
-            case layers.SameMaxPool():
-                setattr(net, name, Pool(child))
-            case layers.Decimate():
-                setattr(net, name, Decimate(child))
-            case layers.ReLUDropout():
-                setattr(net, name, nn.Sequential(nn.ReLU(), nn.Dropout(child.p)))
             case layers.BatchNorm():
                 setattr(net, name, nn.BatchNorm1d(child.num_features, eps=1e-3, momentum=0.01))
             case _:

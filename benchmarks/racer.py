@@ -67,8 +67,10 @@ def ours(
     from torch import nn
 
     from ecgexp.datasets.base import SignalDataset, Split, SplitName
+    from ecgexp.fast import speed_up
+    from ecgexp.fast.training import fused
     from ecgexp.targets import MultiLabel
-    from ecgexp.training.callbacks import History
+    from ecgexp.training.callbacks import Faster, History
     from ecgexp.training.data import TrainingData
     from ecgexp.training.module import TrainingModule
     from ecgexp.training.network import Network
@@ -108,11 +110,17 @@ def ours(
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
 
-    dataset = Given()
+    dataset, net = Given(), _net(settings)
+    optimizer: Any = partial(torch.optim.Adam, lr=1e-3)
+    faster = []
+    if settings.get("fast", True):
+        speed_up(net)
+        optimizer = fused(optimizer, "cuda" if torch.cuda.is_available() else "cpu")
+        faster = [Faster()]
     module = TrainingModule(
-        Network(_net(settings)),
+        Network(net),
         nn.BCEWithLogitsLoss(),
-        partial(torch.optim.Adam, lr=1e-3),
+        optimizer,
         None,
         "epoch",
         "val/loss",
@@ -122,7 +130,7 @@ def ours(
     trainer = pl.Trainer(
         max_epochs=-1,
         precision={"fp32": "32-true", "bf16": "bf16-mixed"}[settings["precision"]],
-        callbacks=[History(log), *callbacks, Clock()],
+        callbacks=[History(log), *faster, *callbacks, Clock()],
         logger=False,
         enable_checkpointing=bool(callbacks),
         enable_model_summary=False,
@@ -167,12 +175,13 @@ def _bare(settings: dict[str, Any], arrays: Arrays) -> Iterator[float]:
     """Seconds of each epoch, training and evaluation, of a net of ours with nothing around it."""
     import torch
 
-    from ecgexp.training.module import as_it_lies, keep_freed_memory
+    from ecgexp.fast import speed_up
+    from ecgexp.fast.training import as_it_lies, keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(settings["threads"])
     signals, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-    net, size = _net(settings), settings["batch_size"]
+    net, size = speed_up(_net(settings)), settings["batch_size"]
     optimizer, lossf = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True), torch.nn.BCEWithLogitsLoss()
     while True:
         begun = time.perf_counter()
@@ -282,7 +291,19 @@ def uncompiled(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[st
     ours({**settings, "compile": False}, arrays, gate)
 
 
-CONTESTANTS = {"ours": ours, "uncompiled": uncompiled, "tracked": tracked, "plain": plain, "keras": keras}
+def reference(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
+    """Ours with fast=false."""
+    ours({**settings, "fast": False}, arrays, gate)
+
+
+CONTESTANTS = {
+    "ours": ours,
+    "reference": reference,
+    "uncompiled": uncompiled,
+    "tracked": tracked,
+    "plain": plain,
+    "keras": keras,
+}
 
 if __name__ == "__main__":
     main()

@@ -74,8 +74,10 @@ def main() -> None:
 def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
     """Figures of one net at one batch size and precision."""
     keras = (arguments.keras_python, {"KERAS_BACKEND": arguments.keras})
-    peers = {"ours": (sys.executable, {}), "keras": keras, "keras again": keras, "plain": (sys.executable, {})}
+    here: tuple[str, dict[str, str]] = (sys.executable, {})
+    peers = {"ours": here, "keras": keras, "keras again": keras, "plain": here, "reference": here}
     names = {"keras": f"{package('keras')} on {package(arguments.keras)}", "plain": package("torch")}
+    names["reference"] = "fast=false"
     print(f"{settings['net']} {settings['precision']} batch {settings['batch_size']} ...", flush=True)
     times = take_turns(settings, peers, arguments.runs)
     # some processes of TensorFlow train at a third of their speed from start to end: the faster of two counts

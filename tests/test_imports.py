@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ecgexp"
 # import nothing, so that what measures and what writes may use them as well.
 LAYERS = (
     ("__init__", "errors", "extras", "text", "paths", "processes", "saved", "tracking.names"),
-    ("metrics", "models", "losses", "statistics", "targets", "datasets"),
+    ("fast", "metrics", "models", "losses", "statistics", "targets", "datasets"),
     ("config",),
     ("training",),
     ("tracking",),

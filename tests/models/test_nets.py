@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from ecgexp.errors import UserError
+from ecgexp.fast import speed_up
 from ecgexp.models import (
     Constant,
     ConvBlocks,
@@ -24,8 +25,8 @@ from ecgexp.training.network import check_layers
 NETS = [Rajpurkar, RajpurkarOriginal, Ribeiro, RibeiroOriginal]
 ALL = [*NETS, Linear, Constant]
 SMALL = [
-    lambda **shape: Rajpurkar(**shape, width=4, depth=6, kernel=5),
-    lambda **shape: Ribeiro(**shape, width=4, depth=2, kernel=5),
+    lambda **shape: speed_up(Rajpurkar(**shape, width=4, depth=6, kernel=5)),
+    lambda **shape: speed_up(Ribeiro(**shape, width=4, depth=2, kernel=5)),
     pytest.param(RajpurkarOriginal, marks=pytest.mark.slow),
     RibeiroOriginal,
     Linear,
@@ -141,7 +142,9 @@ def test_width_depth_kernel_and_dropout_vary_the_nets(width):
 @pytest.mark.parametrize("leads", [2, 8, 12])
 def test_no_layer_is_computed_wrongly_in_bfloat16(net, leads):
     torch.manual_seed(0)
-    check_layers(net(leads=leads, samples=1000), signals(2, leads, 1000), torch.autocast("cpu", torch.bfloat16))
+    plain = net(leads=leads, samples=1000)
+    for built in (plain, speed_up(plain)):
+        check_layers(built, signals(2, leads, 1000), torch.autocast("cpu", torch.bfloat16))
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -12,6 +12,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from ecgexp.datasets import SignalDataset, Split
+from ecgexp.fast import speed_up
 from ecgexp.models import Linear, Rajpurkar, Ribeiro
 from ecgexp.targets import MultiLabel
 from ecgexp.training import compiled
@@ -23,8 +24,9 @@ from ecgexp.trials.identity import cell
 
 LEADS, SAMPLES = 3, 40
 NETS = {
-    "ribeiro": partial(Ribeiro, LEADS, SAMPLES, 5, width=4, depth=2, kernel=4),
-    "rajpurkar": partial(Rajpurkar, LEADS, SAMPLES, 5, width=4, depth=5, kernel=4),
+    "ribeiro": lambda **how: speed_up(Ribeiro(LEADS, SAMPLES, 5, width=4, depth=2, kernel=4, **how)),
+    "rajpurkar": lambda **how: speed_up(Rajpurkar(LEADS, SAMPLES, 5, width=4, depth=5, kernel=4, **how)),
+    "plain ribeiro": partial(Ribeiro, LEADS, SAMPLES, 5, width=4, depth=2, kernel=4),
 }
 
 

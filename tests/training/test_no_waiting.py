@@ -12,13 +12,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecgexp.datasets import SignalDataset, Split
+from ecgexp.fast import speed_up
+from ecgexp.fast.training import as_it_lies, fused
 from ecgexp.models import Rajpurkar, Ribeiro
 from ecgexp.models.layers import SameConv
 from ecgexp.targets import MultiLabel
 from ecgexp.training.batches import GIGABYTE, Batches, Records
-from ecgexp.training.callbacks import History
+from ecgexp.training.callbacks import Faster, History
 from ecgexp.training.data import TrainingData
-from ecgexp.training.module import TrainingModule, as_it_lies, fused
+from ecgexp.training.module import TrainingModule
 from ecgexp.training.network import Network
 
 LEADS, SAMPLES = 3, 40
@@ -78,7 +80,7 @@ class Reads(pl.Callback):
 def test_a_step_reads_nothing_but_the_loss_which_a_gpu_keeps(net):
     reads = Reads()
     optimizer = partial(torch.optim.Adam, fused=True)
-    network = Network(net(LEADS, SAMPLES, 5), None)
+    network = Network(speed_up(net(LEADS, SAMPLES, 5)), None)
     module = TrainingModule(
         network, nn.BCEWithLogitsLoss(), optimizer, None, "epoch", "val/loss", MultiLabel(Noise.label_names)
     )
@@ -86,7 +88,7 @@ def test_a_step_reads_nothing_but_the_loss_which_a_gpu_keeps(net):
         accelerator="cpu",
         max_epochs=3,
         logger=False,
-        callbacks=[History(lambda epochs: None), reads],
+        callbacks=[History(lambda epochs: None), Faster(), reads],
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
@@ -109,33 +111,34 @@ def test_the_order_of_an_epoch_is_copied_to_the_device_once():
 @pytest.mark.parametrize(
     ("optimizer", "expected"),
     [
-        (partial(torch.optim.Adam, lr=0.1), {"fused": True}),
-        (partial(torch.optim.AdamW, lr=0.1), {"fused": True}),
-        (partial(torch.optim.SGD, lr=0.1), {"fused": True}),
-        (partial(torch.optim.RMSprop, lr=0.1), {}),  # torch has none
-        (partial(torch.optim.Adam, fused=False), {}),
-        (partial(torch.optim.Adam, foreach=True), {}),
-        (lambda parameters: torch.optim.Adam(parameters), {}),
+        (partial(torch.optim.Adam, lr=0.1), True),
+        (partial(torch.optim.AdamW, lr=0.1), True),
+        (partial(torch.optim.SGD, lr=0.1), True),
+        (partial(torch.optim.RMSprop, lr=0.1), False),  # torch has none
+        (partial(torch.optim.Adam, fused=False), False),
+        (partial(torch.optim.Adam, foreach=True), False),
+        (lambda parameters: torch.optim.Adam(parameters), False),
     ],
     ids=["adam", "adamw", "sgd", "rmsprop", "refused", "foreach", "function"],
 )
 def test_an_update_is_fused_where_the_optimizer_can_and_nothing_else_is_asked(optimizer, expected):
-    assert fused(optimizer, torch.device("cuda")) == expected
-    (group,) = optimizer([nn.Parameter(torch.zeros(3))], **expected).param_groups
-    assert not expected or group["fused"]
+    (group,) = fused(optimizer, "cuda")([nn.Parameter(torch.zeros(3))]).param_groups
+    assert bool(group.get("fused")) is expected
+    assert expected or fused(optimizer, "cuda") is optimizer
 
 
 def test_on_a_cpu_an_update_is_fused_where_that_is_faster():
-    cpu = torch.device("cpu")
-    assert fused(partial(torch.optim.AdamW, lr=0.1), cpu) == {"fused": True}
-    assert fused(partial(torch.optim.SGD, lr=0.1), cpu) == {}
-    assert fused(partial(torch.optim.Adam, foreach=True), cpu) == {}
+    for kind, expected in ((torch.optim.AdamW, True), (torch.optim.SGD, False)):
+        (group,) = fused(partial(kind, lr=0.1), "cpu")([nn.Parameter(torch.zeros(3))]).param_groups
+        assert bool(group["fused"]) is expected
+    asked = partial(torch.optim.Adam, foreach=True)
+    assert fused(asked, "cpu") is asked
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
 def test_a_fused_update_of_channels_last_weights_is_the_plain_one_without_a_copy(kind):
     torch.manual_seed(0)
-    conv, linear = SameConv(6, 8, 5), nn.Linear(4, 3)
+    conv, linear = speed_up(SameConv(6, 8, 5)), nn.Linear(4, 3)
     ours = [*conv.parameters(), *linear.parameters(), nn.Parameter(torch.zeros(2, 2))]  # the last has no gradient
     plain = [nn.Parameter(parameter.detach().clone()) for parameter in ours]
     update, expected = kind(ours, lr=0.1, fused=True), kind(plain, lr=0.1, fused=False)

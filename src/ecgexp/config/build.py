@@ -17,6 +17,7 @@ from torch import nn
 from ecgexp.config.schema import DATA_KEYS, SIZES, accepts, locate, plain
 from ecgexp.datasets.base import SIGNAL, Dataset, Input, Split
 from ecgexp.errors import UserError, said
+from ecgexp.fast import speed_up
 from ecgexp.targets import MultiClass, MultiLabel, Target
 
 Example = NDArray[Any] | dict[str, NDArray[Any]]
@@ -47,7 +48,7 @@ def build(cfg: DictConfig) -> Parts:
     seed_everything(cfg.seed, verbose=False)
     parts = Parts(
         build_dataset(cfg),
-        instantiate_group("model", cfg.model),
+        build_net(cfg),
         instantiate_group("loss", cfg.loss),
         instantiate_group("optimizer", cfg.optimizer),
         None if cfg.scheduler.schedule is None else instantiate_group("scheduler", cfg.scheduler.schedule),
@@ -79,6 +80,12 @@ def build_dataset(cfg: DictConfig) -> Dataset:
     target = locate("dataset", component)
     kept = {key: value for key, value in component.items() if key not in DATA_KEYS or accepts(target, key)}
     return instantiate_group("dataset", kept)
+
+
+def build_net(cfg: DictConfig) -> nn.Module:
+    """The net of a configuration, with new weights; with the faster layers where it says so, or is too old to say."""
+    net: nn.Module = instantiate_group("model", cfg.model)
+    return speed_up(net) if cfg.get("fast", True) else net
 
 
 def build_target(cfg: DictConfig, label_names: Sequence[str]) -> Target:

@@ -98,6 +98,7 @@ class _Trial(Checked):
     threshold: Annotated[float, Field(ge=0, le=1)]
     precision: Literal[32, "bf16-mixed", "16-mixed", "auto"]
     compile: Literal["auto", True, False]
+    fast: bool
     monitor: str
     objective: str | Annotated[list[str], Field(min_length=1)]
     memory_budget: Annotated[float, Field(ge=0)]

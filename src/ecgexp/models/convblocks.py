@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecgexp.models.layers import LAYOUT, Count, ceil_div, check_heads, check_signals
+from ecgexp.models.layers import Count, ceil_div, check_heads, check_signals
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "leaky_relu": nn.LeakyReLU}
 
@@ -79,7 +79,7 @@ class ConvBlocks(nn.Module):
                 sides = ceil_div(sides[0], 2), ceil_div(sides[1], 2)
                 if attention:
                     self.blocks.append(ResidualAttention(hidden, heads))
-        self.blocks.to(memory_format=LAYOUT)  # type: ignore[call-overload] # which torch has forgotten
+        self.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # which torch has forgotten
         self.hidden = nn.Linear(sides[0] * sides[1] * hidden, hidden)
         self.activation = ACTIVATIONS[activation]()
         self.head = nn.Linear(hidden, classes)
@@ -99,7 +99,7 @@ class ConvBlocks(nn.Module):
         """(batch, leads, samples) to logits (batch, classes)."""
         check_signals(x, self.leads, self.samples)
         lines = F.pad(x, (0, self.rows * self.columns - self.samples))
-        picture = lines.reshape(-1, self.leads, self.rows, self.columns).contiguous(memory_format=LAYOUT)
+        picture = lines.reshape(-1, self.leads, self.rows, self.columns).contiguous(memory_format=torch.channels_last)
         return self.head(self.activation(self.hidden(self.blocks(picture).flatten(1))))
 
 

@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 from torch import nn
 
-from ecgexp.config.build import instantiate_group
+from ecgexp.config.build import build_net
 from ecgexp.errors import UserError, said
 from ecgexp.targets import MultiClass, MultiLabel, Target
 from ecgexp.tracking.artifacts import read_config, read_json, read_weights, run_folder
@@ -95,7 +95,7 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> tuple[DictConfig, 
     cfg = read_config(folder / File.CONFIG)
     state = read_weights(folder / File.WEIGHTS)
     check_trusted("model", cfg.get("model"), trust)
-    net = instantiate_group("model", cfg.model)
+    net = build_net(cfg)
     try:
         network = restored(net, state)
     except RuntimeError as error:

@@ -19,6 +19,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from ecgexp.errors import UserError, said
+from ecgexp.fast.training import as_it_lies, keep_freed_memory
 from ecgexp.saved import load_tensors
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,21 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the epochs of an interrupted training over."""
         self.epochs = state_dict["epochs"]
+
+
+class Faster(Callback):
+    """Has each step take less time on a CPU, see `ecgexp.fast.training`."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prepare this process."""
+        keep_freed_memory()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Spare a fused update on a CPU a copy of each gradient."""
+        if pl_module.device.type == "cpu" and optimizer.defaults.get("fused"):
+            as_it_lies(parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
 class Checkpoints(Checkpoint):

@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.callbacks.progress.progress_bar import ProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import nn
 
 from ecgexp.config.build import Parts, build_target, check_inputs, device_kind, example, resolve_precision, wrong_size
 from ecgexp.config.schema import objectives
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError, said
+from ecgexp.fast.training import Optimizer, fused
 from ecgexp.metrics import higher_is_better
 from ecgexp.metrics.names import macro_f1_name
 from ecgexp.targets import Target
 from ecgexp.training.batches import tensors
-from ecgexp.training.callbacks import Checkpoints, History, Patience, Pruning, progress
+from ecgexp.training.callbacks import Checkpoints, Faster, History, Patience, Pruning, progress
 from ecgexp.training.compiled import compiles
 from ecgexp.training.data import TrainingData
 from ecgexp.training.inference import logits_of, predictions_of
@@ -137,7 +137,7 @@ def fit(
     module = TrainingModule(
         Network(parts.net, parts.dataset.normalization()),
         parts.loss,
-        parts.optimizer,
+        _optimizer(cfg, parts),
         parts.schedule,
         cfg.scheduler.interval,
         cfg.monitor,
@@ -149,7 +149,14 @@ def fit(
     share = 1.0 if device_kind(cfg) == "cpu" else 0.1
     kept = Checkpoints(scratch, cfg.monitor, best_is(cfg.monitor), share)
     pruning = Pruning(history, judge or (lambda epochs: False))
-    trainer = build_trainer(cfg, [history, kept, *_callbacks(cfg, quiet), *([pruning] if judge else [])])
+    callbacks = [
+        history,
+        kept,
+        *_callbacks(cfg, quiet),
+        *([pruning] if judge else []),
+        *([Faster()] if cfg.fast else []),
+    ]
+    trainer = build_trainer(cfg, callbacks)
     if resolve_precision(cfg) != 32 and device_kind(cfg) == "cpu":
         inputs = tensors(example(parts.dataset, data.splits["train"]))
         check_layers(parts.net, as_float(inputs), trainer.precision_plugin.forward_context())
@@ -245,6 +252,13 @@ def _check_metrics(cfg: DictConfig, parts: Parts, data: TrainingData) -> None:
                     f"Config key '{key}' is '{'best/' * (key == 'objective')}{split}/{metric}', which cannot be "
                     f"computed on these data: choose another metric, or data in which its labels occur."
                 )
+
+
+def _optimizer(cfg: DictConfig, parts: Parts) -> Optimizer:
+    # Lightning refuses to clip gradients for a fused update under mixed precision
+    if not cfg.fast or cfg.trainer.get("gradient_clip_val"):
+        return parts.optimizer
+    return fused(parts.optimizer, device_kind(cfg))
 
 
 def _callbacks(cfg: DictConfig, quiet: bool) -> list[Callback]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import inspect
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -85,10 +82,6 @@ class TrainingModule(pl.LightningModule):
         """Keep the logits for the metrics of the epoch."""
         self._step("val", batch)
 
-    def on_fit_start(self) -> None:
-        """Prepare this process."""
-        keep_freed_memory()
-
     def on_train_start(self) -> None:
         """Go on as an interrupted training would have: optimizers exist only now."""
         if not self._restored:
@@ -118,19 +111,12 @@ class TrainingModule(pl.LightningModule):
         parameters = [p for p in self.parameters() if p.requires_grad]
         if not parameters:
             return None
-        # Lightning refuses to clip gradients for a fused update under mixed precision
-        clips = self.trainer.gradient_clip_val
-        optimizer = self.optimizer(parameters, **({} if clips else fused(self.optimizer, self.device)))
+        optimizer = self.optimizer(parameters)
         if self.schedule is not None and self.interval == "step":
             self._scheduler = self.schedule(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         elif self.schedule is not None:
             self._scheduler = self.schedule(optimizer)
         return optimizer
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Spare a fused update on a CPU a copy of each gradient."""
-        if self.device.type == "cpu" and optimizer.defaults.get("fused"):
-            as_it_lies(p for group in optimizer.param_groups for p in group["params"])
 
     # Lightning would step the schedule after the epoch's checkpoint is written, which a resumed training
     # would then lack; so it is stepped here.
@@ -187,42 +173,6 @@ class TrainingModule(pl.LightningModule):
         if not np.isfinite(metrics["loss"]):
             raise Diverged
         return metrics
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what a step frees for the next one, where it is glibc.
-
-    It would give large tensors back to the system at once, and each page that is asked for anew costs a fault: up
-    to a tenth of a step on a CPU.
-    """
-    trim_threshold, mmap_max = -1, -4  # of malloc.h
-    with suppress(AttributeError, OSError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-
-
-def fused(optimizer: Callable[..., torch.optim.Optimizer], device: torch.device) -> dict[str, bool]:
-    """The argument that has an optimizer update all parameters in one kernel, where it can and that is faster."""
-    parameters = inspect.signature(optimizer).parameters
-    unset = all(name not in parameters or parameters[name].default is None for name in ("fused", "foreach"))
-    # on a CPU it takes half the time for Adam and AdamW, and three times as long for SGD
-    kind = getattr(optimizer, "func", optimizer)
-    faster = device.type == "cuda" or (isinstance(kind, type) and issubclass(kind, torch.optim.Adam))
-    return {"fused": True} if "fused" in parameters and unset and faster else {}
-
-
-def as_it_lies(parameters: Iterable[Tensor]) -> None:
-    """Declare gradients contiguous that lie in memory as their parameters do, until they are computed anew.
-
-    A fused update goes through parameters, gradients and moments in the order in which they lie. PyTorch's own on a
-    CPU copies each gradient of a convolution with channels last all the same: half of the time of an update.
-    """
-    for parameter in parameters:
-        gradient = parameter.grad
-        if gradient is not None and not gradient.is_contiguous() and gradient.stride() == parameter.stride():
-            contiguous = torch.empty(gradient.shape, device="meta").stride()
-            parameter.grad = gradient.as_strided(gradient.shape, contiguous)
 
 
 def _unique(index: Tensor) -> tuple[Tensor, Tensor]:
