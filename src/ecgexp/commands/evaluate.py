@@ -107,7 +107,7 @@ def evaluate(
         tuned_labels = known.label_table(probabilities, targets)
         tuned = known.measure_decisions(probabilities, targets)
         limits = _limits(_uncertainty(predictions, known))
-        tuned |= {name: value for name, value in limits.items() if not name.startswith("auroc")}
+        tuned |= {name: value for name, value in limits.items() if name.rpartition("_")[0] in tuned}
         metrics |= {tuned_metric(name): value for name, value in tuned.items()}
     subgroups = None
     if metadata is not None:
@@ -403,6 +403,7 @@ def _summary(run: MlflowRun, split: SplitName, predictions: Predictions, finding
         blocks.append(f"No intervals: {findings.uncertainty}")
     else:
         blocks.append("The intervals cover the choice of records (patients), not of seeds.")
+        blocks.extend(findings.uncertainty.undefined.values())
     for labels_out in dict.fromkeys(findings.left_out.values()):
         which = ", ".join(name for name, labels in findings.left_out.items() if labels == labels_out)
         blocks.append(f"Without {', '.join(labels_out)} ({target.left_out_reason}): {which}.")

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ecgexp.errors import UserError
-from ecgexp.metrics.names import macro_f1_name
+from ecgexp.errors import UserError, first_line
+from ecgexp.metrics.base import Resampled
 from ecgexp.statistics import Scorer, Uncertainty, bootstrap, score_in_blocks
 from ecgexp.targets import Target
-from ecgexp.tracking.names import best_metric, metric_of
+from ecgexp.tracking.names import best_metric
 from ecgexp.training.predictions import Predictions
 
-AUROC, RECALL = "auroc_macro", "recall_macro"
 RESAMPLES = 1000
 
 
@@ -72,8 +71,9 @@ def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
     -------
     DataFrame
         Index: run. For the scores that have them, with prefix ``best/val/<score>``: ``_low``, ``_high`` (95 %
-        interval), ``_behind``, ``_behind_low``, ``_behind_high`` (winner of the group minus this, simultaneous),
-        ``_maybe_best`` (it cannot be told from the winner), and ``_share_best`` (of the resamples).
+        interval), ``_behind``, ``_behind_low``, ``_behind_high`` (by how much the winner of the group is better, with
+        simultaneous limits), ``_maybe_best`` (it cannot be told from the winner), and ``_share_best`` (of the
+        resamples).
     """
     frames = []
     for group in groups:
@@ -92,14 +92,6 @@ def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
                 }
         frames.append(pd.DataFrame(columns, index=group.runs))
     return pd.concat(frames) if frames else pd.DataFrame()
-
-
-def score_name(objective: str, macro_f1: str) -> str:
-    """The bootstrapped score that stands for an objective: itself, or macro F1, which is called `macro_f1`."""
-    name = metric_of(objective)
-    if macro_f1 == macro_f1_name(True) and name in (RECALL, "balanced_accuracy"):  # the same by its other name
-        return RECALL
-    return name if name == AUROC else macro_f1
 
 
 def _compare(
@@ -144,9 +136,39 @@ def intervals(
     required, columns = target.required(targets)
     names = list(target.scorers())
     better = [target.higher_is_better(name) for name in names]
-    scorers = [_scorer(one, given, targets) for one, given in trials]
-    return bootstrap(scorers, required, patients, names, columns, better, resamples=RESAMPLES)
+    failed: dict[str, str] = {}
+    scorers = [_scorer(one, given, targets, failed) for one, given in trials]
+    found = bootstrap(scorers, required, patients, names, columns, better, resamples=RESAMPLES)
+    return replace(found, undefined=found.undefined | failed)
 
 
-def _scorer(target: Target, given: NDArray[np.float32], targets: NDArray[Any]) -> Scorer:
-    return lambda weights: score_in_blocks([score(given, targets) for score in target.scorers().values()], weights)
+def _scorer(target: Target, given: NDArray[np.float32], targets: NDArray[Any], failed: dict[str, str]) -> Scorer:
+    def scorer(weights: NDArray[np.uint16]) -> NDArray[np.float64]:
+        functions = [_guarded(name, score, given, targets, failed) for name, score in target.scorers().items()]
+        return score_in_blocks(functions, weights)
+
+    return scorer
+
+
+def _guarded(
+    name: str, score: Resampled, given: NDArray[np.float32], targets: NDArray[Any], failed: dict[str, str]
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """A score of a trial under weights; NaN, and why in `failed`, where it raises, as a user's own metric may."""
+    prepared: list[Callable[[Any], Any]] = []
+
+    def weighted(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        try:
+            if not prepared:
+                prepared.append(score(given, targets))
+            found = np.asarray(prepared[0](weights), dtype=np.float64)
+            if found.shape == (len(weights),):
+                return found
+            why = f"returns the shape {found.shape} for weights of the shape {weights.shape}, not {(len(weights),)}"
+        except UserError:
+            raise
+        except Exception as error:  # whatever a user's code may raise
+            why = f"fails with {first_line(error).rstrip('.')}"
+        failed.setdefault(name, f"There is no interval of {name}, whose 'resampled' {why}.")
+        return np.full(len(weights), np.nan)
+
+    return weighted

@@ -14,10 +14,9 @@ import pandas as pd
 from mlflow.entities import Run as MlflowRun
 from optuna.trial import FrozenTrial, TrialState
 
-from ecgexp.metrics.names import macro_f1_name
 from ecgexp.reports import paper
 from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, comparable, repetition_keys
-from ecgexp.reports.comparison import Group, score_name, uncertainty_columns
+from ecgexp.reports.comparison import Group, uncertainty_columns
 from ecgexp.reports.search import JOB, epochs_saved, pareto_front
 from ecgexp.reports.statistics import Statistics
 from ecgexp.reports.tables import (
@@ -32,6 +31,7 @@ from ecgexp.reports.tables import (
     warnings_of,
 )
 from ecgexp.statistics import VarianceComponents, variance_components
+from ecgexp.targets import MultiClass, MultiLabel, Target
 from ecgexp.tracking.names import EPOCHS, File, Status, Tag, best_metric, metric_of, split_of
 from ecgexp.tracking.runs import setting
 from ecgexp.training.predictions import Predictions
@@ -180,21 +180,29 @@ class Study:
                 yield trial, row
 
     @cached_property
-    def macro_f1(self) -> str:
-        """The macro F1 that the trials have: multi-label, or of records with exactly one label."""
-        names = [macro_f1_name(multiclass) for multiclass in (False, True)]
+    def target(self) -> Target | None:
+        """What the trials predict; None where no trial has left predictions."""
+        return next((group.example.target for group in self.groups), None)
+
+    @cached_property
+    def main_metric(self) -> str:
+        """The metric that trials of this target are compared by unless told otherwise."""
+        if self.target is not None:
+            return self.target.main_metric
+        names = [kind.main_metric for kind in (MultiLabel, MultiClass)]
         return next((name for name in names if best_metric("val", name) in self.results), names[0])
 
     @cached_property
     def metric(self) -> str:
-        """The objective without split, or macro F1 where it is the loss, which is shown anyway."""
+        """The objective without split, or the main metric where it is the loss, which is shown anyway."""
         name = metric_of(self.objective)
-        return self.macro_f1 if name == "loss" else name
+        return self.main_metric if name == "loss" else name
 
     @cached_property
     def score(self) -> str:
-        """The score whose intervals are shown first."""
-        return score_name(self.objective, self.macro_f1)
+        """The score whose intervals are shown first: the objective's, or that of the metric that stands for it."""
+        name = metric_of(self.objective)
+        return self.main_metric if self.target is None else self.target.score_of(name)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -249,7 +257,7 @@ class Study:
     @cached_property
     def is_the_papers(self) -> bool:
         """Whether the cells are those of Leandro et al. 2023."""
-        same_metric = best_metric("val", self.macro_f1) == paper.METRIC
+        same_metric = best_metric("val", self.main_metric) == paper.METRIC
         return same_metric and paper.is_the_papers_grid(self.results, cell_keys(self.results))
 
     @cached_property
@@ -301,8 +309,7 @@ class Study:
             *self._said_of_cells(),
             *self._said_of_seeds(),
         ]
-        if any(not isinstance(group.uncertainty, str) for group in self.groups):
-            said.append(COVERAGE)
+        said += self._said_of_intervals()
         return [*said, *self._said_of_epochs(), *self._said_of_data(), self._said_of_looks()]
 
     def _said_of_sets(self) -> list[str]:
@@ -370,11 +377,22 @@ class Study:
                     f"{total - alike} {'is' if total - alike == 1 else 'are'} worse, {sure}."
                 )
             if score.optimism is not None and score.optimism > 0:
+                best, too = ("highest", "high") if score.higher_is_better else ("lowest", "low")
+                value = score.values[score.comparison.winner]
                 said.append(
-                    f"Being the highest of {len(group.runs)}, the {self.score} of {score.values.max():.3f}{where} "
-                    f"is probably about {score.optimism:.3f} too high for that reason alone."
+                    f"Being the {best} of {len(group.runs)}, the {self.score} of {value:.3f}{where} "
+                    f"is probably about {score.optimism:.3f} too {too} for that reason alone."
                 )
         return said
+
+    def _said_of_intervals(self) -> list[str]:
+        known = [group.uncertainty for group in self.groups if not isinstance(group.uncertainty, str)]
+        if not known:
+            return []
+        name, said = metric_of(self.objective), [COVERAGE]
+        if self.score == self.main_metric != name:
+            said.append(f"The metric {name} has no interval of its own: {self.score} stands for it in comparisons.")
+        return [*said, *dict.fromkeys(why for found in known for why in found.undefined.values())]
 
     def _said_of_epochs(self) -> list[str]:
         monitors = dict.fromkeys(setting(run, "monitor") for run in self.runs)
