@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format data sweep paper bench ui dashboard clean
+.PHONY: help setup demo test test-fast test-all lint format data sweep paper bench ui dashboard clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,11 +26,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: setup ## Train and track a small sweep on generated ECGs (2 to 3 minutes on 2 cores, once installed)
 	python -m ecgexp -m optimizer=sgd,adam lr=0.001,0.01
 
-test: setup ## Run all tests
-	python -m pytest -n $(JOBS) --dist worksteal
+test: setup ## Run the tests, of simulations and kills a smaller number
+	python -m pytest -n $(JOBS) --dist worksteal -m 'not full'
 
 test-fast: setup ## Run the quick tests
-	python -m pytest -n $(JOBS) --dist worksteal -m 'not slow'
+	python -m pytest -n $(JOBS) --dist worksteal -m 'not slow and not full'
+
+test-all: setup ## Run all tests, also the long ones
+	python -m pytest -n $(JOBS) --dist worksteal
 
 lint: setup ## Check style and types
 	ruff check .

@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
+from trained import is_one_sentence
 
 from ecgexp import CONF
 from ecgexp.cli import main
@@ -18,7 +19,6 @@ from ecgexp.commands.plan import plan
 from ecgexp.config.resolvers import register_resolvers
 from ecgexp.config.schema import check
 from ecgexp.errors import UserError
-from trained import is_one_sentence
 
 HEAVY = ("torch", "mlflow", "pytorch_lightning", "pandas", "matplotlib")
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn import metrics as oracle
+from trained import Trained, call, is_one_sentence, shell, trained_once
 
 from ecgexp.commands.evaluate import other_records
 from ecgexp.datasets import PTBXL, Synthetic, WFDBFolder
@@ -20,7 +21,6 @@ from ecgexp.targets import MultiLabel
 from ecgexp.tracking.names import File
 from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.test_access import looks
-from trained import Trained, call, is_one_sentence, shell, trained_once
 
 LABELS = ("NORM", "STTC", "CD", "MI", "HYP")
 PARENT = "mlflow.parentRunId"

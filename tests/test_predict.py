@@ -18,11 +18,11 @@ import torch
 import wfdb
 import yaml
 from scipy.signal import resample
+from trained import REAL_DATA, Trained, call, is_one_sentence, shell, trained_once
 
 from ecgexp.tracking.names import File
 from ecgexp.tracking.restore import load_folder, load_trained
 from ecgexp.tracking.trust import named_packages
-from trained import REAL_DATA, Trained, call, is_one_sentence, shell, trained_once
 
 LABELS = ("NORM", "STTC", "CD", "MI", "HYP")
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from trained import call, is_one_sentence, shell
 
 from ecgexp.reports import page as page_module
 from ecgexp.reports.comparison import Group
@@ -18,9 +17,6 @@ from ecgexp.reports.findings import Study, merge
 from ecgexp.targets import MultiClass, MultiLabel
 from ecgexp.tracking.runs import sweep_runs
 from ecgexp.training.predictions import Predictions
-from trained import call, is_one_sentence, shell
-
-sys.path.insert(0, str(Path(__file__).parent / "reports"))
 from sweeps import Sweep, new_store
 
 F1 = "best/val/mlcm_f1_macro"

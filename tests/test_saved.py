@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from trained import Trained, call, is_one_sentence, trained_once
 
 from ecgexp.errors import UserError
 from ecgexp.saved import check_sum, load_tensors, sha256, write_sums
 from ecgexp.tracking.artifacts import read_json
 from ecgexp.tracking.names import File
 from ecgexp.training.callbacks import find_checkpoint
-from trained import Trained, call, is_one_sentence, trained_once
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
+from trained import Trained, call, is_one_sentence, trained_once
 
 from ecgexp.commands.report import _keep
 from ecgexp.errors import UserError
@@ -20,7 +21,6 @@ from ecgexp.tracking.run import Run
 from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.store import open_store
 from ecgexp.tracking.trust import own_folders
-from trained import Trained, call, is_one_sentence, trained_once
 
 
 @pytest.fixture(scope="module")

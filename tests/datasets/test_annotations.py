@@ -68,6 +68,7 @@ def test_files_are_read_as_they_were_written(tmp_path, seed):
     assert found.rate == fs
 
 
+@pytest.mark.slow
 def test_real_files_are_read_as_they_are(mitdb):
     for path in sorted(mitdb.glob("*.atr")):
         found = read_annotations(path)
@@ -146,6 +147,7 @@ def test_a_missing_file(tmp_path):
         read_annotations(tmp_path / "r.atr")
 
 
+@pytest.mark.slow
 def test_any_changed_byte_ends_in_a_sentence_or_in_annotations(tmp_path):
     """Some of these would keep wfdb.rdann from returning, which waits for a text in a comment at the beginning."""
     path, *_ = write(tmp_path, np.random.default_rng(7), fs=360)

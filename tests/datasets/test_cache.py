@@ -103,6 +103,7 @@ def test_bad_records_are_kept_with_their_reason(folder, tmp_path):
         assert signals.hashes[1] == ""
 
 
+@pytest.mark.slow
 def test_processes_read_what_one_reads(folder, tmp_path, monkeypatch):
     folder.path(2).with_suffix(".dat").unlink()
     monkeypatch.setattr(signals, "WORTH_A_PROCESS", 10)
@@ -116,6 +117,7 @@ def test_processes_read_what_one_reads(folder, tmp_path, monkeypatch):
     assert both[0].read_bytes() == both[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(folder, tmp_path):
     code = "print(signals.cached_signals(root, files, layout, cache_dir, 1).array.sum())"
     both = [child(code, folder, tmp_path) for _ in range(2)]
@@ -163,6 +165,7 @@ def test_ctrl_c_leaves_nothing(folder, tmp_path):
     assert [path for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".files.json")] == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_reading_processes(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(signals, "WORTH_A_PROCESS", 10)
     monkeypatch.setattr(signals, "CHUNK", 1)
@@ -194,6 +197,7 @@ def test_a_truncated_cache_is_read_again(folder, tmp_path, pattern, cut, caplog)
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_times", [False, True])
 @pytest.mark.parametrize("pattern", ["*.npy", "????????????????????????????????.json", "*.files.json"])
 def test_a_flipped_bit_in_the_cache_changes_no_number(folder, tmp_path, pattern, keep_times, caplog):

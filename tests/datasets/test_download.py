@@ -501,6 +501,7 @@ def test_ctrl_c_on_the_command_line(monkeypatch, capsys, root):
     assert "again" in one_sentence(capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_the_module_fails_with_one_sentence_and_status_1(server, root):
     url = server.url.replace("1.0.3", "9.9.9")
     command = [sys.executable, "-m", "ecgexp.datasets.download", "--url", url, "--root", str(root)]

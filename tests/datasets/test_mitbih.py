@@ -129,6 +129,7 @@ def test_rows_of_the_published_table_are_as_long(interval, samples):
     assert beat.argmax() + 1 == samples
 
 
+@pytest.mark.slow
 def test_beats_are_those_of_the_annotations_in_the_lead_of_that_name(dataset, made):
     found = everything(dataset(split="random"))
     assert len(found) == sum(len(beats_of(recording)) for recording in RECORDINGS)
@@ -533,6 +534,7 @@ def real(mitdb, tmp_path_factory):
     return lambda **options: MITBIH(mitdb, cache_dir=cache_dir, **options)
 
 
+@pytest.mark.slow
 def test_the_beats_of_each_class_are_as_many_as_published(real):
     dataset = real(split="random")
     counts = sum(dataset.load(name).targets.sum(axis=0, dtype=int) for name in ("train", "val", "test"))
@@ -547,6 +549,7 @@ def test_the_beats_of_each_class_are_as_many_as_published(real):
     assert not signals[:, 187:].any()
 
 
+@pytest.mark.slow
 def test_the_inter_patient_split_of_the_real_recordings(real):
     dataset = real()
     summary = dataset.summary()

@@ -372,6 +372,7 @@ def real(real_ptbxl, tmp_path_factory):
     return lambda **options: PTBXL(real_ptbxl, cache_dir=cache_dir, **options)
 
 
+@pytest.mark.slow
 def test_the_papers_counts(real):
     summary = real().summary()
     assert (summary["train"]["records"], summary["val"]["records"]) == (2191, 307)

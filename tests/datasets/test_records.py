@@ -53,6 +53,7 @@ def test_what_wfdb_itself_reads_and_writes_stays_the_same(tmp_path):
     assert (tmp_path / "r.hea").read_text() == header
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fmt", "needed"), [("16", False), ("212", False), ("24", True)])
 def test_wfdb_which_takes_a_second_to_import_is_imported_for_rare_formats_alone(tmp_path, fmt, needed):
     write_record(tmp_path / "r", RNG.uniform(-1, 1, (50, 1)), ["I"], 100, fmt=[fmt])
@@ -356,6 +357,7 @@ def test_zeros_in_the_place_of_initial_value_and_checksum_say_nothing(tmp_path):
             read(tmp_path / "r")
 
 
+@pytest.mark.slow
 def test_real_records_are_what_their_headers_say(real_ptbxl, mitdb, tmp_path):
     """And one changed byte in one of them is found."""
     leads = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")

@@ -122,6 +122,7 @@ class TestFolder:
         assert "SYNTHETIC" in text and "nothing clinical" in text
         assert "synthetic" in (folder / "LICENSE.txt").read_text()
 
+    @pytest.mark.slow
     @needs_real
     def test_superclasses_occur_together_as_in_the_real_labels(self):
         real = pd.read_csv(REAL / "ptbxl_labels_21799.csv")[[f"super_{name}" for name in SUPERCLASSES]]
@@ -137,6 +138,7 @@ class TestFolder:
 
 
 class TestReproducible:
+    @pytest.mark.slow
     def test_same_arguments_same_bytes_whatever_the_threads(self, tmp_path):
         generate(tmp_path / "here", records=300, seed=5)
         code = f"from ecgexp.datasets.ecg.synthetic import generate; generate({str(tmp_path / 'there')!r}, 300, 5)"
@@ -279,6 +281,7 @@ def test_ventricular_extra_beats_come_early():
         assert (before < 0.9 * after).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("diagnosis", "least", "most"),
     [("CLBBB", 120, 190), ("CRBBB", 115, 190), ("IVCD", 105, 170), ("IRBBB", 95, 140), ("LAFB", 75, 120)],
@@ -289,6 +292,7 @@ def test_conduction_disturbances_widen_qrs(normal, diagnosis, least, most):
     assert duration > qrs_duration(normal)
 
 
+@pytest.mark.slow
 def test_bundle_branch_blocks_have_their_pictures(normal):
     right, left = examine("CRBBB")[1], examine("CLBBB")[1]
     late = slice(150 + 20, 150 + 50)
@@ -307,6 +311,7 @@ def test_first_degree_block_prolongs_pr(normal):
     assert 1000 / RATE * (p_peak(normal) - p_peak(examine("1AVB")[1])) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("diagnosis", "leads"),
     [
@@ -326,6 +331,7 @@ def test_infarction_shows_q_and_raised_st_in_its_region(normal, diagnosis, leads
     assert (q[inside] < -0.08).all()
 
 
+@pytest.mark.slow
 def test_hypertrophy_raises_the_voltage(normal):
     def sokolow_lyon(mean):
         return np.median(mean[:, lead("V5")].max(axis=1) - mean[:, lead("V1")].min(axis=1))
@@ -337,6 +343,7 @@ def test_hypertrophy_raises_the_voltage(normal):
     assert np.median(large[:, lead("II"), 40:110].max(axis=1)) > 0.2
 
 
+@pytest.mark.slow
 def test_repolarisation_statements_change_st_and_t(normal):
     lateral = [lead(name) for name in ("I", "V5", "V6")]
     healthy_t, healthy_st = (at(normal, when)[:, lateral].mean() for when in (0.25, 0.09))
@@ -349,6 +356,7 @@ def test_repolarisation_statements_change_st_and_t(normal):
     assert at(longer, 0.36)[:, lateral].mean() > at(normal, 0.36)[:, lateral].mean() + 0.05
 
 
+@pytest.mark.slow
 @needs_real
 def test_amplitudes_are_those_of_real_records(table, signals):
     real = pd.read_csv(REAL / "ptbxl" / "ptbxl_database.csv").iloc[:600]
@@ -385,6 +393,7 @@ class TestDataset:
             assert split.inputs["signal"].shape[1:] == (1000, 12)
         assert len(list((tmp_path / "data").iterdir())) == 1
 
+    @pytest.mark.slow
     def test_a_more_certain_label_holds_for_fewer_records(self, tmp_path):
         def positives(least):
             data = Synthetic(tmp_path, cache_dir=tmp_path / "cache", records=300, min_likelihood=least, workers=1)
@@ -405,6 +414,7 @@ class TestDataset:
         }
         assert len(roots) == 4
 
+    @pytest.mark.slow
     def test_processes_at_once_make_one_folder(self, tmp_path):
         context = multiprocessing.get_context("spawn")
         with context.Pool(2) as pool:

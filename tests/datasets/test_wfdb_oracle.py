@@ -217,6 +217,7 @@ def assemble(folder: Path, segments: list[tuple[str, int]]) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_segments_of_different_gain_unit_and_order_are_joined_by_name(tmp_path, seed):
     segments = write_segments(tmp_path, np.random.default_rng(seed), variable=False)
@@ -234,6 +235,7 @@ def test_segments_of_different_gain_unit_and_order_are_joined_by_name(tmp_path, 
         np.testing.assert_array_equal(part, reading.signal[: samples + 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_a_variable_layout_is_read_as_wfdb_joins_it(tmp_path, seed):
     segments = write_segments(tmp_path, np.random.default_rng(seed), variable=True)
@@ -308,6 +310,7 @@ def test_segments_of_different_samples_per_frame(tmp_path):
         read_record(tmp_path / "m", lead_names=["I"], sampling_rate=100)
 
 
+@pytest.mark.slow
 def test_blocks_do_not_change_what_is_read(tmp_path, monkeypatch):
     """A long recording is read piece by piece."""
     from ecgexp.datasets.ecg import samples

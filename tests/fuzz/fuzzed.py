@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +38,6 @@ from ecgexp.datasets import MITBIH, PTBXL, MITBIHTable, Synthetic, WFDBFolder
 from ecgexp.datasets.ecg.records import read_record
 from ecgexp.datasets.ecg.signals import cached_signals
 from ecgexp.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reports"))
 
 LEADS = ["I", "II"]
 

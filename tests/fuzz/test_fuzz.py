@@ -24,6 +24,7 @@ from random import Random
 
 import command_lines
 import pytest
+from _pytest.mark import ParameterSet
 from fuzzed import TARGETS, Damage, Target
 from hydra._internal.utils import get_args_parser
 
@@ -36,6 +37,7 @@ from ecgexp.errors import UserError
 CHUNK = 30
 COMMAND_LINES = 120
 WORDS_AT_DOORS = 30
+SHARE = 3  # of the chunks that are too many for `make test`, every third is in it
 LIMIT = 30  # seconds for one input: an idle machine needs 1.5 for the longest
 QUICK = ("headers", "signals", "segments", "tables of labels", "caches", "predictions", "journals", "keys")
 
@@ -56,14 +58,17 @@ def whole(tmp_path_factory) -> Callable[[str], tuple[Path, object]]:
     return get
 
 
-def chunks() -> Iterator[tuple[str, int, int]]:
-    for name, target in TARGETS.items():
-        for start in range(0, target.inputs, CHUNK):
-            yield name, start, min(start + CHUNK, target.inputs)
+def chunks(inputs: int, *more: object) -> Iterator[ParameterSet]:
+    for number, start in enumerate(range(0, inputs, CHUNK)):
+        marks = (pytest.mark.full,) if number % SHARE else ()
+        yield pytest.param(*more, start, min(start + CHUNK, inputs), marks=marks)
+
+
+DAMAGED = [chunk for name, target in TARGETS.items() for chunk in chunks(target.inputs, name)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "start", "end"), chunks())
+@pytest.mark.parametrize(("name", "start", "end"), DAMAGED)
 def test_damaged_files(name, start, end, whole, tmp_path):
     check_all(range(start, end), partial(problem_with_file, name, *whole(name), tmp_path))
 
@@ -74,10 +79,9 @@ def test_some_damaged_files(name, whole, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(0, COMMAND_LINES, CHUNK))
-def test_odd_command_lines(start, tmp_path):
-    numbers = range(start, start + CHUNK)
-    check_all(numbers, partial(problem_with_words, command_lines.training, compose, tmp_path))
+@pytest.mark.parametrize(("start", "end"), chunks(COMMAND_LINES))
+def test_odd_command_lines(start, end, tmp_path):
+    check_all(range(start, end), partial(problem_with_words, command_lines.training, compose, tmp_path))
 
 
 def test_some_odd_command_lines(tmp_path):

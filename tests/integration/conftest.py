@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -8,13 +7,6 @@ import pytest
 from commands import SENTENCE, SMALL, Done, ecgexp, once
 
 GENERATED = "mlruns/\noutputs/\nmultirun/\ndata/\n"
-
-
-@pytest.fixture(scope="session")
-def session_folder(tmp_path_factory) -> Path:
-    """The same folder in every process of a test session."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,7 @@ def by_overrides(done):
     return found
 
 
+@pytest.mark.slow
 def test_a_trial_that_raises_is_failed_and_the_others_finish(failing):
     status = {key: run.info.status for key, run in by_overrides(failing).items()}
     assert status == {
@@ -59,6 +60,7 @@ def test_a_trial_that_raises_is_failed_and_the_others_finish(failing):
     assert failing.status != 0
 
 
+@pytest.mark.slow
 def test_a_failed_trial_says_why_in_a_tag_and_an_artifact(failing):
     broken = by_overrides(failing)["true", "9"]
     assert "the net of the user broke" in broken.data.tags["error"]
@@ -70,6 +72,7 @@ def test_a_failed_trial_says_why_in_a_tag_and_an_artifact(failing):
     assert "\n" not in empty.data.tags["error"]
 
 
+@pytest.mark.slow
 def test_the_table_and_the_parent_are_there_although_trials_failed(failing):
     parent = only(parents(failing.folder))
     assert {"results.csv", "table.txt"} <= artifact_names(failing.folder, parent)

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from commands import Done, best_metrics, config, ecgexp, once, only, own_folder, parents, trials
+from commands import Done, best_metrics, config, fresh, once, only, own_folder, parents, trials
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
@@ -62,7 +62,7 @@ def wheel(session_folder, archive):
         (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def install(folder):
-        return ecgexp(folder / "elsewhere", "--cfg", "job", python=environment(folder, archive, borrow))
+        return fresh(folder / "elsewhere", "--cfg", "job", python=environment(folder, archive, borrow))
 
     return once(session_folder, "wheel", install).expect()
 
@@ -124,14 +124,14 @@ def test_it_is_the_installed_package_that_runs(wheel, python):
 def test_help_and_configuration_are_shown_in_any_folder(wheel, python):
     cfg = OmegaConf.to_container(OmegaConf.create(wheel.stdout), resolve=False)
     assert (cfg["lr"], cfg["model"]["classes"]) == (0.001, "${dataset.classes}")
-    assert "optimizer: adam, adamw, rmsprop, sgd" in ecgexp(wheel.folder / "elsewhere", "--help", python=python).stdout
+    assert "optimizer: adam, adamw, rmsprop, sgd" in fresh(wheel.folder / "elsewhere", "--help", python=python).stdout
 
 
 def test_a_users_own_net_loss_optimizer_and_dataset_are_trained(tmp_path, python):
     folder = own_folder(tmp_path / "study")
     own = ("model=mynet", "loss=focal", "optimizer=signs", "dataset=noise")
     rest = ("lr=0.01,0.1", "loss.gamma=1.5", "max_epochs=20", "trainer=cpu", "tracking.system_metrics=false")
-    ecgexp(folder, "--config-dir", "conf", "-m", *own, *rest, python=python).expect()
+    fresh(folder, "--config-dir", "conf", "-m", *own, *rest, python=python).expect()
     assert only(parents(folder)).info.status == "FINISHED"
     runs = trials(folder)
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
@@ -155,7 +155,7 @@ def test_a_mistake_in_ones_own_configuration_is_one_sentence(tmp_path, python):
         ("dataset.records=many", "dataset.records"),
         ("model._target_=ownstudy.nets.Missing", "ownstudy.nets.Missing"),
     ):
-        done = ecgexp(folder, *asked, mistake, python=python)
+        done = fresh(folder, *asked, mistake, python=python)
         assert done.status != 0
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1

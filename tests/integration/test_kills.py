@@ -28,13 +28,13 @@ from commands import (
     training_among,
     trials,
     until,
+    wait_for,
 )
-
 from trained import call
 
 pytestmark = pytest.mark.slow
 
-TRIALS, LENGTH, KILLS = 6, 4, 10
+TRIALS, LENGTH = 6, 4
 NET = ("model=ribeiro", "model.width=4", "model.depth=2", "early_stopping.patience=null")
 # What a kill ends is retried; the sweep it ends does not run on to its end, so that ten kills find ten moments.
 MANNER = ("sweep.max_retries=20", "sweep.max_failures=1")
@@ -57,13 +57,16 @@ class Moment:
     delay: float
 
 
-def moments(seed: int) -> Iterator[Moment]:
-    """Random ones, one in each tenth of the sweep; each victim meets each occasion."""
+# Each victim and each occasion once; each victim at each occasion.
+FEW = [("checkpoint", "trial"), ("database", "everything"), ("any", "sweep")]
+ALL = [*product((*WRITING, "any"), VICTIMS), ("any", "sweep")]
+
+
+def moments(kinds: list[tuple[str, str]], seed: int) -> Iterator[Moment]:
+    """Random ones of these kinds, one in each of as many parts of the sweep."""
     chance = random.Random(seed)
-    kinds = [*product((*WRITING, "any"), VICTIMS), ("any", "sweep")]
-    chance.shuffle(kinds)
-    for tenth, (occasion, victim) in enumerate(kinds):
-        epochs = (tenth + chance.random()) / KILLS * (TRIALS * LENGTH - 1)
+    for part, (occasion, victim) in enumerate(chance.sample(kinds, len(kinds))):
+        epochs = (part + chance.random()) / len(kinds) * (TRIALS * LENGTH - 1)
         yield Moment(int(epochs), occasion, victim, chance.uniform(0, 2))
 
 
@@ -86,9 +89,7 @@ class Sweep:
     def start_and_kill(self, moment: Moment) -> None:
         process = start(self.folder, *SWEEP)
         command = psutil.Process(process.pid)
-        while not self._reached(moment, command):
-            assert process.poll() is None, (moment, process.communicate())
-            time.sleep(0.02)
+        until(lambda: self._reached(moment, command), process)
         workers = training_among(command.children())
         self._await_occasion(moment, process)
         command.suspend()  # so that it does nothing before it was seen what the kill left behind
@@ -137,10 +138,11 @@ def results(folder: Path, monkeypatch) -> pd.DataFrame:
     return table.drop(columns=[name for name in table if "seconds" in name or name in ("run_id", "source_run_id")])
 
 
-def test_killed_at_ten_random_moments_it_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kinds", [FEW, pytest.param(ALL, marks=pytest.mark.full)], ids=len)
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path, monkeypatch, kinds):
     ecgexp(tmp_path / "whole", *SWEEP).expect()
     sweep = Sweep(tmp_path / "broken")
-    for moment in moments(seed=0):
+    for moment in moments(kinds, seed=0):
         sweep.start_and_kill(moment)
     checkpoints = sweep.folder / "mlruns" / "checkpoints"
     for run_id in sweep.finished:  # as a kill leaves it that comes just before they are removed
@@ -175,10 +177,7 @@ def test_killed_alone_before_its_first_trial_it_leaves_no_process(tmp_path):
         process = start(tmp_path, *words)
         until(lambda begun=begun: any(begun in command for command in processes_in(tmp_path)), process)
         process.kill()
-        end = time.monotonic() + 10
-        while processes_in(tmp_path) and time.monotonic() < end:
-            time.sleep(0.1)
-        assert not processes_in(tmp_path)
+        wait_for(lambda: not processes_in(tmp_path), 10)
         finish(process, tmp_path).expect(-signal.SIGKILL)
     assert "FINISHED" not in {run.info.status for run in all_runs(tmp_path)}
     ecgexp(tmp_path, *words).expect()

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("setup", "demo", "test", "test-fast", "lint", "format", "data", "sweep", "ui", "clean")
+TARGETS = ("setup", "demo", "test", "test-fast", "test-all", "lint", "format", "data", "sweep", "ui", "clean")
 
 
 def make(*arguments: str) -> str:
@@ -38,6 +38,7 @@ def test_data_downloads_the_data_set_that_is_named_at_its_own_rate():
     assert commands("DATASET=mitbih") == ["--dataset", "mitbih"]
 
 
+@pytest.mark.slow
 def test_ui_listens_on_loopback_and_opens_the_store_that_a_run_in_the_checkout_writes(tmp_path):
     folder = tmp_path / """it's 50%20 a?b#c & $HOME "q" [x],=y {z} ä"""
     (folder / ".venv" / "bin").mkdir(parents=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import warm
 import wfdb
 from commands import (
     Done,
@@ -89,8 +89,7 @@ def folder(sweep) -> Path:
 
 
 def door(name: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"ecgexp.{name}", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return warm.run(f"ecgexp.{name}", folder, *words)
 
 
 def expected(true, probability, counted=CLASSES) -> dict[str, float]:

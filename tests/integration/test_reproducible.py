@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from commands import SMALL, all_runs, ecgexp, only, predictions
+from commands import SMALL, all_runs, ecgexp, fresh, only, predictions
 
 pytestmark = pytest.mark.slow
 
@@ -12,7 +12,10 @@ TIMES = ("epoch_seconds", "train_seconds")
 def test_the_same_command_gives_the_same_numbers_to_the_last_bit(tmp_path):
     net = ("model=ribeiro", "model.width=4", "model.depth=2")  # with dropout and BatchNorm
     shared = (f"dataset.root={tmp_path / 'data'}", f"cache_dir={tmp_path / 'cache'}")
-    folders = [ecgexp(tmp_path / name, *SMALL, *net, *shared).expect().folder for name in ("first", "second")]
+    folders = [
+        run(tmp_path / name, *SMALL, *net, *shared).expect().folder
+        for name, run in (("first", ecgexp), ("second", fresh))
+    ]
     first, second = (only(all_runs(folder)) for folder in folders)
     metrics = [
         {name: value for name, value in run.data.metrics.items() if name not in TIMES} for run in (first, second)

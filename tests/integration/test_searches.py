@@ -23,6 +23,7 @@ from commands import (
     ecgexp,
     finish,
     history,
+    needs,
     only,
     parents,
     parents_of,
@@ -32,11 +33,9 @@ from commands import (
     until,
 )
 from optuna.trial import FrozenTrial, TrialState
-from test_sweeps import needs, ray_folder  # noqa: F401
-from test_tracking_server import database  # noqa: F401
+from trained import call
 
 from ecgexp.search.study import counted, open_storage
-from trained import call
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +107,7 @@ def test_every_sampler_and_pruner(tmp_path, sampler, pruner):
 
 
 @pytest.mark.usefixtures("ray_folder")
-@pytest.mark.parametrize("launcher", ["joblib", "ray"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("ray", marks=pytest.mark.full)])
 def test_workers_of_a_launcher_share_the_study(tmp_path, launcher):
     needs(launcher)
     how = {"joblib": ["hydra.launcher.n_jobs=2"], "ray": ["+hydra.launcher.ray.init.num_cpus=2"]}[launcher]
@@ -160,17 +159,23 @@ def kill_all(command: psutil.Process) -> None:
             one.kill()
 
 
-def test_killed_at_random_moments_it_goes_on_with_every_finished_trial(tmp_path):
+@pytest.mark.parametrize(
+    ("victims", "n_trials"),
+    [(["trial"], 5), pytest.param(["everything", "worker", "trial"], 16, marks=pytest.mark.full)],
+    ids=["one", "all"],
+)
+def test_killed_at_random_moments_it_goes_on_with_every_finished_trial(tmp_path, victims, n_trials):
     chance = random.Random(1)
     words = (*SEARCH, *NET, "max_epochs=6", LR, "batch_size=16,32", "hydra/sweeper/pruner=asha")
-    words = (*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *sweeper(n_trials=16))
+    words = (*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *sweeper(n_trials=n_trials))
     kept: dict[int, tuple] = {}
-    for count, victim in enumerate(["everything", "worker", "trial"]):
+    for count, victim in enumerate(victims):
         process = start(tmp_path, *words)
         command = psutil.Process(process.pid)
         goal = 1 + 2 * count
         until(lambda goal=goal, command=command: len(ended(tmp_path)) >= goal and bool(family(command)[1]), process)
-        time.sleep(chance.uniform(0, 1))
+        moment = time.monotonic() + chance.uniform(0, 1)
+        until(lambda moment=moment: time.monotonic() >= moment, process)
         until(lambda: bool(ended(tmp_path, TrialState.RUNNING)), process)
         workers, training = family(command)
         if victim != "everything":
@@ -189,22 +194,23 @@ def test_killed_at_random_moments_it_goes_on_with_every_finished_trial(tmp_path)
     now = ended(tmp_path)
     assert {number: now[number] for number in kept} == kept, "nothing that was finished has changed"
     found = study_of(tmp_path)
-    assert len(counted(found)) == 16
+    assert len(counted(found)) == n_trials
     assert {trial.state for trial in counted(found)} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert not [trial for trial in found if trial.state == TrialState.RUNNING]
     assert [trial.number for trial in found] == list(range(len(found)))
     # Only a trial whose own process was killed has failed, and is tried again under a number of its own.
-    assert len(found) >= 16
+    assert len(found) >= n_trials
     assert {run.info.status for run in all_runs(tmp_path)} == {"FINISHED"}
-    assert len(jobs(tmp_path)) == len(set(jobs(tmp_path))) == 16
+    assert len(jobs(tmp_path)) == len(set(jobs(tmp_path))) == n_trials
 
 
-def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path):
+@pytest.mark.parametrize("kills", [(3,), pytest.param((1, 3, 5), marks=pytest.mark.full)], ids=len)
+def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path, kills):
     words = (*SEARCH, *NET, "max_epochs=3", LR, "batch_size=16,32", "monitor=val/auroc_macro")
     words = (*words, "hydra/sweeper/pruner=asha", "hydra.sweeper.sampler.n_startup_trials=2", *sweeper(n_trials=6))
     ecgexp(tmp_path / "whole", *words).expect()
     folder = tmp_path / "killed"
-    for begun in (1, 3, 5):
+    for begun in kills:
         process = start(folder, *words)
         until(lambda begun=begun: len(study_of(folder)) >= begun and bool(ended(folder, TrialState.RUNNING)), process)
         kill_all(psutil.Process(process.pid))

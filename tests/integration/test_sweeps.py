@@ -2,73 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import os
 import signal
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
 from commands import (
+    LAUNCHERS,
+    PLUGINS,
     SMALL,
     artifact,
     config,
     ecgexp,
     finish,
-    once,
+    needs,
     only,
     own_folder,
     parents,
-    parents_of,
     start,
-    training_among,
     trials,
     until,
 )
 
 TINY = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2")
 OWN = ("--config-dir", "conf", "-m", "model=trouble", *SMALL)
-GRID = ("-m", *TINY, "max_epochs=20", "early_stopping.patience=null", "lr=0.01,0.02,0.03")
-LAUNCHERS = {
-    "basic": (),
-    "joblib": ("hydra.launcher.n_jobs=2",),
-    "submitit_local": ("hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=10"),
-    "ray": ("+hydra.launcher.ray.init.num_cpus=2",),
-}
-PLUGINS = {"submitit_local": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
+LONG = [pytest.param(launcher, marks=pytest.mark.full) for launcher in PLUGINS]
 
 
 def results(folder: Path) -> pd.DataFrame:
     return pd.read_csv(artifact(folder, only(parents(folder)), "results.csv"))
 
 
-def comparable(table: pd.DataFrame) -> pd.DataFrame:
-    timed = [name for name in table if "seconds" in name or name in ("run_id", "source_run_id")]
-    return table.drop(columns=timed)
-
-
-def needs(launcher: str) -> None:
-    plugin = PLUGINS.get(launcher)
-    if plugin and importlib.util.find_spec(f"hydra_plugins.{plugin}") is None:
-        pytest.skip(f"{plugin} is not installed (an extra)")
-
-
-@pytest.fixture
-def ray_folder(monkeypatch) -> Iterator[None]:
-    """A folder of their own for Ray's sessions: the names of its sockets are too long for pytest's."""
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        yield
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_folder")
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["basic", "joblib", *LONG])
 def test_one_trial_in_trouble_stops_no_other(tmp_path, launcher, monkeypatch):
     needs(launcher)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
@@ -193,61 +162,3 @@ def test_a_second_start_is_refused_and_other_sweeps_reuse_what_is_trained(tmp_pa
 def test_folds_of_a_cross_validation_validate_on_different_records(tmp_path):
     ecgexp(tmp_path, "-m", *SMALL, "model=linear", "dataset.val_fold=7,8,9").expect(0)
     assert len({run.data.tags["dataset_fingerprint"] for run in trials(tmp_path)}) == 3
-
-
-@pytest.fixture(scope="session")
-def undisturbed(session_folder) -> pd.DataFrame:
-    """Table of a sweep that nothing happened to, under Hydra's own launcher."""
-    return comparable(
-        results(once(session_folder, "undisturbed", lambda folder: ecgexp(folder, *GRID)).expect().folder)
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_folder")
-@pytest.mark.parametrize("launcher", [name for name in LAUNCHERS if name != "basic"])
-def test_every_launcher_gives_the_same_table_also_when_killed(tmp_path, launcher, undisturbed):
-    needs(launcher)
-    words = (*GRID, f"hydra/launcher={launcher}", *LAUNCHERS[launcher])
-    first = start(tmp_path, *words)
-    until(lambda: begun(tmp_path), first)
-    family = psutil.Process(first.pid).children(recursive=True)
-    first.kill()
-    _, left = psutil.wait_procs(family, timeout=10)
-    assert all(is_rays_own(process) for process in left), "all that it had started ends with it"
-    first.communicate()
-    ecgexp(tmp_path, *words).expect(0)
-    pd.testing.assert_frame_equal(comparable(results(tmp_path)), undisturbed, check_exact=True)
-    assert {run.info.status for run in (*trials(tmp_path), *parents(tmp_path))} == {"FINISHED"}
-    assert len(trials(tmp_path)) == 3, "no trial was begun twice"
-
-
-@pytest.mark.slow
-def test_a_job_that_its_cluster_takes_away_goes_on_and_is_handed_in_once(tmp_path, undisturbed):
-    needs("submitit_local")
-    process = start(tmp_path, *GRID, "hydra/launcher=submitit_local", *LAUNCHERS["submitit_local"])
-    until(lambda: jobs(process) and begun(tmp_path), process)
-    jobs(process)[0].send_signal(signal.SIGUSR2)  # what SLURM sends before a job's time is over
-    finish(process, tmp_path).expect(0)
-    pd.testing.assert_frame_equal(comparable(results(tmp_path)), undisturbed, check_exact=True)
-    (folder,) = tmp_path.glob("multirun/*/*/.submitit")
-    said = "".join(path.read_text() for path in folder.glob("*/*_log.err"))
-    assert said.count("Caught signal SIGUSR2") == 1
-    assert not (tmp_path / ".submitit").exists()
-
-
-def is_rays_own(process: psutil.Process) -> bool:
-    """Whether it is one of Ray's agents, which wait longer for the rest of Ray before they leave, and train nothing."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.name().startswith("ray::") and process.name().endswith("Agent")
-    return True
-
-
-def begun(folder: Path) -> bool:
-    """Whether a trial has an epoch behind it that it can go on from."""
-    return any((folder / "mlruns" / "checkpoints").glob("*/last.ckpt"))
-
-
-def jobs(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that supervise a trial's."""
-    return parents_of(training_among(psutil.Process(process.pid).children(recursive=True)))

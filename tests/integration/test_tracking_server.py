@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import requests
 import torch
+import warm
 from commands import PARENT, SMALL, ecgexp, finish, history, only, start, trials, until
-from mlflow import MlflowClient
 from mlflow.entities import Run
+from servers import Server, free_port
 
 from ecgexp.tracking.run import SAMPLING_INTERVAL
 
@@ -29,105 +23,6 @@ pytestmark = pytest.mark.slow
 
 NET = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2", "early_stopping.patience=null")
 EPOCHS = 40
-LEARNING_RATES = [0.001 * number for number in range(1, 9)]
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-class Server:
-    """`mlflow server` on a database, which can be killed and started again in the same place."""
-
-    def __init__(self, database: str, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.words = ("tracking=server", f"tracking.uri={self.url}")
-        self._command = [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "2"),
-            *("--host", "127.0.0.1", "--port", str(self.port)),
-            *("--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")),
-        ]
-        self._process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        with (self.folder / "server.log").open("a") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            )
-        wait_for(lambda: self.answers() or self._process.poll() is not None)
-        assert self._process.poll() is None, (self.folder / "server.log").read_text()
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            wait_for(lambda: not self.answers())
-            self._process = None
-
-    def answers(self) -> bool:
-        try:
-            return requests.get(f"{self.url}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
-
-    @property
-    def client(self) -> MlflowClient:
-        return MlflowClient(self.url)
-
-    def runs(self, experiment: str = "ecgexp") -> list[Run]:
-        found = self.client.get_experiment_by_name(experiment)
-        return list(self.client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
-
-    def files(self, run: Run) -> set[str]:
-        return {entry.path for entry in self.client.list_artifacts(run.info.run_id)}
-
-    def history(self, run: Run, metric: str) -> dict[int, float]:
-        points = self.client.get_metric_history(run.info.run_id, metric)
-        assert len(points) == len({point.step for point in points}), f"{metric} is there twice"
-        return {point.step: point.value for point in points}
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[str]:
-    """A PostgreSQL cluster of its own; in a short path, which sockets need, that another user can reach."""
-    if not POSTGRES:
-        pytest.skip("PostgreSQL's server is not installed (apt-get install postgresql)")
-    pytest.importorskip("psycopg2", reason="PostgreSQL's driver is not installed (the extra 'dev')")
-    user = "postgres" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
-    with tempfile.TemporaryDirectory(prefix="ecgexp-pg-") as name:
-        if user:
-            shutil.chown(name, user)
-
-        def run(program: str, *words: str) -> None:
-            command = [str(POSTGRES[-1] / program), *words]
-            subprocess.run(command, cwd=name, user=user, check=True, stdout=subprocess.DEVNULL, timeout=120)
-
-        data = f"{name}/data"
-        run("initdb", "-D", data, "-U", "ecgexp", "--auth=trust", "--no-sync")
-        options = f"-c listen_addresses='' -c unix_socket_directories='{name}' -c fsync=off"
-        run("pg_ctl", "-D", data, "-l", f"{name}/log", "-o", options, "-w", "start")
-        try:
-            run("createdb", "-h", name, "-U", "ecgexp", "mlflow")
-            yield f"postgresql+psycopg2://ecgexp@/mlflow?host={name}"
-        finally:
-            run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
 
 
 @pytest.fixture(scope="module")
@@ -166,24 +61,33 @@ def most(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """Eight trials side by side on a server that was killed while they trained, and started again while they did."""
+    """Trials side by side on a server that was killed while they trained, and started again while they did."""
 
     server: Server
     folder: Path
+    rates: list[float]
+    begun: float
     meanwhile: dict[str, list[dict[str, float]]]
     gone: float
     back: float
 
     @property
+    def parent(self) -> Run:
+        return only([run for run in self._runs() if PARENT not in run.data.tags])
+
+    @property
     def children(self) -> list[Run]:
-        return [run for run in self.server.runs() if PARENT in run.data.tags]
+        return [run for run in self._runs() if PARENT in run.data.tags]
+
+    def _runs(self) -> list[Run]:
+        return [run for run in self.server.runs() if run.info.start_time > 1000 * self.begun]
 
 
-def eight_trials(server: Server, folder: Path) -> Interrupted:
-    rates = ",".join(f"{rate:.3f}" for rate in LEARNING_RATES)
-    words = (*server.words, *NET, f"max_epochs={EPOCHS}", f"lr={rates}", "tracking.system_metrics=true")
-    words += ("tracking.log_model=best", "hydra/launcher=joblib", "hydra.launcher.n_jobs=8")
-    process = start(folder, "-m", *words)
+def side_by_side(server: Server, folder: Path, rates: list[float]) -> Interrupted:
+    swept = f"lr={','.join(f'{rate:.3f}' for rate in rates)}"
+    words = (*server.words, *NET, f"max_epochs={EPOCHS}", swept, "tracking.system_metrics=true")
+    words += ("tracking.log_model=best", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={len(rates)}")
+    begun, process = time.time(), start(folder, "-m", *words)
     until(lambda: most(folder) >= 3, process, 300)
     server.kill()
     gone, before = time.time(), most(folder)
@@ -193,11 +97,12 @@ def eight_trials(server: Server, folder: Path) -> Interrupted:
     meanwhile, back = trained(folder), time.time()
     server.start()
     finish(process, folder).expect(0)
-    return Interrupted(server, folder, meanwhile, gone, back)
+    return Interrupted(server, folder, rates, begun, meanwhile, gone, back)
 
 
-def test_a_sweep_outlives_its_server_and_nothing_is_lost(running, tmp_path):
-    sweep = eight_trials(running, tmp_path / "eight")
+@pytest.mark.parametrize("number", [2, pytest.param(8, marks=pytest.mark.full)])
+def test_a_sweep_outlives_its_server_and_nothing_is_lost(running, tmp_path, number):
+    sweep = side_by_side(running, tmp_path / "several", [0.001 * (2 + count) for count in range(number)])
     all_trials_are_children_of_one_parent_with_all_their_files(sweep, tmp_path)
     every_metric_of_every_epoch_is_there_with_its_value(sweep)
     the_machine_was_watched_all_the_time(sweep)
@@ -207,18 +112,18 @@ def test_a_sweep_outlives_its_server_and_nothing_is_lost(running, tmp_path):
 
 def all_trials_are_children_of_one_parent_with_all_their_files(sweep: Interrupted, tmp_path: Path) -> None:
     server = sweep.server
-    parent = only([run for run in server.runs() if PARENT not in run.data.tags])
+    parent = sweep.parent
     assert parent.info.status == "FINISHED"
     assert {run.data.tags[PARENT] for run in sweep.children} == {parent.info.run_id}
-    assert [run.info.status for run in sweep.children] == ["FINISHED"] * 8
-    assert sorted(float(run.data.params["lr"]) for run in sweep.children) == pytest.approx(LEARNING_RATES)
+    assert [run.info.status for run in sweep.children] == ["FINISHED"] * len(sweep.rates)
+    assert sorted(float(run.data.params["lr"]) for run in sweep.children) == pytest.approx(sweep.rates)
     for run in sweep.children:
         assert {"config.yaml", "weights.pt", "data.json", "learning_curves.png"} <= server.files(run)
         assert run.info.artifact_uri.startswith("mlflow-artifacts:")
         weights = server.client.download_artifacts(run.info.run_id, "weights.pt", str(tmp_path))
         assert torch.load(weights, weights_only=True)
     table = pd.read_csv(server.client.download_artifacts(parent.info.run_id, "results.csv", str(tmp_path)))
-    assert list(table["status"]) == ["FINISHED"] * 8
+    assert list(table["status"]) == ["FINISHED"] * len(sweep.rates)
     best = server.client.get_run(parent.data.tags["best_run_id"])
     assert best.outputs.model_outputs, "the best trial's model is on the server"
     assert not (sweep.folder / "mlruns" / "artifacts").exists()
@@ -256,13 +161,12 @@ def report_predict_and_evaluate_take_the_words_of_training(sweep: Interrupted) -
     run_id = child.info.run_id
 
     def door(name: str, *words: str) -> str:
-        command = [sys.executable, "-m", f"ecgexp.{name}", *server.words, *words]
-        said = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+        said = warm.run(f"ecgexp.{name}", folder, *server.words, *words)
         assert said.returncode == 0, said.stderr
         return said.stdout
 
     door("report", "out=report")
-    assert len(pd.read_csv(folder / "report" / "results.csv")) == 8
+    assert len(pd.read_csv(folder / "report" / "results.csv")) == len(sweep.rates)
     assert any(entry.is_dir for entry in server.client.list_artifacts(child.data.tags[PARENT], "reports"))
 
     record = next((folder / "data" / "synthetic").glob("v*/records100/00000/*.hea"))

@@ -73,6 +73,7 @@ def test_equals_the_public_package_on_every_pair_of_5_labels(published):
     np.testing.assert_array_equal(ours(true, predicted), published(true, predicted))
 
 
+@pytest.mark.slow
 def test_equals_the_public_package_on_every_pair_of_8_labels(published):
     true, predicted = all_pairs(8)
     assert len(true) == 65536
@@ -101,6 +102,7 @@ def test_equals_the_loop(rule):
         np.testing.assert_array_equal(ours(*pairs, rule), loop_mlcm(*pairs, rule))
 
 
+@pytest.mark.slow
 def test_order_free_differs_in_140_of_the_1024_pairs():
     true, predicted = all_pairs(5)
     differs = 0

@@ -66,6 +66,7 @@ def test_adapted_nets_have_the_papers_parameters(net, trainable, running):
     assert built(signals(2, 12, 1000)).shape == (2, 5)
 
 
+@pytest.mark.slow
 def test_original_rajpurkar_has_33_convolutions_and_one_dense_layer():
     net = RajpurkarOriginal()
     assert sum(isinstance(m, nn.Conv1d) for m in net.modules()) == 33
@@ -79,6 +80,7 @@ def test_original_rajpurkar_has_33_convolutions_and_one_dense_layer():
     assert parameters(net) == convolutions + 2 * normalised + 256 * 14 + 14
 
 
+@pytest.mark.slow
 def test_original_rajpurkar_averages_one_prediction_per_256_samples():
     net = RajpurkarOriginal(leads=1, samples=2560, classes=14).eval()
     x = torch.randn(2, 1, 2560)
@@ -138,6 +140,7 @@ def test_width_depth_kernel_and_dropout_vary_the_nets(width):
         assert rates == {rate}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", [*NETS, ConvBlocks])
 @pytest.mark.parametrize("leads", [2, 8, 12])
 def test_no_layer_is_computed_wrongly_in_bfloat16(net, leads):
@@ -147,6 +150,7 @@ def test_no_layer_is_computed_wrongly_in_bfloat16(net, leads):
         check_layers(built, signals(2, leads, 1000), torch.autocast("cpu", torch.bfloat16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 def test_dropout_acts_in_training_only(net):
     built = net(leads=2, samples=64, classes=3)
@@ -182,6 +186,7 @@ def test_state_dict_round_trip_through_a_file(build, tmp_path):
     assert torch.equal(net.eval()(x), other.eval()(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", SMALL)
 def test_export_with_any_batch_size(build, tmp_path):
     torch.manual_seed(0)
@@ -216,6 +221,7 @@ def test_signals_of_another_shape_are_refused(build, shape):
         net(torch.zeros(shape))
 
 
+@pytest.mark.slow
 def test_original_rajpurkar_refuses_other_leads_only():
     net = RajpurkarOriginal(leads=2, samples=100, classes=3).eval()
     assert net(torch.zeros(1, 2, 333)).shape == (1, 3)

@@ -55,6 +55,7 @@ def table(labels, name):
     return pd.DataFrame(counts, index=[*names, "NTL"], columns=[*names, "NPL"])
 
 
+@pytest.mark.slow
 @LABELS
 @NAMES
 def test_a_confusion_matrix_is_bounded_and_legible(labels, name, tmp_path):
@@ -70,6 +71,7 @@ def test_a_confusion_matrix_is_bounded_and_legible(labels, name, tmp_path):
     assert inside(figure)
 
 
+@pytest.mark.slow
 def test_a_confusion_matrix_of_300_labels_takes_seconds(tmp_path):
     generator = torch.Generator().manual_seed(0)
     targets = (torch.rand(200, 300, generator=generator) < 0.02).int()

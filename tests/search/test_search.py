@@ -13,12 +13,12 @@ import pytest
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 from searches import PRUNERS, SAMPLERS, SPACE, read, trials, worker
+from trained import is_one_sentence
 
 from ecgexp.errors import UserError
 from ecgexp.search.study import ERROR, PROCESS, SURPLUS, counted, open_storage, open_study
 from ecgexp.sweeps.session import _Plan
 from ecgexp.tracking.heartbeat import process_tags
-from trained import is_one_sentence
 
 CHOICES = ("lr=0.1,0.01,0.001", "size=range(1,5)")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from trained import is_one_sentence
 
 from ecgexp.errors import UserError
 from ecgexp.search.space import Axis, axes
-from trained import is_one_sentence
 
 
 def axis(word: str) -> Axis:

@@ -18,6 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from searches import SAMPLERS, value
+from trained import is_one_sentence
 
 from ecgexp.errors import UserError
 from ecgexp.search import study as module
@@ -42,7 +43,6 @@ from ecgexp.search.study import (
     tell,
 )
 from ecgexp.tracking.heartbeat import SILENCE, process_tags
-from trained import is_one_sentence
 
 SPACE = {
     "lr": FloatDistribution(1e-4, 1e-1, log=True),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
+from trained import trained_once
 
 from ecgexp.reports.trial import validation_fingerprint
 from ecgexp.sweeps import session
@@ -17,9 +16,6 @@ from ecgexp.sweeps.session import _Plan, _record_best
 from ecgexp.sweeps.status import DONE, Board, TrialStatus
 from ecgexp.tracking.run import Run
 from ecgexp.tracking.store import open_store
-from trained import trained_once
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "reports"))
 from sweeps import Sweep, new_store
 
 F1 = "best/val/mlcm_f1_macro"

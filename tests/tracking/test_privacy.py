@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from trained import Trained, call, trained_once
 
 from ecgexp.errors import UserError
 from ecgexp.reports.comparison import intervals
 from ecgexp.targets import MultiLabel
 from ecgexp.tracking.privacy import KEY, hashed_patients
 from ecgexp.tracking.store import Store
-from trained import Trained, call, trained_once
 
 PATIENTS = np.array(["Doe, Jane", "Müller", "Doe, Jane", "17"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -16,7 +16,9 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import psutil
+import pytest
 import torch
+import warm
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -30,7 +32,14 @@ SMALL = (
     *("tracking.system_metrics=false", "tracking.log_model=none"),
 )
 LINEAR = (*SMALL, "model=linear")
-OWN = Path(__file__).parent / "own"
+OWN = Path(__file__).parents[1] / "integration" / "own"
+LAUNCHERS = {
+    "basic": (),
+    "joblib": ("hydra.launcher.n_jobs=2",),
+    "submitit_local": ("hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=10"),
+    "ray": ("+hydra.launcher.ray.init.num_cpus=2",),
+}
+PLUGINS = {"submitit_local": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
 PARENT = "mlflow.parentRunId"
 LABELS = ("NORM", "STTC", "CD", "MI", "HYP")
 AVERAGES = ("micro", "macro", "weighted")
@@ -72,12 +81,11 @@ def own_folder(folder: Path) -> Path:
 
 
 def start(folder: Path, *arguments: str, python: str | Path = sys.executable, **options) -> subprocess.Popen[str]:
+    """A command in a new process, for what is done to processes."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
     return subprocess.Popen(
         [str(python), "-m", "ecgexp", *arguments],
         cwd=folder,
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -94,7 +102,14 @@ def finish(process: subprocess.Popen[str], folder: Path, timeout: float = 600) -
     return Done(folder, process.returncode, stdout, stderr)
 
 
-def ecgexp(folder: Path, *arguments: str, python: str | Path = sys.executable, timeout: float = 600) -> Done:
+def ecgexp(folder: Path, *arguments: str, timeout: float = 600) -> Done:
+    """A command in a forked process."""
+    done = warm.run("ecgexp", folder, *arguments, timeout=timeout)
+    return Done(folder, done.returncode, done.stdout, done.stderr)
+
+
+def fresh(folder: Path, *arguments: str, python: str | Path = sys.executable, timeout: float = 600) -> Done:
+    """A command in a new process."""
     return finish(start(folder, *arguments, python=python), folder, timeout)
 
 
@@ -110,12 +125,23 @@ def once(session_folder: Path, name: str, make: Callable[[Path], Done]) -> Done:
         return Done(folder, done.status, done.stdout, done.stderr)
 
 
-def until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
+        time.sleep(0.02)
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
+    """Wait for a condition while a process lives."""
+
+    def fulfilled() -> bool:
+        if condition():
+            return True
+        assert process.poll() is None, process.communicate()
+        return False
+
+    wait_for(fulfilled, seconds)
 
 
 def training_among(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
@@ -135,6 +161,16 @@ def parents_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return [parent for parent in found if parent is not None]
 
 
+def begun(folder: Path) -> bool:
+    """Whether a trial has an epoch behind it that it can go on from."""
+    return any((folder / "mlruns" / "checkpoints").glob("*/last.ckpt"))
+
+
+def jobs(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that supervise a trial's."""
+    return parents_of(training_among(psutil.Process(process.pid).children(recursive=True)))
+
+
 def store_client(folder: Path) -> MlflowClient:
     database = str(folder / "mlruns" / "mlflow.db")
     return MlflowClient(URL.create("sqlite+pysqlite", database=database).render_as_string())
@@ -152,6 +188,12 @@ def parents(folder: Path) -> list[Run]:
 
 def trials(folder: Path) -> list[Run]:
     return [run for run in all_runs(folder) if PARENT in run.data.tags]
+
+
+def needs(launcher: str) -> None:
+    plugin = PLUGINS.get(launcher)
+    if plugin and importlib.util.find_spec(f"hydra_plugins.{plugin}") is None:
+        pytest.skip(f"{plugin} is not installed (an extra)")
 
 
 def only(runs: list[Run]) -> Run:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import warm
 from filelock import FileLock
 from mlflow import MlflowClient
 
-REAL_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+REAL_DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 SETTINGS = (
     "model=linear",
     "max_epochs=3",
@@ -77,8 +78,7 @@ def trained_once(session_folder: Path) -> Trained:
     with FileLock(shared / "trained.lock"):
         if not record.exists():
             folder.mkdir()
-            command = [sys.executable, "-m", "ecgexp", *SETTINGS]
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+            done = warm.run("ecgexp", folder, *SETTINGS)
             assert done.returncode == 0, done.stderr
             (run,) = MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}").search_runs(["1", "0"])
             record.write_text(json.dumps(run.info.run_id))
@@ -87,8 +87,7 @@ def trained_once(session_folder: Path) -> Trained:
 
 def shell(door: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """A door as a user opens it."""
-    command = [sys.executable, "-m", f"ecgexp.{door}", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return warm.run(f"ecgexp.{door}", folder, *words, timeout=300)
 
 
 def call(monkeypatch, door: str, folder: Path, *words: str) -> int | str | None:
