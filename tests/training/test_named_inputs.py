@@ -18,7 +18,7 @@ from ecgexp.config.schema import check
 from ecgexp.datasets import Input, SignalDataset, Split
 from ecgexp.errors import UserError
 from ecgexp.training.batches import GIGABYTE, Batches, Records
-from ecgexp.training.fit import evaluate, fit, load
+from ecgexp.training.fit import fit, load, predict
 from ecgexp.training.network import Network, check_takes, restored
 
 CPU = torch.device("cpu")
@@ -82,8 +82,8 @@ def trained(tmp_path):
 
 
 def test_a_net_that_takes_two_inputs_by_name_learns_from_both(trained):
-    logits, targets = evaluate(trained, "val")
-    assert ((logits > 0) == targets.bool()).float().mean(dim=0).min() > 0.9
+    found = predict(trained, "val")
+    assert ((found.probabilities > 0.5) == found.targets).mean(axis=0).min() > 0.9
     assert trained.history[-1]["val/loss"] < trained.history[0]["val/loss"]
 
 
@@ -93,7 +93,7 @@ def test_its_logits_are_those_of_the_formula_on_normalised_inputs(trained):
     features = [val.inputs["signal"].std(axis=1, ddof=1), (val.inputs["tabular"] - mean) / std]
     weight, bias = (parameter.detach().double().numpy() for parameter in trained.network.net.head.parameters())
     expected = np.concatenate(features, axis=1) @ weight.T + bias
-    np.testing.assert_allclose(evaluate(trained, "val")[0].numpy(), expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(predict(trained, "val").logits, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_its_weights_carry_the_normalisation_of_each_input(trained):

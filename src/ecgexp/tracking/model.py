@@ -20,7 +20,6 @@ from torch import nn
 from ecgexp.errors import first_line
 from ecgexp.targets import Target
 from ecgexp.tracking.store import MLFLOW_RETRIES, Store, StoreAway, is_away, mlflow_settings
-from ecgexp.training.batches import tensors
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +54,17 @@ def log_model(
     Returns
     -------
     str or None
-        URI of the logged model; None, with a warning, where torch cannot export the net. Its weights are an
-        artifact of the run all the same.
+        URI of the logged model; None, with a warning, where the net takes several inputs or torch cannot export it.
+        Its weights are an artifact of the run all the same.
     """
+    if isinstance(example, dict):  # what MLflow keeps is called with one array
+        logger.warning("The net takes several inputs, which no MLflow model does: none is logged; its weights are.")
+        return None
     probabilities = nn.Sequential(network, target.activation()).cpu().eval()
     with torch.no_grad():
-        classes = probabilities(tensors(example)).shape[1]
-    named = example.items() if isinstance(example, dict) else [(None, example)]
+        classes = probabilities(torch.from_numpy(example)).shape[1]
     signature = ModelSignature(
-        Schema([TensorSpec(array.dtype, (-1, *array.shape[1:]), name) for name, array in named]),
+        Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
         Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
     )
     mlflow.set_tracking_uri(store.uri)
