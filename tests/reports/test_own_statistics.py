@@ -9,15 +9,17 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from ecgexp.commands.report import find_sweeps, read_study
+from ecgexp.commands.report import read_study
 from ecgexp.config.build import build_statistics
 from ecgexp.errors import UserError
 from ecgexp.reports.page import write_report
-from ecgexp.reports.statistics import STATISTICS, compute_statistics, lines_of, read_statistics, write_statistics
+from ecgexp.reports.statistics import compute_statistics, lines_of, read_statistics, write_statistics
 from ecgexp.reports.tables import sweep_results
 from ecgexp.sweeps import session
 from ecgexp.sweeps.session import _Plan
+from ecgexp.tracking.names import File
 from ecgexp.tracking.run import Run
+from ecgexp.tracking.runs import find_sweeps
 from sweeps import Sweep, new_store
 
 F1 = "best/val/mlcm_f1_macro"
@@ -49,8 +51,8 @@ def leaves(results, objective):
 
 def test_a_sentence_and_a_table_are_kept_and_shown(tmp_path):
     found = compute_statistics({"spread": Spread(), "halves": by_half}, RESULTS, F1)
-    write_statistics(tmp_path / STATISTICS, found)
-    assert read_statistics(tmp_path / STATISTICS) == found
+    write_statistics(tmp_path / File.STATISTICS, found)
+    assert read_statistics(tmp_path / File.STATISTICS) == found
     spread, halves = found.found
     assert (found.trials, spread.sentence) == (3, f"{F1} spreads over 0.20.")
     assert halves.columns == ["later", F1, "n", "sd"]
@@ -82,9 +84,9 @@ def test_one_that_fails_is_said_and_the_others_are_computed(statistic, sentence)
 
 @pytest.mark.parametrize("content", ["", "[]", '{"trials": 1}', '{"trials": 1, "found": [{"name": "a"}]}', "\xff"])
 def test_a_damaged_file_is_said(tmp_path, content):
-    (tmp_path / STATISTICS).write_text(content, encoding="latin-1")
+    (tmp_path / File.STATISTICS).write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match=r"statistics\.json is damaged"):
-        read_statistics(tmp_path / STATISTICS)
+        read_statistics(tmp_path / File.STATISTICS)
 
 
 @pytest.mark.parametrize(

@@ -244,10 +244,10 @@ def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
 
 
 def _read_statistics(files: _Files, parent: MlflowRun) -> Statistics | None:
-    from ecgexp.reports.statistics import STATISTICS, read_statistics
+    from ecgexp.reports.statistics import read_statistics
 
     try:
-        path = files.find(parent.info.run_id, STATISTICS)
+        path = files.find(parent.info.run_id, File.STATISTICS)
         return None if path is None else read_statistics(path)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -14,8 +14,6 @@ import pandas as pd
 
 from ecgexp.errors import UserError, first_line, shown
 
-# Artifact of a sweep's run.
-STATISTICS = "statistics.json"
 MOST_ROWS, MOST_COLUMNS = 50, 12
 
 

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from ecgexp.config.build import build_dataset, build_statistics, build_target, describe, example
 from ecgexp.config.schema import objectives
 from ecgexp.errors import UserError
-from ecgexp.reports.statistics import STATISTICS, compute_statistics, lines_of, write_statistics
+from ecgexp.reports.statistics import compute_statistics, lines_of, write_statistics
 from ecgexp.reports.tables import (
     MOST_SETS,
     best_trials,
@@ -378,10 +378,10 @@ def _report(run: Run, plan: _Plan) -> None:
 def _add_statistics(run: Run, plan: _Plan, results: pd.DataFrame) -> None:
     """Compute the user's own statistics, keep them with the sweep and show them."""
     found = compute_statistics(build_statistics(plan.cfg), results, plan.objective)
-    earlier = any(file.path == STATISTICS for file in run.store.client.list_artifacts(run.id))
+    earlier = any(file.path == File.STATISTICS for file in run.store.client.list_artifacts(run.id))
     if found.found or earlier:  # an earlier start's were about another table
         with run.artifacts() as folder:
-            write_statistics(folder / STATISTICS, found)
+            write_statistics(folder / File.STATISTICS, found)
     if found.found:
         print(f"\n{lines_of(found.found)}\n")
 

@@ -116,6 +116,7 @@ class File:
     TABLE = "table.txt"
     HEAT_MAP = "heat_map.png"
     STUDY = "study.json"  # of a search: its study
+    STATISTICS = "statistics.json"  # what the user's own statistics found
 
     # of a report
     REPORT = "report.html"
