@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-all lint format data sweep paper bench ui dashboard clean
+.PHONY: help setup demo test test-fast test-all test-matrix lint format data sweep paper bench ui dashboard clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +12,7 @@ ARGS ?= optimizer=sgd,adam lr=0.001,0.01
 STUDY ?= $(shell ls -t mlruns/sweeps/*/study.journal 2>/dev/null | head -1)
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/installed ## Install everything into .venv (done by the other targets as needed)
 
@@ -35,10 +35,14 @@ test-fast: setup ## Run the quick tests
 test-all: setup ## Run all tests, also the long ones
 	python -m pytest -n $(JOBS) --dist worksteal
 
+test-matrix: setup ## Run the quick tests with each Python, lowest versions, and Hydra's next (SESSION=... for one)
+	python .ci/matrix $(SESSION)
+
 lint: setup ## Check style and types
 	ruff check .
 	ruff format --check .
 	mypy
+	mypy --config-file tests/mypy.ini tests
 
 format: setup ## Put the code into the project's format
 	ruff check --fix .

@@ -22,6 +22,13 @@ class BinaryCrossEntropy(nn.Module):
     pos_weight : {'none', 'inverse_frequency'}
         Weight of the positive term of each label. ``'inverse_frequency'``: negatives / positives in the
         training split; a label without positives there keeps weight 1.
+
+    Examples
+    --------
+    >>> loss = BinaryCrossEntropy(pos_weight="inverse_frequency")
+    >>> loss.fit_labels(torch.tensor([[1.0], [0.0], [0.0], [0.0]]))
+    >>> loss(torch.zeros(1, 1), torch.ones(1, 1))
+    tensor(2.0794)
     """
 
     multiclass = False
@@ -65,6 +72,11 @@ class CrossEntropy(nn.Module):
     ----------
     .. [1] Y. Cui, M. Jia, T.-Y. Lin, Y. Song, S. Belongie, "Class-Balanced Loss Based on Effective Number of
        Samples", CVPR 2019, https://doi.org/10.1109/CVPR.2019.00949
+
+    Examples
+    --------
+    >>> CrossEntropy()(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
+    tensor(0.6931)
     """
 
     multiclass = True

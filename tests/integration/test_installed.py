@@ -163,13 +163,13 @@ def test_a_mistake_in_ones_own_configuration_is_one_sentence(tmp_path, python):
 
 # What a notebook does with the libraries, none of which needs more than the base install.
 LIBRARIES = """
-import sys
+import numpy as np
 import torch
 from ecgexp.fast import speed_up
 from ecgexp.losses import BinaryCrossEntropy
 from ecgexp.metrics import MLCM, mlcm_report
 from ecgexp.models import Rajpurkar
-from ecgexp.statistics.variance import variance_components
+from ecgexp.statistics import bootstrap, score_in_blocks, variance_components
 
 torch.manual_seed(0)
 targets = torch.tensor([[1, 0], [0, 1], [1, 1], [0, 0]])
@@ -178,6 +178,10 @@ BinaryCrossEntropy()(logits, targets.float()).backward()
 metric = MLCM(num_labels=2)
 metric.update(logits.sigmoid().detach(), targets)
 assert 0 <= mlcm_report(metric.compute()).averages["f1_macro"] <= 1
+hits = np.arange(100) % 4 > 0
+scorer = lambda weights: score_in_blocks([lambda block: block @ hits / block.sum(axis=1)], weights)
+found = bootstrap([scorer], np.ones((100, 0)), np.arange(100) // 2, ["accuracy"], resamples=50)
+assert found.scores["accuracy"].values == 0.75
 assert variance_components({"a": [0.1, 0.2], "b": [0.3, 0.4]}).within_sd > 0
 """
 

@@ -71,6 +71,11 @@ def higher_is_better(name: str) -> bool:
     ------
     UserError
         Where there is no metric of this name.
+
+    Examples
+    --------
+    >>> higher_is_better("loss"), higher_is_better("auroc_macro")
+    (False, True)
     """
     if not is_metric_name(name):
         per_label = ", ".join(f"{metric}/<label>" for metric in PER_LABEL_METRIC_NAMES)
@@ -88,6 +93,11 @@ def escape_label(label: str) -> str:
     ------
     UserError
         Where the label is empty or dots only, which no metric can be named after.
+
+    Examples
+    --------
+    >>> escape_label("LAFB/LPFB")
+    'LAFB-LPFB'
     """
     escaped = re.sub(r"[^\w.-]", "-", label)
     if not _is_escaped(escaped):

@@ -72,6 +72,14 @@ def mlcm_report(matrix: Tensor | ArrayLike, label_names: Sequence[str] | None = 
     ----------
     .. [1] M. Heydarian, T. E. Doyle, R. Samavi, "MLCM: Multi-Label Confusion Matrix", IEEE Access 10, 2022,
        https://doi.org/10.1109/ACCESS.2022.3151048
+
+    Examples
+    --------
+    >>> report = mlcm_report([[2, 0, 0], [1, 1, 0], [0, 0, 0]], ["AF", "SB"])
+    >>> report.f1.round(2)
+    array([0.8 , 0.67, 0.  ])
+    >>> round(float(report.averages["f1_macro"]), 2)
+    0.73
     """
     counts = torch.as_tensor(matrix).cpu().numpy()
     _validate(counts, label_names)
@@ -110,4 +118,4 @@ def _validate(counts: NDArray[Any], label_names: Sequence[str] | None) -> None:
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
     """Quotient where 0/0 is 0."""
-    return np.divide(numerator, np.where(denominator == 0, 1, denominator), dtype=np.float64)
+    return np.asarray(numerator / np.where(denominator == 0, 1, denominator), dtype=np.float64)

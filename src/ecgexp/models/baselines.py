@@ -23,6 +23,13 @@ class Linear(nn.Module):
         Labels to predict.
     multiclass : bool
         Each record has exactly one of them: the logits are for a softmax.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = Linear(leads=2, samples=256)
+    >>> net(torch.zeros(3, 2, 256)).shape
+    torch.Size([3, 5])
     """
 
     def __init__(self, leads: Count = 12, samples: Count = 1000, classes: Count = 5, multiclass: bool = False) -> None:
@@ -63,6 +70,14 @@ class Constant(nn.Module):
     ----------
     logits : Tensor, (classes,)
         What it answers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = Constant(leads=2, samples=256)
+    >>> net.fit_labels(torch.tensor([[1, 0, 0, 1, 1], [0, 0, 1, 1, 0]]))
+    >>> net(torch.zeros(1, 2, 256))[0, 0].sigmoid()
+    tensor(0.5000)
     """
 
     logits: Tensor

@@ -53,6 +53,13 @@ class ConvBlocks(nn.Module):
     ----------
     Giraldi 2025, ConvBlocks vs. Recurrent Layers, https://github.com/vgiraldi99/MADS-ML-Heart, for the net and
     for what the paper leaves open (8 heads, ReLU in the blocks); Kapila et al. 2024 for the attention.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = ConvBlocks(leads=2, samples=256)
+    >>> net(torch.zeros(3, 2, 256)).shape
+    torch.Size([3, 5])
     """
 
     def __init__(

@@ -58,6 +58,13 @@ class Rajpurkar(nn.Module):
     References
     ----------
     Leandro et al. 2023 for the adaptation; arXiv 1707.01836 for the original.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = Rajpurkar(leads=2, samples=256)
+    >>> net(torch.zeros(3, 2, 256)).shape
+    torch.Size([3, 5])
     """
 
     def __init__(
@@ -122,6 +129,13 @@ class RajpurkarOriginal(nn.Module):
     References
     ----------
     Rajpurkar et al. 2017, arXiv 1707.01836; https://github.com/awni/ecg for what the paper leaves open.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = RajpurkarOriginal(leads=2, samples=256)
+    >>> net(torch.zeros(3, 2, 256)).shape
+    torch.Size([3, 14])
     """
 
     def __init__(self, leads: Count = 1, samples: Count = 6000, classes: Count = 14) -> None:

@@ -47,6 +47,13 @@ class Recurrent(nn.Module):
     ----------
     Giraldi 2025, ConvBlocks vs. Recurrent Layers, https://github.com/vgiraldi99/MADS-ML-Heart, for the net and
     for what the paper leaves open (4 heads, the last step).
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = Recurrent(leads=2, samples=256)
+    >>> net(torch.zeros(3, 2, 256)).shape
+    torch.Size([3, 5])
     """
 
     def __init__(

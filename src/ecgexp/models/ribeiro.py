@@ -120,6 +120,13 @@ class Ribeiro(_RibeiroNet):
     References
     ----------
     Leandro et al. 2023 for the adaptation; Nature Communications 11:1760 for the original.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = Ribeiro(leads=2, samples=256)
+    >>> net(torch.zeros(3, 2, 256)).shape
+    torch.Size([3, 5])
     """
 
     def __init__(
@@ -170,6 +177,13 @@ class RibeiroOriginal(_RibeiroNet):
     ----------
     Ribeiro et al. 2020, Nature Communications 11:1760, doi 10.1038/s41467-020-15432-4;
     https://github.com/antonior92/automatic-ecg-diagnosis for biases and initial weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = RibeiroOriginal(leads=2, samples=256)
+    >>> net(torch.zeros(3, 2, 256)).shape
+    torch.Size([3, 6])
     """
 
     def __init__(self, leads: Count = 12, samples: Count = 4096, classes: Count = 6, kernel: Count = 16) -> None:

@@ -269,6 +269,12 @@ def resample_patients(
     UserError
         Where an argument is not as for `bootstrap`, where there is but one patient, or where labels are so rare
         that hardly any draw has them all.
+
+    Examples
+    --------
+    >>> drawn = resample_patients([[1, 0], [0, 1], [1, 1], [0, 0]], ["a", "a", "b", "c"], resamples=100)
+    >>> drawn.weights.shape
+    (100, 4)
     """
     true, patient, names = _validate(required, patients, columns, resamples)
     people = int(patient.max()) + 1
@@ -363,6 +369,12 @@ def compare(values: ArrayLike, draws: ArrayLike, level: float = 0.95) -> Compari
     .. [2] J. C. Hsu, "Multiple Comparisons: Theory and Methods", Chapman & Hall, 1996, chapter 4
     .. [3] P. R. Hansen, A. Lunde, J. M. Nason, "The model confidence set", Econometrica 79, 2011,
        https://doi.org/10.3982/ECTA5771
+
+    Examples
+    --------
+    >>> comparison = compare([0.7, 0.5], [[0.72, 0.52], [0.69, 0.47], [0.71, 0.50]])
+    >>> comparison.winner, comparison.indistinguishable.tolist()
+    (0, [True, False])
     """
     if not 0 < level < 1:
         raise UserError(f"The argument level is a confidence between 0 and 1, such as 0.95, not {level!r}.")
