@@ -33,7 +33,7 @@ class Net:
 
 
 class Vague:
-    def __init__(self, classes: NoSuchType, **others) -> None:  # noqa: F821
+    def __init__(self, classes: NoSuchType, **others) -> None:  # type: ignore[name-defined] # noqa: F821
         pass
 
 

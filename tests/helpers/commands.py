@@ -218,7 +218,7 @@ def config(folder: Path, run: Run) -> DictConfig:
 def predictions(folder: Path, run: Run) -> tuple[pd.Series, np.ndarray, np.ndarray, list[str]]:
     """Record ids, targets and probabilities, both (records, classes), and the labels, of the validation split."""
     table = pd.read_parquet(artifact(folder, run, "predictions_val.parquet"))
-    labels = [name.removeprefix("true/") for name in table if name.startswith("true/")]
+    labels = [name.removeprefix("true/") for name in map(str, table) if name.startswith("true/")]
     targets = table[[f"true/{label}" for label in labels]].to_numpy()
     return table["id"], targets, table[[f"probability/{label}" for label in labels]].to_numpy(), labels
 

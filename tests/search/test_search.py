@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -309,7 +310,7 @@ def test_a_study_goes_on_with_the_settings_that_it_began_with_wherever_they_are_
     assert is_one_sentence(str(error.value))
 
 
-def _race(folder: Path, n_trials: int, gate: multiprocessing.Barrier) -> None:
+def _race(folder: Path, n_trials: int, gate: Barrier) -> None:
     work = worker(read(*SPACE, sampler="random", n_trials=n_trials), folder)
     gate.wait()
     work(None)

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
 import optuna
@@ -216,7 +217,7 @@ def test_a_line_that_was_not_written_to_its_end_is_said(journal, study, caplog):
     assert "not written to its end" in caplog.text
 
 
-def _hold(path: Path, held: multiprocessing.Event) -> None:
+def _hold(path: Path, held: Event) -> None:
     with FileLock(path):
         held.set()
         threading.Event().wait()
@@ -364,7 +365,7 @@ def test_no_two_trials_of_searches_with_other_seeds_are_seeded_alike():
     assert len({stream(1, 1, key) for key in ("", "lr", "size", "a", "b")}) == 5
 
 
-def _race(path: Path, gate: multiprocessing.Barrier, taken: multiprocessing.Queue) -> None:
+def _race(path: Path, gate: Barrier, taken: multiprocessing.Queue) -> None:
     study = opened(path)
     for _ in range(20):
         gate.wait()
