@@ -12,7 +12,7 @@ ARGS ?= optimizer=sgd,adam lr=0.001,0.01
 STUDY ?= $(shell ls -t mlruns/sweeps/*/study.journal 2>/dev/null | head -1)
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/installed ## Install everything into .venv (done by the other targets as needed)
 

@@ -25,7 +25,7 @@ def test_a_message_has_an_end():
         assert str(error).endswith(" ...")
 
 
-def texts(node: ast.expr) -> Iterator[ast.expr]:
+def texts(node: ast.expr) -> Iterator[ast.Constant | ast.JoinedStr]:
     """The texts that an expression may be."""
     if isinstance(node, ast.IfExp):
         yield from texts(node.body)
@@ -34,7 +34,7 @@ def texts(node: ast.expr) -> Iterator[ast.expr]:
         yield node
 
 
-def ends(node: ast.expr) -> tuple[str, str]:
+def ends(node: ast.Constant | ast.JoinedStr) -> tuple[str, str]:
     """How a text begins and ends; '' where a value stands there."""
     parts = [node] if isinstance(node, ast.Constant) else node.values
     return tuple(str(part.value) if isinstance(part, ast.Constant) else "" for part in (parts[0], parts[-1]))
