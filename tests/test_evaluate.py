@@ -172,7 +172,7 @@ def test_a_look_at_other_test_records_is_told_and_kept_apart(trained, moved, mon
     rows = pd.read_csv(table, dtype=str)
     tested = rows.index[rows["strat_fold"].astype(float) == 10]
     rows.drop(tested[::4]).to_csv(table, index=False)
-    table.with_name("SHA256File.CHECKSUMS.txt").unlink()
+    table.with_name("SHA256SUMS.txt").unlink()
     others = (f"dataset.root={data}", "dataset.cache_dir=cache")
     assert call(monkeypatch, "evaluate", moved.folder, *words, *others) == 0
     said = capsys.readouterr().out
@@ -262,7 +262,7 @@ def with_folds(trained: Trained, folder: Path, swap: dict[int, int]) -> list[str
     folds = table["strat_fold"].astype(float).astype(int)
     table["strat_fold"] = folds.map(lambda fold: swap.get(fold, fold)).astype(str)
     table.to_csv(path, index=False)
-    path.with_name("SHA256File.CHECKSUMS.txt").unlink()
+    path.with_name("SHA256SUMS.txt").unlink()
     return [f"dataset.root={data}", "dataset.cache_dir=cache"]
 
 
