@@ -46,6 +46,7 @@ def test_help_and_configuration_import_nothing_heavy(arguments):
     assert "ribeiro" in done.stdout.lower()
 
 
+@pytest.mark.slow
 def test_the_process_of_a_sweep_waits_for_nothing_that_only_training_needs(tmp_path):
     code = (
         "import sys\n"
@@ -191,6 +192,7 @@ def test_a_search_over_very_many_whole_numbers_is_read_at_once():
     assert [cfg.seed for cfg in found.configurations] == [0, 999999999]
 
 
+@pytest.mark.slow
 def test_another_sweeper_of_the_same_name_is_named(tmp_path):
     package = tmp_path / "hydra_plugins" / "hydra_optuna_sweeper"
     package.mkdir(parents=True)
@@ -215,6 +217,7 @@ def test_another_sweeper_of_the_same_name_is_named(tmp_path):
     assert "pip uninstall hydra-optuna-sweeper" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_torch_that_cannot_be_loaded_is_named_as_the_cause(tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(
@@ -229,6 +232,7 @@ def test_a_torch_that_cannot_be_loaded_is_named_as_the_cause(tmp_path):
     assert is_one_sentence(sentence)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_one_sentence(tmp_path):
     (tmp_path / "out" / ".hydra").mkdir(parents=True)
     (tmp_path / "out" / ".hydra" / "config.yaml").symlink_to("/dev/full")
@@ -252,6 +256,7 @@ def test_every_value_of_a_sweep_is_checked_before_the_first_trial(overrides):
     assert "-1" in (sentence := first_refusal(*overrides)) or "batch_size" in sentence or "nonet" in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "axis",
     [
@@ -313,6 +318,7 @@ def test_a_search_in_an_experiment_file_is_read_as_it_would_be_from_the_command_
     assert {(cfg.max_epochs, cfg.early_stopping.patience) for cfg in asked.configurations} == {(7, None)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["dataset", "model", "loss", "optimizer", "scheduler", "trainer", "tracking"])
 def test_every_option_of_every_group_composes_and_passes_the_check(group):
     register_resolvers()
@@ -329,6 +335,7 @@ def test_every_option_of_every_group_composes_and_passes_the_check(group):
             assert cfg.model.classes == cfg.dataset.classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
 def test_every_experiment_composes_and_passes_the_check(experiment):
     register_resolvers()

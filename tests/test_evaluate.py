@@ -138,6 +138,7 @@ def test_each_look_is_counted_for_the_run_and_for_its_sweeps(trained, moved, mon
     assert steps == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_reuses_a_trial_later_has_its_looks(trained, moved, monkeypatch, capsys):
     client = moved.client
     experiment = client.get_run(trained.run_id).info.experiment_id
@@ -160,6 +161,7 @@ def test_a_sweep_that_reuses_a_trial_later_has_its_looks(trained, moved, monkeyp
     assert len(looks(store, later)) == len(looks(store, another)) == 2
 
 
+@pytest.mark.slow
 def test_a_look_at_other_test_records_is_told_and_kept_apart(trained, moved, monkeypatch, capsys):
     words = (f"run={trained.run_id}", "split=test")
     assert call(monkeypatch, "evaluate", moved.folder, *words, *places(trained)) == 0
@@ -241,6 +243,7 @@ def test_the_validation_split_rehearses_without_a_look(trained, moved, monkeypat
     assert shared == pytest.approx({name: before.metrics[f"best/val/{name}"] for name in shared}, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_other_data_than_those_of_the_training_are_pointed_out(trained, moved, monkeypatch, capsys):
     data = shutil.copytree(trained.folder / "data" / "synthetic", moved.folder / "other")
     name = f"{int(trained.validation()['id'][0]):05d}_lr.dat"
@@ -266,6 +269,7 @@ def with_folds(trained: Trained, folder: Path, swap: dict[int, int]) -> list[str
     return [f"dataset.root={data}", "dataset.cache_dir=cache"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("swap", "how"), [({1: 10, 10: 1}, "trained on"), ({9: 10, 10: 9}, "used in validation")])
 def test_test_records_that_the_run_has_seen_are_refused_before_a_look(trained, moved, monkeypatch, capsys, swap, how):
     before = moved.client.get_run(trained.run_id).data
@@ -279,6 +283,7 @@ def test_test_records_that_the_run_has_seen_are_refused_before_a_look(trained, m
     assert not (moved.artifacts / "evaluation").exists()
 
 
+@pytest.mark.slow
 def test_validation_records_that_were_trained_on_are_told_before_and_after(trained, moved, monkeypatch, capsys):
     words = (f"run={trained.run_id}", "split=val", *with_folds(trained, moved.folder, {1: 9, 9: 1}))
     assert call(monkeypatch, "evaluate", moved.folder, *words) == 0

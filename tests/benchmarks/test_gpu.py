@@ -36,6 +36,7 @@ def written(results) -> dict[str, dict]:
     }
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_training_is_raced_and_the_figures_are_written(results, monkeypatch):
     monkeypatch.setattr(gpu, "matrix_rate", lambda dtype, threads: 1e12)
@@ -50,6 +51,7 @@ def test_training_is_raced_and_the_figures_are_written(results, monkeypatch):
     assert 2.5e9 < gpu.flops("ribeiro") < 2.7e9  # three times 0.89 GFLOP, without the gradient of the signals
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_trials_are_run_by_the_command_line_and_their_costs_written(results):
     words = ["--nets", "ribeiro", "--batch-sizes", "16", "--records", "64", "--epochs", "2", "--at-once", "2"]

@@ -23,7 +23,11 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("part", PARTS)
+# Each of these starts processes that train.
+LONG = ("start", "shares", "side by side", "jobs", "memory")
+
+
+@pytest.mark.parametrize("part", [pytest.param(part, marks=[pytest.mark.full] * (part in LONG)) for part in PARTS])
 def test_a_part_has_its_figures(tmp_path, part):
     measure, number = PARTS[part]
     figures = measure(tmp_path)

@@ -64,6 +64,7 @@ def published(monkeypatch):
     return lambda true, predicted: package.cm(true, predicted, False)[0]
 
 
+@pytest.mark.slow
 def test_equals_the_public_package_on_every_pair_of_5_labels(published):
     true, predicted = all_pairs(5)
     assert len(true) == 1024

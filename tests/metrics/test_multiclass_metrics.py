@@ -55,6 +55,7 @@ def by_scikit_learn(probabilities, targets, names, smallest=1):
     return expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("decimals", [None, 2, 1])
 @pytest.mark.parametrize("nan", [0.0, 0.2])

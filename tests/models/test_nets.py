@@ -55,6 +55,7 @@ def conv(inputs, outputs, kernel, bias=True):
     return inputs * outputs * kernel + (outputs if bias else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "trainable", "running"),
     [(Rajpurkar, 16_510_917, 10_368), (Ribeiro, 6_349_381, 3_712)],

@@ -84,6 +84,7 @@ def test_a_confusion_matrix_of_300_labels_takes_seconds(tmp_path):
     assert pd.read_csv(tmp_path / "mlcm_val.csv").shape == (301, 302)  # of which all is in the table beside it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "keys", "value"),
     [
@@ -138,6 +139,7 @@ def test_a_reliability_plot_is_bounded(labels, name, tmp_path):
     assert legend == ["perfect", *([plain(one) for one in names] if labels == 2 else []), "all labels"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("leads", "seconds"), [(2, 1), (30, 40)])
 def test_a_printed_ecg_is_bounded_and_says_what_is_left_out(leads, seconds, tmp_path):
     names = [f"lead with a long name {number}" for number in range(leads)]
@@ -219,6 +221,7 @@ def test_what_trials_reported_is_cut_off_on_the_worse_side_only(direction):
     assert drawn["reports"][2].endswith("(cut off above)" if direction == "minimize" else "(cut off below)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "choice"), [(30, "adam"), (2, "one of the choices is a whole list of settings, such as this one " * 20)]
 )
@@ -232,6 +235,7 @@ def test_pictures_of_a_search_are_bounded(keys, choice, tmp_path):
     assert names == {"history", "importances", "slices", "parallel"}
 
 
+@pytest.mark.slow
 def test_no_picture_has_more_pixels_than_it_may(tmp_path):
     figure = learning_curves([{"train/loss": 1.0}], "loss", None)
     figure.set_size_inches(300, 2)

@@ -31,6 +31,7 @@ def study(trials: int, directions: list[str], reports: bool = False) -> optuna.S
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trials", [0, 1, 2, 5])
 @pytest.mark.parametrize(
     ("directions", "reports"),

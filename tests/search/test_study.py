@@ -103,6 +103,7 @@ def test_every_sampler_of_the_configuration_is_tried_here():
     assert sorted(BUILD) == SAMPLERS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", sorted(BUILD))
 def test_a_study_that_goes_on_proposes_what_one_that_nobody_stopped_does(tmp_path, sampler):
     run(opened(tmp_path / "whole", sampler), 14)
@@ -223,6 +224,7 @@ def _hold(path: Path, held: Event) -> None:
         threading.Event().wait()
 
 
+@pytest.mark.slow
 def test_one_who_dies_with_the_lock_blocks_no_other(journal, study):
     context = multiprocessing.get_context("spawn")
     held = context.Event()
@@ -299,6 +301,7 @@ def test_what_a_dead_process_left_is_taken_up_again_as_it_was_before_anything_ne
     assert study.ask(SPACE).params != lost.params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", sorted(BUILD))
 @pytest.mark.parametrize("moment", ["asked", "half asked", "training"])
 def test_a_study_whose_processes_die_proposes_what_one_that_nobody_killed_does(tmp_path, monkeypatch, sampler, moment):
@@ -374,6 +377,7 @@ def _race(path: Path, gate: Barrier, taken: multiprocessing.Queue) -> None:
         gate.wait()
 
 
+@pytest.mark.slow
 def test_of_several_that_find_a_dead_one_one_takes_it_up(journal, study):
     context = multiprocessing.get_context("spawn")
     gate, taken = context.Barrier(4), context.Queue()

@@ -105,6 +105,7 @@ def slow(case):
 SCORES = [(0, "mlcm_f1_macro"), (1, "auroc_macro")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("i", "name"), SCORES)
 def test_values_and_draws_are_the_scores_of_records_repeated_one_by_one(case, result, slow, i, name):
     targets, _, probabilities = case
@@ -351,6 +352,7 @@ def one_label(records, people, seed, shares):
     return np.eye(len(shares), dtype=np.uint8)[true], rng.integers(people, size=records), probabilities
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smallest_class", [1, 12])
 def test_draws_of_classes_are_the_scores_of_records_repeated_one_by_one(smallest_class):
     targets, patients, first = one_label(160, 40, 1, (0.6, 0.32, 0.05, 0.03))

@@ -42,6 +42,7 @@ def test_equal_repetitions_give_the_textbook_estimates_and_limits():
     assert components.remark == ""
 
 
+@pytest.mark.slow
 def test_estimates_of_unequal_repetitions_have_no_bias():
     # The estimates of the variances are unbiased where they are not cut off at 0, which here hardly occurs.
     rng, counts, variances = np.random.default_rng(0), [1, 2, 2, 3, 4, 6, 1, 3], []

@@ -36,6 +36,7 @@ def test_where_no_trial_is_the_best_of_all_the_sweep_forgets_which_one_was(tmp_p
     assert math.isnan(data.metrics[F1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["grid", "search"])
 @pytest.mark.parametrize("planned", [3, 4, 9])
 def test_trials_without_a_result_are_counted_after_the_table(tmp_path, capsys, kind, planned):

@@ -18,6 +18,7 @@ def example(records: int = 400, labels: int = 3, seed: int = 0) -> tuple[torch.T
     return torch.from_numpy(values), torch.from_numpy(targets.astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_tuned_thresholds_are_the_best_of_all(seed):
     values, targets = (part.numpy() for part in example(60, 2, seed))
