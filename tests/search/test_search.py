@@ -17,9 +17,10 @@ from searches import PRUNERS, SAMPLERS, SPACE, read, trials, worker
 from trained import is_one_sentence
 
 from ecgexp.errors import UserError
-from ecgexp.search.study import ERROR, PROCESS, SURPLUS, counted, open_storage, open_study
+from ecgexp.search.study import counted, open_storage, open_study
 from ecgexp.sweeps.session import _Plan
 from ecgexp.tracking.heartbeat import process_tags
+from ecgexp.tracking.names import Attribute
 
 CHOICES = ("lr=0.1,0.01,0.001", "size=range(1,5)")
 
@@ -200,7 +201,7 @@ def test_how_a_trial_ends_is_told(tmp_path, error, state):
     assert work(None) == (2 if state == "FAIL" else 0)
     assert ends(tmp_path) == [state] * 2
     if state == "FAIL":
-        assert trials(tmp_path)[0].user_attrs[ERROR] == "ValueError: no"
+        assert trials(tmp_path)[0].user_attrs[Attribute.ERROR] == "ValueError: no"
 
 
 @pytest.mark.parametrize("told", [None, "much", [1.0, 2.0], {}])
@@ -208,7 +209,7 @@ def test_what_is_no_number_fails_the_trial(tmp_path, told):
     work = worker(read(*SPACE, n_trials=1), tmp_path, lambda params: told)
     work.prepare()
     assert work(None) == 1
-    assert is_one_sentence(trials(tmp_path)[0].user_attrs[ERROR])
+    assert is_one_sentence(trials(tmp_path)[0].user_attrs[Attribute.ERROR])
 
 
 @pytest.mark.parametrize(("direction", "worst"), [("minimize", math.inf), ("maximize", -math.inf)])
@@ -285,7 +286,7 @@ def test_what_died_is_tried_again_within_the_number_of_trials(tmp_path):
     work = worker(read(*SPACE, n_trials=4), tmp_path)
     study = work.prepare()
     trial = study.ask({name: axis.distribution for name, axis in work.search.axes.items()})
-    trial.set_user_attr(PROCESS, {**process_tags(), "process_started": 0.0})
+    trial.set_user_attr(Attribute.PROCESS, {**process_tags(), "process_started": 0.0})
     work(None)
     assert ends(tmp_path) == ["COMPLETE"] * 4
 
@@ -331,8 +332,8 @@ def test_several_processes_together_run_as_many_trials_as_asked(tmp_path):
     assert len(counted(found)) == 25
     assert {trial.state for trial in counted(found)} == {TrialState.COMPLETE}
     assert len({tuple(trial.params.values()) for trial in counted(found)}) == 25
-    assert {trial.user_attrs[PROCESS]["pid"] for trial in found} <= {racer.pid for racer in racers}
-    surplus = [trial for trial in found if SURPLUS in trial.user_attrs]
+    assert {trial.user_attrs[Attribute.PROCESS]["pid"] for trial in found} <= {racer.pid for racer in racers}
+    surplus = [trial for trial in found if Attribute.SURPLUS in trial.user_attrs]
     assert len(found) == 25 + len(surplus)
     assert all(trial.state == TrialState.FAIL for trial in surplus)
 

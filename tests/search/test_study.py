@@ -24,11 +24,6 @@ from trained import is_one_sentence
 from ecgexp.errors import UserError
 from ecgexp.search import study as module
 from ecgexp.search.study import (
-    HEARTBEAT,
-    PROCESS,
-    REPORTED,
-    RUN,
-    SURPLUS,
     SeededSampler,
     StudyTrial,
     counted,
@@ -44,6 +39,7 @@ from ecgexp.search.study import (
     tell,
 )
 from ecgexp.tracking.heartbeat import SILENCE, process_tags
+from ecgexp.tracking.names import Attribute
 
 SPACE = {
     "lr": FloatDistribution(1e-4, 1e-1, log=True),
@@ -91,7 +87,7 @@ def run(study: optuna.Study, count: int) -> None:
 def dead(study: optuna.Study) -> optuna.Trial:
     """A running trial whose process died on this machine."""
     trial = study.ask(SPACE)
-    trial.set_user_attr(PROCESS, {**process_tags(), "process_started": 0.0})
+    trial.set_user_attr(Attribute.PROCESS, {**process_tags(), "process_started": 0.0})
     return trial
 
 
@@ -247,7 +243,7 @@ def test_a_trial_bears_the_process_that_asked_before_it_is_sampled(study):
 
     class Looking(optuna.samplers.RandomSampler):
         def sample_independent(self, study, trial, name, distribution):
-            seen.append(study.get_trials()[trial.number].user_attrs[PROCESS]["pid"])
+            seen.append(study.get_trials()[trial.number].user_attrs[Attribute.PROCESS]["pid"])
             return super().sample_independent(study, trial, name, distribution)
 
     study.sampler = SeededSampler(lambda seed: Looking(seed), 0)
@@ -261,16 +257,20 @@ def test_who_lives_is_left_alone(study):
     assert states(study) == ["RUNNING"]
 
 
-@pytest.mark.parametrize("attribute", [PROCESS, HEARTBEAT])
+@pytest.mark.parametrize("attribute", [Attribute.PROCESS, Attribute.HEARTBEAT])
 def test_of_a_process_elsewhere_the_last_heartbeat_tells(study, attribute):
     trials = []
     for silent in (SILENCE - 30, SILENCE + 30):
         trial = study.ask(SPACE)
         last = time.time() - silent
-        elsewhere = {**process_tags(), "host": "elsewhere", "heartbeat": last if attribute == PROCESS else 0.0}
-        trial.set_user_attr(PROCESS, elsewhere)
-        if attribute == HEARTBEAT:
-            trial.set_user_attr(HEARTBEAT, last)
+        elsewhere = {
+            **process_tags(),
+            "host": "elsewhere",
+            "heartbeat": last if attribute == Attribute.PROCESS else 0.0,
+        }
+        trial.set_user_attr(Attribute.PROCESS, elsewhere)
+        if attribute == Attribute.HEARTBEAT:
+            trial.set_user_attr(Attribute.HEARTBEAT, last)
         trials.append(trial)
     end_dead(study)
     assert states(study) == ["RUNNING", "WAITING"]
@@ -295,7 +295,7 @@ def test_what_a_dead_process_left_is_taken_up_again_as_it_was_before_anything_ne
     assert (again.number, again.params) == (lost.number, lost.params)
     (trial,) = study.get_trials()
     assert trial.intermediate_values == {1: 0.5}
-    assert trial.user_attrs[PROCESS]["pid"] == os.getpid()
+    assert trial.user_attrs[Attribute.PROCESS]["pid"] == os.getpid()
     end_dead(opened(journal))
     assert states(study) == ["RUNNING"], "it is not taken for the dead one"
     assert study.ask(SPACE).params != lost.params
@@ -324,7 +324,9 @@ def test_a_study_whose_processes_die_proposes_what_one_that_nobody_killed_does(t
         lost = study.get_trials()[-1]
         if moment == "training":
             study._storage.set_trial_intermediate_value(lost._trial_id, 1, 0.5)
-        study._storage.set_trial_user_attr(lost._trial_id, PROCESS, {**process_tags(), "process_started": 0.0})
+        study._storage.set_trial_user_attr(
+            lost._trial_id, Attribute.PROCESS, {**process_tags(), "process_started": 0.0}
+        )
         later = opened(tmp_path / "killed", sampler)
         end_dead(later)
         run(later, 1)
@@ -340,7 +342,7 @@ def test_settings_that_are_tried_again_or_surplus_shift_none_of_the_later_ones(t
     study = opened(tmp_path / "other", sampler)
     run(study, 3)
     surplus = study.ask(SPACE)
-    surplus.set_user_attr(SURPLUS, True)
+    surplus.set_user_attr(Attribute.SURPLUS, True)
     tell(study, surplus, state=TrialState.FAIL)
     failed = study.ask(SPACE)
     tell(study, failed, error="it failed")
@@ -417,7 +419,7 @@ def test_what_counts(study):
     run(study, 2)
     study.ask(SPACE)
     surplus = study.ask(SPACE)
-    surplus.set_user_attr(SURPLUS, True)
+    surplus.set_user_attr(Attribute.SURPLUS, True)
     tell(study, surplus, state=TrialState.FAIL)
     study.enqueue_trial({"lr": 0.01})
     assert [trial.number for trial in counted(study.get_trials())] == [0, 1, 2]
@@ -456,7 +458,7 @@ def test_a_pruned_trial_has_what_it_reported_and_no_value(journal, study):
     tell(study, trial, state=TrialState.PRUNED)
     (found,) = opened(journal).get_trials()
     assert (found.state, found.value, found.intermediate_values) == (TrialState.PRUNED, None, {1: -0.7})
-    assert found.user_attrs[REPORTED] == "-val/f1"
+    assert found.user_attrs[Attribute.REPORTED] == "-val/f1"
     tell(study, trial, state=TrialState.PRUNED)  # too late, which is only said
 
 
@@ -470,7 +472,7 @@ def test_a_trial_that_is_killed_as_it_is_pruned_is_not_judged_again(journal, stu
             assert not stop
             tell(study, trial, [f1])
     assert stop
-    trial.set_user_attr(PROCESS, {**process_tags(), "process_started": 0.0})
+    trial.set_user_attr(Attribute.PROCESS, {**process_tags(), "process_started": 0.0})
     end_dead(study)
     again = study.ask(SPACE)
     assert judged(journal, how, again.number)([{"val/f1": 0.1}] * 2)
@@ -480,7 +482,7 @@ def test_a_trial_that_is_killed_as_it_is_pruned_is_not_judged_again(journal, stu
 def test_a_trial_bears_the_run_that_it_is(journal, study, caplog):
     study.ask(SPACE)
     note_run(StudyTrial(str(journal), "study", 0, {}), "0123")
-    assert opened(journal).get_trials()[0].user_attrs[RUN] == "0123"
+    assert opened(journal).get_trials()[0].user_attrs[Attribute.RUN] == "0123"
     note_run(StudyTrial("sqlite:////nowhere/at/all.db", "study", 0, {}), "0123")
     assert "cannot be told" in caplog.text
 

@@ -133,7 +133,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids), sets)
         search = _read_search(files, parents[0])
         statistics = {
-            parent.data.tags["sweep"]: kept for parent in parents if (kept := _read_statistics(files, parent))
+            parent.data.tags[Tag.SWEEP]: kept for parent in parents if (kept := _read_statistics(files, parent))
         }
     entries = _all_looks(store, parents)
     looked_at = {entry["run"]: store.client.get_run(entry["run"]) for entry in entries}
@@ -217,8 +217,8 @@ class _Files:
 
 def _target(run: MlflowRun, label_names: Sequence[str]) -> Target:
     """What a trial predicted."""
-    from ecgexp.reports.tables import setting
     from ecgexp.targets import MultiClass, MultiLabel
+    from ecgexp.tracking.runs import setting
 
     if setting(run, "dataset.multiclass") == "True":  # None in runs from before there was such a key
         return MultiClass(label_names)

@@ -19,14 +19,15 @@ def register_resolvers() -> None:
 
 def _mode(monitor: str) -> str:
     from ecgexp.metrics.names import higher_is_better, is_metric_name
+    from ecgexp.tracking.names import metric_of
 
-    metric = monitor.partition("/")[2]
+    metric = metric_of(monitor)
     return "max" if is_metric_name(metric) and higher_is_better(metric) else "min"
 
 
 def _directions(objective: str | ListConfig) -> list[str]:
     names = [objective] if isinstance(objective, str) else objective
-    return [f"{_mode(name.removeprefix('best/'))}imize" for name in names]
+    return [f"{_mode(name)}imize" for name in names]
 
 
 def _macro_f1(multiclass: bool) -> str:

@@ -16,6 +16,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 from ecgexp.errors import UserError, first_line, said
 from ecgexp.metrics.names import COSTS, is_metric_name, macro_f1_name
 from ecgexp.paths import check_address
+from ecgexp.tracking.names import best_metric, split_metric
 
 # What a net needs to know of a dataset: part of every dataset's config, passed to its constructor only
 # where the constructor takes it, and compared with the data after loading. So is `multiclass`, if it is true.
@@ -32,6 +33,8 @@ DATA_SHAPE = (*SIZES.values(), "classes")
 DATA_KEYS = (*DATA_SHAPE, "multiclass")
 
 
+# Splits that a trial measures.
+MEASURED = ("train", "val")
 Component = dict[str, Any]
 # Of the trainer group in conf/; more of Lightning's may be added.
 _TRAINER_KEYS = {"accelerator", "devices", "strategy", "threads"}
@@ -137,10 +140,10 @@ def check(cfg: DictConfig) -> None:
     if values["scheduler"]["schedule"] is not None:
         _check_component("scheduler.schedule", values["scheduler"]["schedule"])
     _check_trainer(values["trainer"], values["batch_size"])
-    _check_metric("monitor", values["monitor"], ("train/", "val/"), multiclass)
+    _check_metric("monitor", values["monitor"], tuple(split_metric(split, "") for split in MEASURED), multiclass)
     first, *others = objectives(cfg)
     for objective in (first, *(other for other in others if other not in COSTS)):
-        _check_metric("objective", objective, ("best/train/", "best/val/"), multiclass)
+        _check_metric("objective", objective, tuple(best_metric(split, "") for split in MEASURED), multiclass)
 
 
 def objectives(cfg: DictConfig) -> list[str]:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ecgexp.reports import paper
 from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, comparable, repetition_keys
 from ecgexp.reports.comparison import Group, uncertainty_columns
-from ecgexp.reports.search import JOB, epochs_saved, pareto_front
+from ecgexp.reports.search import epochs_saved, pareto_front
 from ecgexp.reports.statistics import Statistics
 from ecgexp.reports.tables import (
     MOST_SETS,
@@ -32,7 +32,7 @@ from ecgexp.reports.tables import (
 )
 from ecgexp.statistics import VarianceComponents, variance_components
 from ecgexp.targets import MultiClass, MultiLabel, Target
-from ecgexp.tracking.names import EPOCHS, File, Status, Tag, best_metric, metric_of, split_of
+from ecgexp.tracking.names import EPOCHS, Attribute, File, Status, Tag, best_metric, metric_of, split_of
 from ecgexp.tracking.runs import setting
 from ecgexp.training.predictions import Predictions
 
@@ -175,7 +175,7 @@ class Study:
         by_job = {run.data.tags.get(Tag.JOB): run.info.run_id for run in self.runs}
         rows = {row["run_id"]: row for _, row in self.results.iterrows()}
         for trial in trials:
-            row = rows.get(by_job.get(str(trial.user_attrs[JOB]), ""))
+            row = rows.get(by_job.get(str(trial.user_attrs[Attribute.JOB]), ""))
             if row is not None:
                 yield trial, row
 

@@ -252,7 +252,7 @@ def _trials(study: Study) -> list[dict[str, Any]]:
                 "auroc_high": row.get(f"{AUROC}_high"),
                 "epochs": row.get(EPOCHS),
                 "seconds": row.get(TRAIN_SECONDS),
-                "device": row["device"],
+                "device": row[Tag.DEVICE],
                 "set": row["validation_set"],
             }
         )
@@ -276,7 +276,7 @@ def _cost(study: Study) -> list[dict[str, Any]]:
         return []
     measured = results[results[TRAIN_SECONDS].notna()]
     lines = []
-    for (model, device), trials in measured.groupby(["model", "device"], sort=False):
+    for (model, device), trials in measured.groupby(["model", Tag.DEVICE], sort=False):
         lines.append({"what": f"{model} on {device or 'an unknown device'}", **_took(trials)})
     if len(lines) > 1:
         lines.append({"what": "all", **_took(measured)})

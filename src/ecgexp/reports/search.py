@@ -22,8 +22,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ecgexp.errors import UserError, first_line
 from ecgexp.reports.figures import LONGEST_NAME, plain
 from ecgexp.search.study import first_number
+from ecgexp.tracking.names import Attribute
 
-JOB = "job"
 # Fewer trials tell nothing about which key matters.
 _FEWEST = 4
 # Keys that a picture has room for.
@@ -47,7 +47,7 @@ def write_study(path: Path, storage: BaseStorage, name: str) -> None:
     trials = [
         {
             "number": trial.number,
-            JOB: first_number(everyone, trial),
+            Attribute.JOB: first_number(everyone, trial),
             "state": trial.state.name,
             # Optuna's own way made the last report, which may be of another metric, the value of a pruned trial.
             "values": None if trial.state == TrialState.PRUNED else trial.values,
@@ -89,7 +89,7 @@ def _restored(kept: Any) -> Study:
                 params={key: distributions[key].to_external_repr(value) for key, value in trial["params"].items()},
                 distributions=distributions,
                 intermediate_values={int(step): value for step, value in trial["reported"].items()},
-                user_attrs={**trial["user_attrs"], JOB: trial.get(JOB, trial["number"])},
+                user_attrs={**trial["user_attrs"], Attribute.JOB: trial.get(Attribute.JOB, trial["number"])},
             )
         )
     return study

@@ -149,9 +149,9 @@ def _differences(results: pd.DataFrame) -> list[str]:
             parts = ", ".join(f"{value or 'unknown'}: {_counted(numbers)}" for value, numbers in trials.items())
             said.append(f"The trials differ in {what}, which no swept key says ({parts}).")
     now = code.package()
-    older = finished[(finished["package"] != "") & (finished["package"] != now)]
+    older = finished[(finished[Tag.PACKAGE] != "") & (finished[Tag.PACKAGE] != now)]
     if len(older):
-        versions = ", ".join(older["package"].unique())
+        versions = ", ".join(older[Tag.PACKAGE].unique())
         said.append(
             f"The code of ecgexp has changed since {_counted(older['trial'].tolist())} "
             f"{'was' if len(older) == 1 else 'were'} trained (by {versions}, now {now})."
@@ -225,9 +225,9 @@ def swept_keys(results: pd.DataFrame) -> list[str]:
     """
     keys = [key for key in results.attrs["overridden"] if results[key].nunique(dropna=False) > 1]
     same = [results[key].astype(str) for key in keys if key not in REPETITIONS]
-    code = results["code"].replace("", None) if "code" in results else pd.Series(dtype=object)
+    code = results[Tag.CODE].replace("", None) if Tag.CODE in results else pd.Series(dtype=object)
     mixed = (code.groupby(same).nunique() > 1).any() if same and len(code) else code.nunique() > 1
-    return [*keys, "code"] if mixed else keys
+    return [*keys, Tag.CODE] if mixed else keys
 
 
 def ranked(results: pd.DataFrame, objective: str) -> list[pd.DataFrame]:

@@ -31,16 +31,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ecgexp.errors import UserError, said
 from ecgexp.tracking.heartbeat import SILENCE, is_alive, process_tags
+from ecgexp.tracking.names import Attribute, Tag
 
 logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
-
-# What we note of an Optuna study, and of a trial, as their user attributes: docs/search says what each means.
-FIXED, STREAMS = "fixed", "streams"
-PROCESS, HEARTBEAT, RETRY_OF, ATTEMPT, SURPLUS, ERROR, RUN, REPORTED, PRUNED_AFTER = (
-    "process", "heartbeat", "retry_of", "attempt", "surplus", "error", "run_id", "reported", "pruned_after",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ class SeededSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Note which process asks, before it samples, which may take seconds; take the sampler of this trial."""
-        study._storage.set_trial_user_attr(trial._trial_id, PROCESS, process_tags())
+        study._storage.set_trial_user_attr(trial._trial_id, Attribute.PROCESS, process_tags())
         trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
         self._place = place(trials, trial)
         if isinstance(self._sampler, QMCSampler):
@@ -198,25 +193,27 @@ def build_pruner(component: Mapping[str, Any]) -> BasePruner:
 
 def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Trials that are neither waiting, nor surplus, nor tried again by another one."""
-    replaced = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    replaced = {trial.user_attrs.get(Attribute.RETRY_OF) for trial in trials}
     return [
         trial
         for trial in trials
-        if trial.state != TrialState.WAITING and SURPLUS not in trial.user_attrs and trial.number not in replaced
+        if trial.state != TrialState.WAITING
+        and Attribute.SURPLUS not in trial.user_attrs
+        and trial.number not in replaced
     ]
 
 
 def first_number(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
     """Number of the trial that this one tries again, perhaps after others did; else its own."""
-    while RETRY_OF in trial.user_attrs:
-        trial = trials[trial.user_attrs[RETRY_OF]]
+    while Attribute.RETRY_OF in trial.user_attrs:
+        trial = trials[trial.user_attrs[Attribute.RETRY_OF]]
     return trial.number
 
 
 def place(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
     """Number that a trial would have, had none been tried again and none been surplus."""
     before = trials[: first_number(trials, trial)]
-    return sum(RETRY_OF not in other.user_attrs and SURPLUS not in other.user_attrs for other in before)
+    return sum(not {Attribute.RETRY_OF, Attribute.SURPLUS} & other.user_attrs.keys() for other in before)
 
 
 def stream(seed: int, number: int, key: str = "") -> int:
@@ -237,7 +234,7 @@ def tell(
     """
     try:
         if error is not None:
-            trial.set_user_attr(ERROR, error)
+            trial.set_user_attr(Attribute.ERROR, error)
             state = TrialState.FAIL
         if state == TrialState.PRUNED:
             # Optuna's own way makes the last report, which may be of another metric, the trial's value.
@@ -261,15 +258,15 @@ def put_back(study: Study, trial: FrozenTrial, reason: str) -> None:
         now = storage.get_trial(trial._trial_id)
         if now.state != TrialState.RUNNING or _run_of(now) != _run_of(trial):  # another process was faster
             return
-        storage.set_trial_user_attr(trial._trial_id, PROCESS, None)  # whoever takes it up is not the dead one
+        storage.set_trial_user_attr(trial._trial_id, Attribute.PROCESS, None)  # whoever takes it up is not the dead one
         storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
     logger.info("Trial %d of the study: %s It is taken up again.", trial.number, reason)
 
 
 def try_again(study: Study, trial: FrozenTrial) -> None:
     """Have the settings of a failed trial tried again, before any new ones."""
-    attempt = trial.user_attrs.get(ATTEMPT, 1) + 1
-    study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number, ATTEMPT: attempt})
+    attempt = trial.user_attrs.get(Attribute.ATTEMPT, 1) + 1
+    study.enqueue_trial(trial.params, user_attrs={Attribute.RETRY_OF: trial.number, Attribute.ATTEMPT: attempt})
 
 
 def end_dead(study: Study) -> None:
@@ -282,7 +279,7 @@ def end_dead(study: Study) -> None:
 def revive(study: Study, max_retries: int) -> None:
     """Have failed trials tried again, but those that failed more than `max_retries` times."""
     for trial in counted(study.get_trials(deepcopy=False)):
-        if trial.state == TrialState.FAIL and trial.user_attrs.get(ATTEMPT, 1) <= max_retries:
+        if trial.state == TrialState.FAIL and trial.user_attrs.get(Attribute.ATTEMPT, 1) <= max_retries:
             try_again(study, trial)
 
 
@@ -312,8 +309,8 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
     )
     frozen = study.get_trials(deepcopy=False)[trial.number]
     handle = Trial(study, frozen._trial_id)
-    handle.set_user_attr(REPORTED, monitor if sign > 0 else f"-{monitor}")
-    reported, was_to_stop = frozen.last_step or 0, PRUNED_AFTER in frozen.user_attrs
+    handle.set_user_attr(Attribute.REPORTED, monitor if sign > 0 else f"-{monitor}")
+    reported, was_to_stop = frozen.last_step or 0, Attribute.PRUNED_AFTER in frozen.user_attrs
 
     def decide(epochs: Sequence[Mapping[str, float]]) -> bool:
         nonlocal reported
@@ -325,7 +322,7 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
                 reported = number + 1
             stop = handle.should_prune()
             if stop:
-                handle.set_user_attr(PRUNED_AFTER, reported)
+                handle.set_user_attr(Attribute.PRUNED_AFTER, reported)
             return stop
         except (OSError, StorageInternalError, UpdateFinishedTrialError, UserError) as error:
             logger.warning("The study cannot be told of this epoch: %s", error)
@@ -339,23 +336,24 @@ def note_run(trial: StudyTrial, run_id: str) -> None:
     try:
         storage = open_storage(trial.storage)
         known = storage.get_all_trials(storage.get_study_id_from_name(trial.study), deepcopy=False)
-        storage.set_trial_user_attr(known[trial.number]._trial_id, RUN, run_id)
+        storage.set_trial_user_attr(known[trial.number]._trial_id, Attribute.RUN, run_id)
     except (OSError, StorageInternalError, UpdateFinishedTrialError, UserError) as error:
         logger.warning("The study cannot be told of this run: %s", error)
 
 
 def _lives(trial: FrozenTrial) -> bool:
-    process = trial.user_attrs.get(PROCESS)
+    process = trial.user_attrs.get(Attribute.PROCESS)
     if process is None:  # asked for, and killed before it could be noted, unless that happens now
         begun = trial.datetime_start
         return begun is not None and time.time() - begun.timestamp() < SILENCE
     # a trial that was put back has the last heartbeat of the process that died
-    return is_alive({**process, "heartbeat": max(trial.user_attrs.get(HEARTBEAT, 0.0), process["heartbeat"])})
+    last = max(trial.user_attrs.get(Attribute.HEARTBEAT, 0.0), process[Tag.HEARTBEAT])
+    return is_alive({**process, Tag.HEARTBEAT: last})
 
 
 def _run_of(trial: FrozenTrial) -> tuple[Any, Any]:
     """What changes whenever a process takes a trial up."""
-    return trial.user_attrs.get(PROCESS), trial.datetime_start
+    return trial.user_attrs.get(Attribute.PROCESS), trial.datetime_start
 
 
 def _alone(storage: BaseStorage) -> AbstractContextManager[Any]:

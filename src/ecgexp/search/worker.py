@@ -34,10 +34,6 @@ from ecgexp.config.schema import SPECIAL, Checked, find, locate, plain, validate
 from ecgexp.errors import UserError, first_line
 from ecgexp.search.space import Axis, axes
 from ecgexp.search.study import (
-    FIXED,
-    HEARTBEAT,
-    STREAMS,
-    SURPLUS,
     Grid,
     SeededSampler,
     build_pruner,
@@ -51,6 +47,7 @@ from ecgexp.search.study import (
     tell,
 )
 from ecgexp.tracking.heartbeat import Heartbeat
+from ecgexp.tracking.names import Attribute
 
 logger = logging.getLogger(__name__)
 
@@ -233,9 +230,9 @@ class Search:
 
     def _check_same_settings(self, study: Study) -> None:
         mine = sorted(word for word in self.fixed if not word.lstrip("+~").startswith(_MAY_DIFFER))
-        kept = study.user_attrs.get(FIXED)
+        kept = study.user_attrs.get(Attribute.FIXED)
         if kept is None:
-            study.set_user_attr(FIXED, mine)
+            study.set_user_attr(Attribute.FIXED, mine)
         elif kept != mine:
             had, has = (" ".join(words) or "no other settings" for words in (kept, mine))
             raise UserError(
@@ -313,13 +310,13 @@ class Worker:
         names = [objective] if isinstance(objective, str) else list(objective or ())
         if len(names) == len(study.directions):
             study.set_metric_names(names)
-        if STREAMS not in study.user_attrs:
+        if Attribute.STREAMS not in study.user_attrs:
             if study.get_trials(deepcopy=False):
                 logger.warning(
                     "The study %s was begun by an earlier version, which drew from other random numbers: its trials "
                     "stay, and further ones are not those that that version would have proposed.", study.study_name,
                 )  # fmt: skip
-            study.set_user_attr(STREAMS, "SeedSequence(seed, spawn_key=(number, *key))")
+            study.set_user_attr(Attribute.STREAMS, "SeedSequence(seed, spawn_key=(number, *key))")
 
     def _ask(self, study: Study) -> Trial | None:
         end_dead(study)
@@ -334,7 +331,7 @@ class Worker:
         # Others may have asked since this one counted.
         before = [other for other in counted(study.get_trials(deepcopy=False)) if other.number < trial.number]
         if len(before) >= self.search.n_trials:
-            trial.set_user_attr(SURPLUS, True)
+            trial.set_user_attr(Attribute.SURPLUS, True)
             study.tell(trial, state=TrialState.FAIL)
             return None
         return trial
@@ -342,7 +339,7 @@ class Worker:
     def _run(self, study: Study, trial: Trial) -> bool:
         """Run a trial and tell the study; whether it did not fail."""
         try:
-            with Heartbeat(lambda now: trial.set_user_attr(HEARTBEAT, now)):
+            with Heartbeat(lambda now: trial.set_user_attr(Attribute.HEARTBEAT, now)):
                 result = self._launch(study, trial)
         except (UserError, HydraException) as error:  # no training failed, and other trials would not do better
             self._fail(study, trial, error)

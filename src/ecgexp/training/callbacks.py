@@ -21,6 +21,7 @@ from torch import Tensor
 from ecgexp.errors import UserError, said
 from ecgexp.fast.training import as_it_lies, keep_freed_memory
 from ecgexp.saved import load_tensors
+from ecgexp.tracking.names import EPOCH_SECONDS, LEARNING_RATE
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +51,15 @@ class History(Callback):
         """Start the clock, and note the learning rate before the schedule steps."""
         self._started = time.perf_counter()
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        self._rate = {"lr": float(groups[0]["lr"])} if groups else {}  # none where the net has nothing to train
+        self._rate = (
+            {LEARNING_RATE: float(groups[0]["lr"])} if groups else {}
+        )  # none where the net has nothing to train
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collect, and log all metrics of the epoch at once."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         seconds = time.perf_counter() - self._started
-        self.epochs.append({**metrics, **self._rate, "epoch_seconds": seconds})
+        self.epochs.append({**metrics, **self._rate, EPOCH_SECONDS: seconds})
         self._log(self.epochs)
 
     def state_dict(self) -> dict[str, Any]:

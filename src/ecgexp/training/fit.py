@@ -25,6 +25,7 @@ from ecgexp.fast.training import Optimizer, fused
 from ecgexp.metrics import higher_is_better
 from ecgexp.metrics.names import macro_f1_name
 from ecgexp.targets import Target
+from ecgexp.tracking.names import metric_of, split_metric, split_of
 from ecgexp.training.batches import tensors
 from ecgexp.training.callbacks import Checkpoints, Faster, History, Patience, Pruning, progress
 from ecgexp.training.compiled import compiles
@@ -210,13 +211,13 @@ def predict(fitted: Fitted, split: SplitName) -> Predictions:
 
 def shown(cfg: DictConfig) -> str:
     """Metric that the progress display and the curves show beside the loss."""
-    metric = objectives(cfg)[0].split("/", 2)[2]
+    metric = metric_of(objectives(cfg)[0])
     return macro_f1_name(bool(cfg.dataset.get("multiclass", False))) if metric == "loss" else metric
 
 
 def best_is(metric: str) -> str:
     """'max' or 'min': which of a metric's values is best."""
-    return "max" if higher_is_better(metric.split("/", 1)[1]) else "min"
+    return "max" if higher_is_better(metric_of(metric)) else "min"
 
 
 def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
@@ -237,20 +238,20 @@ def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
 
 def _check_metrics(cfg: DictConfig, parts: Parts, data: TrainingData) -> None:
     """Refuse a monitor or an objective that the labels of its split do not allow: AUROC, say, without a positive."""
-    wanted = {"monitor": [cfg.monitor], "objective": [name.removeprefix("best/") for name in objectives(cfg)]}
-    found: dict[str, set[str]] = {}
-    for key, names in wanted.items():
-        for split, _, metric in (name.partition("/") for name in names):
-            if split not in ("train", "val") or metric == "loss":
-                continue
-            if split not in found:
-                targets = torch.from_numpy(data.splits[split].targets.astype(np.float32))
-                outputs = (torch.zeros_like(targets), targets, nn.MSELoss())  # whichever: no loss is asked for
-                found[split] = set(measure(*outputs, build_target(cfg, parts.dataset.label_names)).metrics)
-            if metric not in found[split]:
+    asked = [("monitor", cfg.monitor), *(("objective", name) for name in objectives(cfg))]
+    splits: tuple[SplitName, ...] = ("train", "val")
+    for split in splits:
+        wanted = [(key, name) for key, name in asked if split_of(name) == split and metric_of(name) != "loss"]
+        if not wanted:
+            continue
+        targets = torch.from_numpy(data.splits[split].targets.astype(np.float32))
+        outputs = (torch.zeros_like(targets), targets, nn.MSELoss())  # whichever: no loss is asked for
+        found = measure(*outputs, build_target(cfg, parts.dataset.label_names)).metrics
+        for key, name in wanted:
+            if metric_of(name) not in found:
                 raise UserError(
-                    f"Config key '{key}' is '{'best/' * (key == 'objective')}{split}/{metric}', which cannot be "
-                    f"computed on these data: choose another metric, or data in which its labels occur."
+                    f"Config key '{key}' is '{name}', which cannot be computed on these data: "
+                    "choose another metric, or data in which its labels occur."
                 )
 
 
@@ -268,7 +269,9 @@ def _callbacks(cfg: DictConfig, quiet: bool) -> list[Callback]:
         mode = best_is(cfg.monitor)
         callbacks.append(Patience(cfg.monitor, mode=mode, patience=patience, min_delta=min_delta, check_finite=False))
     if not quiet:
-        callbacks.append(progress(("train/loss", "val/loss", f"val/{shown(cfg)}")))
+        callbacks.append(
+            progress((split_metric("train", "loss"), split_metric("val", "loss"), split_metric("val", shown(cfg))))
+        )
     return callbacks
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgexp.targets import Target
+from ecgexp.tracking.names import split_metric
 from ecgexp.training import compiled
 from ecgexp.training.batches import Batch, Inputs, batch_size
 from ecgexp.training.network import measure
@@ -104,7 +105,7 @@ class TrainingModule(pl.LightningModule):
             if self._seen[split]:
                 metrics = self._measure(split)
                 # as tensors, which stay on the CPU: numbers would go to the GPU, and be read back one by one
-                self.log_dict({f"{split}/{name}": torch.tensor(value) for name, value in metrics.items()})
+                self.log_dict({split_metric(split, name): torch.tensor(value) for name, value in metrics.items()})
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Optimizer; None where the net has nothing to train."""

@@ -20,7 +20,7 @@ from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError, without_passwords
 from ecgexp.metrics.names import PER_LABEL_METRIC_NAMES, escape_labels
 from ecgexp.tracking import code, provenance
-from ecgexp.tracking.names import File, Kind, Status, Tag
+from ecgexp.tracking.names import File, Kind, Status, Tag, metric_of
 from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, open_store
 from ecgexp.training.callbacks import find_checkpoint
@@ -140,8 +140,8 @@ def _identity(cfg: DictConfig, tags: dict[str, Any]) -> str:
 def _check_labels(cfg: DictConfig, dataset: Dataset) -> None:
     known = escape_labels(dataset.label_names)
     for key, value in [("monitor", cfg.monitor), *(("objective", value) for value in objectives(cfg))]:
-        metric = value.rsplit("/", 2)
-        if len(metric) > 1 and metric[-2] in PER_LABEL_METRIC_NAMES and metric[-1] not in known:
+        metric, _, label = metric_of(value).partition("/")
+        if label and metric in PER_LABEL_METRIC_NAMES and label not in known:
             raise UserError(f"Config key '{key}' is '{value}', but the labels are {', '.join(known)}.")
 
 
