@@ -170,6 +170,7 @@ from ecgexp.losses import BinaryCrossEntropy
 from ecgexp.metrics import MLCM, mlcm_report
 from ecgexp.models import Rajpurkar
 from ecgexp.statistics import bootstrap, score_in_blocks, variance_components
+from ecgexp.targets import MultiLabel
 
 torch.manual_seed(0)
 targets = torch.tensor([[1, 0], [0, 1], [1, 1], [0, 0]])
@@ -178,6 +179,9 @@ BinaryCrossEntropy()(logits, targets.float()).backward()
 metric = MLCM(num_labels=2)
 metric.update(logits.sigmoid().detach(), targets)
 assert 0 <= mlcm_report(metric.compute()).averages["f1_macro"] <= 1
+target = MultiLabel(["AF", "SB"])
+measured = target.measure(target.activation()(logits.detach()), targets)
+assert measured.metrics["mlcm_f1_macro"] == mlcm_report(metric.compute()).averages["f1_macro"]
 hits = np.arange(100) % 4 > 0
 scorer = lambda weights: score_in_blocks([lambda block: block @ hits / block.sum(axis=1)], weights)
 found = bootstrap([scorer], np.ones((100, 0)), np.arange(100) // 2, ["accuracy"], resamples=50)
