@@ -2,6 +2,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -424,10 +425,16 @@ def _fast_scores(trial, targets):
     return metrics["mlcm_f1_macro"], metrics["auroc_macro"]
 
 
+def sizes(quick, full):
+    """Repetitions of a simulation in `make test` and in `make test-all`."""
+    return pytest.mark.parametrize("repetitions", [quick, pytest.param(full, marks=pytest.mark.full)])
+
+
 @pytest.mark.slow
-def test_limits_of_a_trial_cover_its_true_score(truth):
-    """200 patients (about 400 records), 400 repetitions; accepted: 95 % within 3 binomial standard errors."""
-    repetitions, true = 400, truth(0.8)
+@sizes(100, 400)
+def test_limits_of_a_trial_cover_its_true_score(truth, repetitions):
+    """200 patients (about 400 records); accepted: 95 % within 3 binomial standard errors."""
+    true = truth(0.8)
     covered = dict.fromkeys(true, 0)
     for repetition in range(repetitions):
         rng = np.random.default_rng([1, repetition])
@@ -447,11 +454,16 @@ QUALITIES = {
 }
 
 
-@pytest.fixture(scope="module", params=QUALITIES)
+@pytest.fixture(
+    scope="module",
+    params=[*product(QUALITIES, [60]), *(pytest.param((name, 200), marks=pytest.mark.full) for name in QUALITIES)],
+    ids=str,
+)
 def simulated(request, truth):
     """By score: comparison, optimism and values of sweeps of eight trials, and the true scores of their trials."""
-    qualities, sweeps = QUALITIES[request.param], []
-    for repetition in range(200):
+    (which, repetitions), sweeps = request.param, []
+    qualities = QUALITIES[which]
+    for repetition in range(repetitions):
         rng = np.random.default_rng([2, repetition])
         targets, patients = split(rng, 120)
         probabilities = trials(rng, targets, patients, qualities)
@@ -466,10 +478,10 @@ def simulated(request, truth):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for _, name in SCORES])
 def test_simultaneous_limits_cover_all_true_differences_from_the_winner(simulated, name):
-    """120 patients (about 240 records), 8 trials, 200 repetitions.
+    """120 patients (about 240 records), 8 trials.
 
-    Accepted: no less than 95 % less 3 binomial standard errors, 90.4 %; more is allowed, as the limits are made to
-    hold for the worst case. Of the truly best trials none may be told from the winner more often than that.
+    Accepted: no less than 95 % less 3 binomial standard errors, of 200 repetitions 90.4 %; more is allowed, as the
+    limits are made to hold for the worst case. Of the truly best trials none may be told from the winner more often.
     """
     sweeps, true = simulated[name]
     best = true == true.max()
@@ -500,24 +512,26 @@ def test_optimism_is_what_the_winner_loses_on_average(simulated, name):
     if (true == true.max()).sum() == 1:
         assert abs(estimate) < 0.002
     else:
-        assert lucky.mean() > 5 * error
+        assert lucky.mean() > 0.35 * lucky.std(ddof=1)  # there is something to estimate
         assert lucky.mean() - 3 * error <= estimate <= 1.5 * lucky.mean()
 
 
 @pytest.mark.slow
+@sizes(100, 300)
 @pytest.mark.parametrize(("equal", "highest"), [(40, 0.99), (13, 1.0), (1, 0.99)])
-def test_simultaneous_limits_hold_for_many_normal_scores(equal, highest):
-    """40 trials of which 40, 13 or 1 are equally good and the others worse by 3 standard deviations, 300 repetitions.
+def test_simultaneous_limits_hold_for_many_normal_scores(equal, highest, repetitions):
+    """40 trials of which 40, 13 or 1 are equally good and the others worse by 3 standard deviations.
 
-    Accepted: 95 % less 3 binomial standard errors, 91.2 %, and up; where the limits cannot be wider than needed, as
-    all are equally good or one stands out by 10 standard deviations, not above 99 %.
+    Accepted: 95 % less 3 binomial standard errors, of 300 repetitions 91.2 %, and up; where the limits cannot be wider
+    than needed, as all are equally good or one stands out by 10 standard deviations, not above 99 %.
     """
     true = np.where(np.arange(40) < equal, 0.0, -10.0 if equal == 1 else -3.0)
     held = 0
-    for repetition in range(300):
+    for repetition in range(repetitions):
         rng = np.random.default_rng([3, repetition])
         values = true + rng.normal(size=40) + rng.normal()
         comparison = compare(values, values + rng.normal(size=(500, 40)) + rng.normal(size=(500, 1)))
         differences = true[comparison.winner] - true
         held += ((comparison.low <= differences) & (differences <= comparison.high)).all()
-    assert binomial_range(0.95, 300)[0] <= held / 300 <= highest, held / 300
+    low, high = binomial_range(0.95, repetitions)
+    assert low <= held / repetitions <= max(high, highest), held / repetitions

@@ -103,9 +103,10 @@ def test_a_level_that_is_none_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("counts", [[3] * 10, [1, 1, 1, 2, 3, 5, 8, 3]], ids=["equal", "unequal"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_limits_cover_the_true_share_and_the_true_standard_deviation(counts, share):
-    """8 or 10 cells of 1 to 8 runs, 1,000 repetitions; accepted: 95 % within 3 binomial standard errors, 93-97 %."""
-    rng, repetitions = np.random.default_rng(3), 1000
+@pytest.mark.parametrize("repetitions", [300, pytest.param(1000, marks=pytest.mark.full)])
+def test_limits_cover_the_true_share_and_the_true_standard_deviation(counts, share, repetitions):
+    """8 or 10 cells of 1 to 8 runs; accepted: 95 % within 3 binomial standard errors, of 1,000 repetitions 93-97 %."""
+    rng = np.random.default_rng(3)
     covered = np.zeros(2)
     for _ in range(repetitions):
         cells = {
