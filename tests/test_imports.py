@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ecgexp"
 # From the lowest layer up; a module may import its own layer and those below. The names under which things are kept
 # import nothing, so that what measures and what writes may use them as well.
 LAYERS = (
-    ("__init__", "errors", "extras", "text", "paths", "processes", "saved", "tracking.names"),
+    ("__init__", "errors", "extras", "foreign", "text", "paths", "processes", "saved", "tracking.names"),
     ("fast", "metrics", "models", "losses", "statistics", "targets", "datasets"),
     ("config",),
     ("training",),

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ecgexp import CONF
 from ecgexp.config.resolvers import register_resolvers
 from ecgexp.errors import UserError, said, without_passwords
+from ecgexp.foreign.hydra import argument_parser
 from ecgexp.paths import check_name, check_writable
 from ecgexp.training.launched import check_ranks, launched
 
@@ -94,7 +94,7 @@ def main() -> None:
     register_resolvers()
     # conf/hydra/launcher/ray.yaml bears the name of the plugin's own, so that the plugin's word chooses it.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/ray' is validated against ConfigStore schema")
-    args = get_args_parser().parse_args()
+    args = argument_parser().parse_args()
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         _show(args)
         return

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
@@ -34,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ecgexp.errors import UserError, said
+from ecgexp.foreign.hydra import GRID_SWEEPER, grid_cells
 from ecgexp.text import quoted
 
 if TYPE_CHECKING:
@@ -135,9 +135,9 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
         raise UserError(_sentence(error)) from error
     cells: list[list[str]] | None = None
     search: Search | None = None
-    if str(sweeper._target_).endswith(BasicSweeper.__name__):
+    if str(sweeper._target_).endswith(GRID_SWEEPER):
         task = [o for o in given if not o.get_key_element().lstrip("+~").startswith("hydra")]
-        (cells,) = BasicSweeper.split_arguments([*listed, *task], None)
+        cells = grid_cells([*listed, *task])
     elif is_search:
         from ecgexp.search.worker import Search
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ecgexp.foreign.torch import relu_gradient
+
 
 class Drop(torch.autograd.Function):
     """ReLU, then dropout at a rate, on a CPU; gradients come from the output, so that no mask is kept."""
@@ -29,4 +31,4 @@ class Drop(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Gradient by `x`: what is above zero was so before, and was kept."""
         (y,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(gradients[0], y, 0).mul_(ctx.scale), None
+        return relu_gradient(gradients[0], y).mul_(ctx.scale), None

@@ -22,14 +22,24 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
-from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages import BaseStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from ecgexp.errors import UserError, said
+from ecgexp.foreign.optuna import (
+    WatchedJournal,
+    WithoutTrial,
+    draw_others_with,
+    grid_size,
+    id_of,
+    settings_are_given,
+    storage_of,
+    take_cell,
+    take_point,
+)
 from ecgexp.tracking.heartbeat import SILENCE, is_alive, process_tags
 from ecgexp.tracking.names import Attribute, Tag
 
@@ -78,8 +88,11 @@ def open_storage(place: str) -> BaseStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         lock = _Lock(path)
-        with get_lock_file(lock):  # which mends it
+        lock.acquire()  # which mends it
+        try:
             return _Journal(path, lock)
+        finally:
+            lock.release()
     except (OSError, ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         first = said(error)
         raise UserError(f"The study's storage {place} (hydra.sweeper.storage) cannot be used: {first}") from error
@@ -125,13 +138,11 @@ class SeededSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Note which process asks, before it samples, which may take seconds; take the sampler of this trial."""
-        study._storage.set_trial_user_attr(trial._trial_id, Attribute.PROCESS, process_tags())
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-        self._place = place(trials, trial)
+        storage_of(study).set_trial_user_attr(id_of(trial), Attribute.PROCESS, process_tags())
+        self._place = place(study.get_trials(deepcopy=False), trial)
         if isinstance(self._sampler, QMCSampler):
             # The first trial is no point of the sequence. Optuna counts its draws, also those of a trial tried again.
-            point = max(self._place - 1, 0)
-            self._sampler._find_sample_id = lambda study, search_space: point  # type: ignore[method-assign]
+            take_point(self._sampler, max(self._place - 1, 0))
         elif not self._one_sequence:
             self._sampler = self._build(stream(self._seed, self._place))
         self._sampler.before_trial(study, trial)
@@ -144,13 +155,13 @@ class SeededSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As the sampler does, which is not shown this trial: one that was killed has left its settings there."""
-        return self._sampler.sample_relative(cast(Study, _Others(study, trial.number)), trial, search_space)
+        return self._sampler.sample_relative(cast(Study, WithoutTrial(study, trial.number)), trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
         """As the sampler does, for each key from a stream of its own: what was drawn before a kill changes nothing."""
         seed = stream(self._seed, self._place, name)
         if isinstance(self._sampler, QMCSampler):  # this key is no part of the sequence
-            self._sampler._independent_sampler = RandomSampler(seed)
+            draw_others_with(self._sampler, RandomSampler(seed))
         sampler = self._sampler if self._one_sequence else self._build(seed)
         return sampler.sample_independent(study, trial, name, distribution)
 
@@ -161,29 +172,13 @@ class SeededSampler(BaseSampler):
         self._sampler.after_trial(study, trial, state, values)
 
 
-class _Others:
-    """A study without one of its trials."""
-
-    def __init__(self, study: Study, number: int) -> None:
-        self._study, self._number = study, number
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def _get_trials(self, *args: Any, **how: Any) -> list[FrozenTrial]:
-        return [trial for trial in self._study._get_trials(*args, **how) if trial.number != self._number]
-
-
 class Grid(GridSampler):
     """Gives each new trial the next cell: Optuna leaves to chance those that a trial tried again displaced."""
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Note the trial's cell, as Optuna does, unless its settings are given."""
-        if "fixed_params" in trial.system_attrs:
-            return
-        cell = place(study._storage.get_all_trials(study._study_id, deepcopy=False), trial) % len(self._all_grids)
-        for key, value in (("search_space", self._search_space), ("grid_id", cell)):
-            study._storage.set_trial_system_attr(trial._trial_id, key, value)
+        if not settings_are_given(trial):
+            take_cell(self, study, trial, place(study.get_trials(deepcopy=False), trial) % grid_size(self))
 
 
 def build_pruner(component: Mapping[str, Any]) -> BasePruner:
@@ -239,7 +234,7 @@ def tell(
         if state == TrialState.PRUNED:
             # Optuna's own way makes the last report, which may be of another metric, the trial's value.
             study.sampler.after_trial(study, study.get_trials(deepcopy=False)[trial.number], state, None)
-            study._storage.set_trial_state_values(trial._trial_id, state)
+            storage_of(study).set_trial_state_values(id_of(trial), state)
         else:
             study.tell(trial, values, state)
     except (UpdateFinishedTrialError, ValueError):
@@ -253,13 +248,13 @@ def put_back(study: Study, trial: FrozenTrial, reason: str) -> None:
     Of several processes that put it back at once, one does (of a study in a database, unless they meet within
     milliseconds: then the trial may be taken up twice, and counts once).
     """
-    storage = study._storage
+    storage = storage_of(study)
     with _alone(storage):
-        now = storage.get_trial(trial._trial_id)
+        now = storage.get_trial(id_of(trial))
         if now.state != TrialState.RUNNING or _run_of(now) != _run_of(trial):  # another process was faster
             return
-        storage.set_trial_user_attr(trial._trial_id, Attribute.PROCESS, None)  # whoever takes it up is not the dead one
-        storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        storage.set_trial_user_attr(id_of(trial), Attribute.PROCESS, None)  # whoever takes it up is not the dead one
+        storage.set_trial_state_values(id_of(trial), TrialState.WAITING)
     logger.info("Trial %d of the study: %s It is taken up again.", trial.number, reason)
 
 
@@ -308,7 +303,7 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
         pruner=build_pruner(trial.pruner),
     )
     frozen = study.get_trials(deepcopy=False)[trial.number]
-    handle = Trial(study, frozen._trial_id)
+    handle = Trial(study, id_of(frozen))
     handle.set_user_attr(Attribute.REPORTED, monitor if sign > 0 else f"-{monitor}")
     reported, was_to_stop = frozen.last_step or 0, Attribute.PRUNED_AFTER in frozen.user_attrs
 
@@ -336,7 +331,7 @@ def note_run(trial: StudyTrial, run_id: str) -> None:
     try:
         storage = open_storage(trial.storage)
         known = storage.get_all_trials(storage.get_study_id_from_name(trial.study), deepcopy=False)
-        storage.set_trial_user_attr(known[trial.number]._trial_id, Attribute.RUN, run_id)
+        storage.set_trial_user_attr(id_of(known[trial.number]), Attribute.RUN, run_id)
     except (OSError, StorageInternalError, UpdateFinishedTrialError, UserError) as error:
         logger.warning("The study cannot be told of this run: %s", error)
 
@@ -358,19 +353,17 @@ def _run_of(trial: FrozenTrial) -> tuple[Any, Any]:
 
 def _alone(storage: BaseStorage) -> AbstractContextManager[Any]:
     """Keep other processes that put trials back from a study in a file."""
-    if not isinstance(storage, JournalStorage):
-        return nullcontext()
-    return FileLock(f"{storage._backend._file_path}.dead.lock")  # type: ignore[attr-defined]
+    return FileLock(f"{storage.path}.dead.lock") if isinstance(storage, _Journal) else nullcontext()
 
 
-class _Journal(JournalStorage):
+class _Journal(WatchedJournal):
     """A journal in a file whose damage is said.
 
     A line cannot be left out: trials are counted by the lines that begin them, and what is left would count others.
     """
 
     def __init__(self, path: Path, lock: _Lock) -> None:
-        self._path = path
+        self.path = path
         try:
             super().__init__(JournalFileBackend(str(path), lock))
         except UserError:
@@ -378,18 +371,18 @@ class _Journal(JournalStorage):
         except Exception as error:  # whatever replaying a damaged line comes to
             raise self._damage() from error
         # Optuna passes over a last line that it cannot read.
-        if self._replay_result.log_number_read < path.read_bytes().count(b"\n"):
+        if self.lines_read < path.read_bytes().count(b"\n"):
             raise self._damage()
 
-    def _sync_with_backend(self) -> None:
+    def read(self) -> None:
         try:
-            super()._sync_with_backend()
+            super().read()
         except (JSONDecodeError, UnicodeDecodeError) as error:
             raise self._damage() from error
 
     def _damage(self) -> UserError:
-        *lines, _ = self._path.read_bytes().split(b"\n")
-        number = self._replay_result.log_number_read
+        *lines, _ = self.path.read_bytes().split(b"\n")
+        number = self.lines_read
         try:
             json.loads(lines[number])
         except IndexError:  # the last one was read, and means nothing
@@ -397,7 +390,7 @@ class _Journal(JournalStorage):
         except ValueError:
             number += 1
         return UserError(
-            f"The study's file {self._path} is damaged in line {number}: put a copy in its place, or move it away and "
+            f"The study's file {self.path} is damaged in line {number}: put a copy in its place, or move it away and "
             "start another search with sweep.name=NAME, which reuses what is trained."
         )
 

@@ -32,6 +32,8 @@ from pydantic import ConfigDict, Field
 
 from ecgexp.config.schema import SPECIAL, Checked, find, locate, plain, validated
 from ecgexp.errors import UserError, first_line
+from ecgexp.foreign.hydra import outcome
+from ecgexp.foreign.optuna import contains
 from ecgexp.search.space import Axis, axes
 from ecgexp.search.study import (
     Grid,
@@ -248,11 +250,7 @@ class Search:
                 f"Config key 'hydra.sweeper.enqueue' sets '{key}', which is not searched: {', '.join(self.axes)} are."
             )
         distribution = self.axes[key].distribution
-        try:
-            inside = distribution._contains(distribution.to_internal_repr(value))
-        except ValueError:
-            inside = False
-        if not inside:
+        if not contains(distribution, value):
             raise UserError(
                 f"Config key 'hydra.sweeper.enqueue' sets {key}={value}, which is outside of its search space."
             )
@@ -348,7 +346,7 @@ class Worker:
         except BaseException:  # Ctrl-C, SIGTERM, or what a launcher's own handler of signals raises
             put_back(study, study.get_trials(deepcopy=False)[trial.number], "it was interrupted.")
             raise
-        value = result._return_value  # the property of that name would print an error
+        value = outcome(result)
         if isinstance(value, optuna.TrialPruned):
             tell(study, trial, state=TrialState.PRUNED)
             return True

@@ -18,7 +18,6 @@ from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import (
     MLFLOW_RUN_NAME,
     MLFLOW_SOURCE_NAME,
@@ -27,6 +26,7 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from ecgexp.errors import first_line, without_passwords
+from ecgexp.foreign.mlflow import Monitor
 from ecgexp.saved import sha256, write_sums
 from ecgexp.tracking.heartbeat import Heartbeat, is_alive, process_tags
 from ecgexp.tracking.names import EPOCH_SECONDS, File, Status, Tag, param_file, where
@@ -249,24 +249,16 @@ class EpochLog:
                     return
 
 
-class _SystemMetrics(SystemMetricsMonitor):
-    """MLflow's monitor; its own loop asks the store each time, and ends for good where that is away."""
+class _SystemMetrics(Monitor):
+    """Sends what MLflow measures of the machine by the queue of the run."""
 
     def __init__(self, run: Run, log: Callable[[list[Metric]], None]) -> None:
         super().__init__(run.id, SAMPLING_INTERVAL, resume_logging=True, tracking_uri=run.store.uri)
         self._log = log
 
     def monitor(self) -> None:
-        while not self._shutdown_event.wait(self.sampling_interval):
-            self.collect_metrics()
-            self.publish_metrics(self.aggregate_metrics())
-
-    def publish_metrics(self, metrics: Mapping[str, float]) -> None:
-        named = {f"{self._metrics_prefix}{name}": value for name, value in metrics.items()}
-        self._log(_entries(named, self._logging_step))
-        self._logging_step += 1
-        for monitor in self.monitors:
-            monitor.clear_metrics()
+        while (measured := self.measure()) is not None:
+            self._log(_entries(*measured))
 
 
 def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:

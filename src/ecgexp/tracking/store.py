@@ -381,12 +381,12 @@ def database_uri(database: Path) -> str:
 
 def _create_database(path: Path) -> None:
     """Make a database under a temporary name, then move it: MLflow cannot go on with one half made."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from ecgexp.foreign.mlflow import create_tables
 
     temporary = path.with_name(f"{path.name}.part")
     for left_behind in path.parent.glob(f"{temporary.name}*"):
         left_behind.unlink()
-    SqlAlchemyStore(database_uri(temporary), path.parent.as_uri()).engine.dispose()
+    create_tables(database_uri(temporary), path.parent.as_uri())
     temporary.replace(path)
 
 

@@ -8,10 +8,10 @@ from functools import cache
 from typing import Literal
 
 import torch
-import torch._dynamo
 from torch import Tensor, nn
 
 from ecgexp.errors import first_line
+from ecgexp.foreign.torch import allow_graphs, any_batch_size
 from ecgexp.training.batches import Inputs
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ Compile = Literal["auto", True, False]
 """Whether nets are compiled on a GPU; 'auto': where that pays and works."""
 
 # Past this many graphs torch would silently stop compiling; a sweep over widths has one for each.
-torch._dynamo.config.recompile_limit = 64
+allow_graphs(64)
 
 
 def compiles(setting: Compile, steps: float, device: str) -> bool:
@@ -60,7 +60,7 @@ def forward(net: nn.Module, inputs: Inputs) -> Tensor:
     On a GPU the answer, and so each gradient, lies where the next call will write its own.
     """
     for one in (inputs,) if isinstance(inputs, Tensor) else inputs.values():
-        torch._dynamo.maybe_mark_dynamic(one, 0)
+        any_batch_size(one)
     return _compiled()(net, inputs)
 
 
