@@ -483,7 +483,7 @@ def test_help_imports_nothing_heavy(door, tmp_path):
 
 def test_the_door_is_open_to_notebooks_too(trained):
     net = load_trained(trained.run_id, trained.folder)
-    assert (net.label_names, net.sampling_rate, net.samples, net.threshold) == (LABELS, 100.0, 1000, 0.5)
+    assert (net.target.names, net.sampling_rate, net.samples, net.target.threshold) == (LABELS, 100.0, 1000, 0.5)
     cfg, network = load_folder(trained.artifacts)
     assert cfg.seed == 0
     assert not network.training

@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.config.build import build
 from ecgexp.config.schema import objectives, plain
-from ecgexp.reports.tables import maximizes
 from ecgexp.tracking.run import EpochLog, Run
 from ecgexp.training.fit import Fitted, Judge, best_is, fit, load
 from ecgexp.training.ranks import other_ranks
@@ -53,5 +52,5 @@ def _judge(cfg: DictConfig, job: Job) -> Judge | None:
         return None
     from ecgexp.search.study import judge
 
-    alike = best_is(cfg.monitor) == ("max" if maximizes(objectives(cfg)[0]) else "min")
+    alike = best_is(cfg.monitor) == best_is(objectives(cfg)[0])
     return judge(job.study, cfg.monitor, 1 if alike else -1)
