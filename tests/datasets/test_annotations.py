@@ -112,9 +112,9 @@ def test_a_file_that_is_cut_off_anywhere_is_no_file(tmp_path):
     [
         (
             word(1, 5) + bytes(2) + word(1, 5) + bytes(2),
-            r"it goes on behind its end, which is marked after 1 annotations",
+            r"it has more data after its end mark, which follows 1 annotations",
         ),
-        (word(50, 5) + bytes(2), r"annotation 1 has the code 50, which there is none of"),
+        (word(50, 5) + bytes(2), r"annotation 1 has the unknown code 50"),
         (word(61, 5) + word(1, 5) + bytes(2), r"it begins with a field of an annotation that is not there"),
         (word(63, 2) + b"ab" + word(1, 5) + bytes(2), r"it begins with a field of an annotation that is not there"),
         (
@@ -123,13 +123,19 @@ def test_a_file_that_is_cut_off_anywhere_is_no_file(tmp_path):
         ),
         (
             word(1, 5) + word(59, 0) + b"\xff\xff\xfe\xff" + word(1, 0) + bytes(2),
-            r"annotation 2 is at sample 3, which lies before",
+            r"annotation 2 is at sample 3, before the previous annotation",
         ),
-        (word(59, 0) + b"\xff\xff\xfe\xff" + word(1, 0) + bytes(2), r"annotation 1 is at sample -2, which lies before"),
-        (word(1, 5) + word(63, 300) + bytes(302), r"annotation 1 has a text of 300 characters, where 255 is the most"),
-        (word(1, 5) + word(63, 200) + bytes(20), r"it ends after 1 annotations without the mark of an end"),
-        (word(1, 5) + word(59, 0) + bytes(2), r"it ends after 1 annotations without the mark of an end"),
-        (b"", r"it ends after 0 annotations without the mark of an end"),
+        (
+            word(59, 0) + b"\xff\xff\xfe\xff" + word(1, 0) + bytes(2),
+            r"annotation 1 is at sample -2, before the previous annotation",
+        ),
+        (
+            word(1, 5) + word(63, 300) + bytes(302),
+            r"annotation 1 has a text of 300 characters, where at most 255 are allowed",
+        ),
+        (word(1, 5) + word(63, 200) + bytes(20), r"it ends after 1 annotations without an end mark"),
+        (word(1, 5) + word(59, 0) + bytes(2), r"it ends after 1 annotations without an end mark"),
+        (b"", r"it ends after 0 annotations without an end mark"),
     ],
 )
 def test_what_is_wrong_with_a_file(tmp_path, content, message):

@@ -268,6 +268,6 @@ def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):
     (tmp_path / "cache").unlink()
     usage = cache.shutil.disk_usage(tmp_path)._replace(free=20 * 1000 * 12 * 4 - 1)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"0\.0 GB are needed and fewer are free"):
+    with pytest.raises(UserError, match=r"0\.0 GB are needed and less is free"):
         read(folder, tmp_path)
     assert arrays(tmp_path) == []

@@ -121,7 +121,7 @@ def test_records_without_a_gain_are_bad_or_assumed_and_said(tmp_path, caplog):
     dataset = own.dataset(**options, uncalibrated="assume")
     assert len(dataset.load("train")) == 2
     assert dataset.summary()["train"]["adapted"] == {"uncalibrated": 1}
-    assert "train: records adapted: 1 uncalibrated" in caplog.text
+    assert "train: records adapted: 1 uncalibrated." in caplog.text
 
 
 def test_a_bare_name_in_two_folders(tmp_path):
@@ -151,7 +151,10 @@ def test_without_a_split_column_patients_are_split_by_seed(own):
 def test_without_a_patient_column_it_says_so(own, caplog):
     dataset = own.dataset(split_column=None, patient_column=None)
     assert dataset.load("train").patients.tolist() == dataset.load("train").ids.tolist()
-    assert "each record is taken for a patient of its own; name dataset.patient_column" in caplog.text
+    assert (
+        "each record counts as a separate patient. If a patient may have several records, set dataset.patient_column"
+        in caplog.text
+    )
     assert caplog.records[0].levelno == logging.WARNING
 
 
@@ -182,7 +185,10 @@ TABLES = {
         set_cell(3, "record", "part0/rec02"),
         r"has record part0/rec02 in line 4 \('part0/rec02'\) and in line 5 \('part0/rec02'\): keep one",
     ),
-    "file twice": (set_cell(3, "record", "rec02"), r"has one record as part0/rec02 and as rec02: keep one row of it"),
+    "file twice": (
+        set_cell(3, "record", "rec02"),
+        r"has one record twice, as part0/rec02 and as rec02: keep one of the rows",
+    ),
     "split": (set_cell(3, "use", "tarin"), r"has the split 'tarin' in line 5: write train, val or test"),
     "patient in two splits": (
         set_cell(3, "use", "val"),
@@ -219,7 +225,7 @@ def test_a_bad_table(own, case):
 )
 def test_a_bad_record(own, damage, options, message):
     damage(own)
-    with pytest.raises(UserError, match=rf"Record .* is bad: .*: {message}. Mend it, or leave bad records out"):
+    with pytest.raises(UserError, match=rf"Record .* is bad: .*: {message}. Repair it, or leave bad records out"):
         own.dataset(**options).prepare()
     dataset = own.dataset(**options, on_bad_record="skip")
     assert len(dataset.load("train")) == 29
@@ -246,7 +252,7 @@ def test_none_or_several_labels_are_bad_where_there_is_exactly_one(own, columns,
     own.table["AF"] = 1 - own.table["PVC"]
     own.table["findings"] = np.where(own.table["AF"] == 1, "AF", "PVC")
     damage(own)
-    message = rf"Record .* is bad: .*: it has {held} in labels\.csv, where .* takes exactly one label\. Mend it"
+    message = rf"Record .* is bad: .*: it has {held} in labels\.csv, where .* takes exactly one label\. Repair it"
     with pytest.raises(UserError, match=message):
         own.dataset(multiclass=True, **columns).prepare()
     dataset = own.dataset(multiclass=True, on_bad_record="skip", **columns)
@@ -381,7 +387,7 @@ def test_a_record_behind_two_links_is_one(linked, tmp_path):
     (root / "b").symlink_to(store / "one")
     (root / "c").symlink_to(store / "two")
     assert first_samples(own_records(root, tmp_path, ["r1", "r2"])) == [0, 1]
-    with pytest.raises(UserError, match=r"has one record as a/r1 and as b/r1: keep one row of it"):
+    with pytest.raises(UserError, match=r"has one record twice, as a/r1 and as b/r1: keep one of the rows"):
         own_records(root, tmp_path, ["a/r1", "b/r1"]).prepare()
 
 
@@ -390,7 +396,9 @@ def test_a_record_by_a_path_from_elsewhere_is_one(linked, tmp_path):
     (root / "a").symlink_to(store / "one")
     for other in (str(store / "one/r1"), "../store/one/r1"):
         assert first_samples(own_records(root, tmp_path, [other, str(store / "two/r2")])) == [0, 1]
-        with pytest.raises(UserError, match=r"has one record as a/r1 and as .*store/one/r1: keep one row of it"):
+        with pytest.raises(
+            UserError, match=r"has one record twice, as a/r1 and as .*store/one/r1: keep one of the rows"
+        ):
             own_records(root, tmp_path, ["a/r1", other]).prepare()
 
 
@@ -401,31 +409,31 @@ def test_links_in_a_circle_are_not_followed(linked, tmp_path, caplog):
     (store / "up").symlink_to(store)
     (store / "self").symlink_to(store / "self")
     assert first_samples(own_records(root, tmp_path, ["r1", "r2"])) == [0, 1]
-    assert f"{root}/a/up is a link back to {store}, and not followed." in caplog.text
-    assert f"{root}/a/one/back is a link back to {root}, and not followed." in caplog.text
+    assert f"{root}/a/up is a link back to its parent folder {store} and is not followed." in caplog.text
+    assert f"{root}/a/one/back is a link back to its parent folder {root} and is not followed." in caplog.text
 
 
 LINKS = {
     "root": (lambda root: root.rmdir() or root.symlink_to("gone"), r"The folder .*data is a link to gone, which leads"),
     "root in a circle": (
         lambda root: root.rmdir() or root.symlink_to(root),
-        r"The folder .*data is a link to .*data, which leads nowhere: set dataset\.root",
+        r"The folder .*data is a broken link to .*data: set dataset\.root",
     ),
     "folder above the root": (
         lambda root: root.rmdir() or root.parent.joinpath("x").symlink_to("gone"),
-        r"The folder .*x/data is missing, because .*x is a link to gone, which leads nowhere: set",
+        r"The folder .*x/data is missing, because .*x is a broken link to gone: set",
     ),
     "folder": (
         lambda root: (root / "a").symlink_to("gone"),
-        r"Record a/r1 .* header file r1\.hea is missing, because .*data/a is a link to gone, which leads nowhere\.",
+        r"Record a/r1 .* header file r1\.hea is missing, because .*data/a is a broken link to gone\.",
     ),
     "header": (
         lambda root: (root / "a").mkdir() or (root / "a/r1.hea").symlink_to("gone"),
-        r"Record a/r1 .* header file r1\.hea is a link to gone, which leads nowhere\. Mend",
+        r"Record a/r1 .* header file r1\.hea is a broken link to gone\. Repair",
     ),
     "header in a circle": (
         lambda root: (root / "a").mkdir() or (root / "a/r1.hea").symlink_to("r1.hea"),
-        r"Record a/r1 .* header file r1\.hea is a link to r1\.hea, which leads nowhere\. Mend",
+        r"Record a/r1 .* header file r1\.hea is a broken link to r1\.hea\. Repair",
     ),
 }
 
@@ -444,5 +452,5 @@ def test_a_signal_file_that_is_a_link_to_nowhere(linked, tmp_path, target):
     store, _ = linked
     (store / "one/r1.dat").unlink()
     (store / "one/r1.dat").symlink_to(target)
-    with pytest.raises(UserError, match=rf"signal file r1\.dat is a link to {target}, which leads nowhere\. Mend"):
+    with pytest.raises(UserError, match=rf"signal file r1\.dat is a broken link to {target}\. Repair"):
         own_records(store, tmp_path, ["one/r1", "two/r2"]).prepare()

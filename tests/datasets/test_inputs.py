@@ -56,13 +56,13 @@ class Signals(Both):
     ("arguments", "named"),
     [
         ({"name": "my input"}, "'my input' must have a name"),
-        ({"shape": (3,)}, r"needs a length for each of its axes \('a', 'b'\)"),
-        ({"stored": ("a",)}, "each once in shape and stored"),
-        ({"stored": ("a", "c")}, "each once in shape and stored"),
-        ({"axes": ("a", "a")}, "each once in shape and stored"),
-        ({"coordinates": {"a": ("x",)}}, "has no axis 'a' with 1 places"),
+        ({"shape": (3,)}, r"must name each of its axes \('a', 'b'\) once in stored"),
+        ({"stored": ("a",)}, "once in stored"),
+        ({"stored": ("a", "c")}, "once in stored"),
+        ({"axes": ("a", "a")}, "once in stored"),
+        ({"coordinates": {"a": ("x",)}}, "has no axis 'a' of length 1"),
         ({"coordinates": {"c": ("x",)}}, "has no axis 'c'"),
-        ({"normalize_over": ("c",)}, r"not all the axes \('c',\) of normalize_over"),
+        ({"normalize_over": ("c",)}, r"lacks some of the axes \('c',\) of normalize_over"),
     ],
 )
 def test_an_input_that_does_not_fit_itself_is_refused(arguments, named):

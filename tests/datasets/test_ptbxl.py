@@ -63,7 +63,7 @@ def test_folds_are_chosen(folder):
     assert dataset.load("train").ids.tolist() == ["4", "5", "14", "15"]
     assert dataset.load("test").ids.tolist() == ["3", "13"]
     for options in ({"val_fold": 10}, {"train_folds": [8, 9]}, {"test_fold": [9, 10]}):
-        with pytest.raises(UserError, match=r"Fold (9|10) has two uses"):
+        with pytest.raises(UserError, match=r"Fold (9|10) is named twice"):
             folder.dataset(**options)
 
 
@@ -223,7 +223,7 @@ FOLDERS = {
     ),
     "no label in a split": (
         lambda f: [f.set(i, "scp_codes", "{'SR': 0.0}") for i in (9, 19)],
-        r"The val split of .* is empty, since 0 of its records are bad and 2 have no label: set dataset\.val_fold",
+        r"The val split of .* is empty, because 0 of its records are bad and 2 have no label: set dataset\.val_fold",
     ),
     "other labels": (
         lambda f: (f.root / "scp_statements.csv").write_text(
@@ -332,7 +332,7 @@ def test_a_bad_record(folder, case):
 def test_several_bad_records_are_counted(folder):
     for i in (2, 4, 9):
         folder.path(i).with_suffix(".dat").unlink()
-    with pytest.raises(UserError, match=r"Record 2 of .* \(so are 1 more\)\. Mend it"):
+    with pytest.raises(UserError, match=r"Record 2 of .* \(1 more are bad\)\. Repair it"):
         folder.dataset().load("train")
     summary = folder.dataset(on_bad_record="skip").summary()
     assert [bad["record"] for split in ("train", "val") for bad in summary[split]["bad"]] == ["2", "4", "9"]
@@ -359,7 +359,9 @@ def test_a_label_that_never_occurs_is_said(folder, caplog):
     folder.dataset().prepare()
     sentences = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(sentences) == 2
-    assert f"the train split of {folder.root} has no record with label HYP: nothing can be said" in sentences[0]
+    assert (
+        f"The train split of {folder.root} has no record with label HYP: results for it have no meaning" in sentences[0]
+    )
     assert "no record with label NORM, STTC, CD, HYP" in sentences[1]
 
 

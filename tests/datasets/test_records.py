@@ -488,15 +488,15 @@ def test_what_is_wrong_in_the_first_line_is_named(tmp_path, line, message):
         ("r.dat 16 ", "r.dat 16x999 ", r"r\.dat has 1 samples where its header says 1000"),
         ("r.dat 16 ", "r.dat 16x999999999999 ", r"its sampling rate of 1e\+14 Hz is too far from 100 Hz"),
         ("r.dat 16 ", "r.dat 16:5000 ", r"its header gives a skew of 5000 where it has 1000 samples"),
-        ("r.dat 16 ", "r.dat sixteen ", r"r\.hea has the line 'r\.dat sixteen .*, which is no signal"),
+        ("r.dat 16 ", "r.dat sixteen ", r"r\.hea has the line 'r\.dat sixteen .*, which is not a signal"),
         ("r.dat 16 ", "~ 0 ", r"its header names no signal file for lead I"),
         (
             "1000.0(0)",
             "1e300(0)",
-            r"lead I has a gain of 1e\+300 per mV, by which nothing is left of any signal: the gain",
+            r"lead I has a gain of 1e\+300 per mV, which makes any signal vanish: the gain",
         ),
-        ("1000.0(0)", "-1e999(0)", r"lead I has a gain of -inf per mV, by which nothing is left of any signal"),
-        ("1000.0(0)", "1e-300(0)", r"its values are beyond all bounds: the gain in its header must be wrong"),
+        ("1000.0(0)", "-1e999(0)", r"lead I has a gain of -inf per mV, which makes any signal vanish"),
+        ("1000.0(0)", "1e-300(0)", r"its values are too large: the gain in its header must be wrong"),
     ],
 )
 def test_what_is_wrong_in_the_line_of_a_lead_is_named(tmp_path, old, new, message):
@@ -529,7 +529,7 @@ def test_signal_files_that_differ_in_length_where_the_header_has_none(tmp_path):
     (tmp_path / "b.dat").write_bytes(bytes(1800))
     (tmp_path / "r.hea").write_text("r 2 100\na.dat 16 1000 12 0 0 0 0 I\nb.dat 16 1000 12 0 0 0 0 II\n")
     with pytest.raises(
-        RecordError, match=r"gives no length, .*do not tell it either \(samples: a\.dat 1000, b\.dat 900"
+        RecordError, match=r"neither its header nor its signal files give its length \(samples: a\.dat 1000, b\.dat 900"
     ):
         read(tmp_path / "r")
 

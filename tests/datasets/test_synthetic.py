@@ -440,7 +440,7 @@ class TestDataset:
         for place in np.random.default_rng(0).integers(len(content), size=20):
             (data.root / name).write_bytes(content[:place] + bytes([content[place] ^ 2]) + content[place + 1 :])
             with pytest.raises(
-                UserError, match=r"tables in .*v1-20-seed0-100hz are not as they were generated: remove"
+                UserError, match=r"tables in .*v1-20-seed0-100hz have changed since they were generated: remove"
             ):
                 Synthetic(tmp_path / "data", cache_dir=tmp_path / "cache", records=20, workers=1).prepare()
         (data.root / name).unlink()

@@ -150,7 +150,7 @@ REFUSED = {
     ),
     "a separator in a text without quotes": (
         as_text(sep=";").replace(b'"', b""),
-        r"has 7 cells in line 4 where its header has 6: mend the line, and put a text with ';' in it in quotes\.",
+        r"has 7 cells in line 4 where its header has 6: correct the line, and put a text that contains ';' in quotes\.",
     ),
     "a cell too few": (as_text().replace(LINE, b"sub/103,10,0,1,164884008\n"), r"has 5 cells in line 5 where .* has 6"),
     "an index without a heading": (
@@ -169,9 +169,12 @@ REFUSED = {
         as_text().decode().encode("utf-16")[:-1],
         r"is not in UTF-16 \(the byte 0x0a in",
     ),
-    "UTF-16 without its mark": (as_text().decode().encode("utf-16-le"), r"is in UTF-16 without the mark that says so"),
-    "UTF-16 the other way": (as_text().decode().encode("utf-16-be"), r"is in UTF-16 without the mark that says so"),
-    "UTF-32": (as_text().decode().encode("utf-32"), r"or UTF-32: save it as CSV UTF-8\.$"),
+    "UTF-16 without a byte order mark": (
+        as_text().decode().encode("utf-16-le"),
+        r"is in UTF-16 without its byte order mark",
+    ),
+    "UTF-16 the other way": (as_text().decode().encode("utf-16-be"), r"is in UTF-16 without its byte order mark"),
+    "UTF-32": (as_text().decode().encode("utf-32"), r"or in UTF-32: save it as CSV UTF-8\.$"),
     "nothing": (b"", r"labels\.csv is empty: restore it\."),
     "blank lines alone": (b"\n\n", r"labels\.csv is empty: restore it\."),
     "a header alone": (as_text().split(b"\n")[0], r"has no rows"),
@@ -186,7 +189,7 @@ REFUSED = {
     ),
     "a record by path and name": (
         with_column("record", ["00100", "102", "sub/102", "sub/103"]),
-        r"has one record as 102 and as sub/102: keep one row of it\.",
+        r"has one record twice, as 102 and as sub/102: keep one of the rows\.",
     ),
     "leading zeros that were dropped": (
         with_column("record", [100, 101, "sub/102", "sub/103"]),
@@ -206,7 +209,8 @@ REFUSED = {
     ),
     "a patient with and without leading zeros": (
         with_column("patient", ["7", "8", "007", "10"]),
-        r"has '7' and '007' \(line 4\) in column 'patient', which may be one patient: write each patient in one way\.",
+        r"has '7' and '007' \(line 4\) in column 'patient', which may be one patient: write each patient always in the "
+        r"same way\.",
     ),
     "a patient in capitals": (with_column("patient", ["p7", "8", "P7", "10"]), r"has 'p7' and 'P7' \(line 4\)"),
     "a patient with a blank": (with_column("patient", ["p 7", "8", "p7", "10"]), r"has 'p 7' and 'p7' \(line 4\)"),
@@ -227,7 +231,7 @@ REFUSED = {
     ),
     "patients of which digits are lost": (
         with_column("patient", ["7", "12345678901230000000", "12345678901230000000", "10"]),
-        r"has '12345678901230000000' in line 3, column 'patient', of which a spreadsheet may have kept 15 digits alone",
+        r"has '12345678901230000000' in line 3, column 'patient'; a spreadsheet may have kept only 15 digits of it",
     ),
     "a label of text": (with_column("AF", [1, "yes", 1, 0]), r"its column 'AF' in labels\.csv is 'yes', not 0 or 1"),
     "a label that is missing": (
@@ -264,7 +268,7 @@ def test_a_text_that_is_no_label_is_refused(dataset, tmp_path, cell, label):
 
 def test_a_table_that_cannot_be_read(dataset, tmp_path):
     (tmp_path / "labels.csv").symlink_to(tmp_path / "gone.csv")
-    with pytest.raises(UserError, match=r"labels\.csv is a link to .*gone\.csv, which leads nowhere: restore it"):
+    with pytest.raises(UserError, match=r"labels\.csv is a broken link to .*gone\.csv: restore it"):
         read(dataset())
 
 
@@ -322,7 +326,7 @@ def test_two_spellings_of_a_number_are_not_two_patients(one):
     ("one", "other"), [("p-7", "p\u20137"), ("p-7", "p\u22127"), ("p7", "p\u200d7"), ("p7", "'P7"), ("-7", "\u22127.0")]
 )
 def test_two_spellings_of_a_text_are_not_two_patients(one, other):
-    with pytest.raises(UserError, match=r"may be one patient: write each patient in one way\.$"):
+    with pytest.raises(UserError, match=r"may be one patient: write each patient always in the same way\.$"):
         patients(one, "8", other)
 
 
@@ -361,7 +365,7 @@ def test_what_stands_for_nobody_is_no_patient(cell):
     ],
 )
 def test_long_numbers_that_end_in_zeros_were_rounded(cells):
-    with pytest.raises(UserError, match=rf"has '{cells[0]}' in line 2, .* kept 15 digits alone: .* as text, and"):
+    with pytest.raises(UserError, match=rf"has '{cells[0]}' in line 2, .* kept only 15 digits of it: .* as text\. If"):
         patients(*cells)
 
 

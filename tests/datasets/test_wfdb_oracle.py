@@ -163,7 +163,7 @@ def test_a_compressed_file_that_is_not_what_its_header_says(tmp_path):
     with pytest.raises(RecordError, match=r"r\.dat cannot be read as 2 leads in format 516: [^<]*\)"):
         read_record(tmp_path / "r", lead_names=["a"], sampling_rate=100)
     (tmp_path / "r.dat").write_bytes(content[1:])
-    with pytest.raises(RecordError, match=r"r\.dat is no FLAC file, where its header says format 516"):
+    with pytest.raises(RecordError, match=r"r\.dat is not a FLAC file, but its header says format 516"):
         read_record(tmp_path / "r", lead_names=["a"], sampling_rate=100)
 
 

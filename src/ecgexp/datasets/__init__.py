@@ -28,7 +28,7 @@ __all__ = [
     "read_record",
 ]
 
-# The download needs none of them, and they take seconds to import: each waits for first use.
+# These modules take seconds to import, and the download needs none of them: each is imported at its first use.
 _MODULES = {
     "Dataset": "base",
     "Input": "base",

@@ -1,4 +1,4 @@
-"""What a dataset is to the rest of the package; also the base class of a user's own."""
+"""The interface of a dataset: inputs, splits, and the base classes, which a user's own dataset extends too."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ if TYPE_CHECKING:
 SplitName = Literal["train", "val", "test"]
 Normalization = Literal["none", "scalar", "per_lead"]
 Statistics = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Mean and standard deviation of an input, each of its shape, with 1 for the axes that they were taken over."""
+"""Mean and standard deviation of an input. Each has the input's shape, with length 1 for the axes averaged over."""
 
 SIGNAL = "signal"
-"""Name of the input that a `SignalDataset` has."""
+"""Name of the signal input of a `SignalDataset`."""
 
 CONSTANT = 1e-12
-"""Share of the mean square below which a variance is rounding: float32 resolves 1e-7 of a value."""
+"""A variance below this share of the mean square is a rounding error: float32 resolves 1e-7 of a value."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """One of the arrays that a record consists of, as a net takes it.
+    """One of the arrays of a record, as a net takes it.
 
     Attributes
     ----------
     name : str
-        A net with several inputs takes this one as its argument of this name.
+        A net with several inputs takes this input as the argument of this name.
     axes : tuple of str
-        Such as ``('lead', 'time')``, ``('channel', 'row', 'column')`` or ``('feature',)``.
+        For example ``('lead', 'time')``, ``('channel', 'row', 'column')`` or ``('feature',)``.
     shape : tuple of int
         Length of each axis.
     unit : str, optional
-        Of the values.
+        Unit of the values.
     rate : float, optional
         Samples per second along the axis 'time'.
     coordinates : mapping of str to tuple of str
-        Names of the places along an axis, such as ``{'lead': ('I', 'II')}``.
+        Names of the positions along an axis, for example ``{'lead': ('I', 'II')}``.
     stored : tuple of str
-        The axes in the order in which the arrays of a `Split` have them; by default that of `axes`. The net takes
-        a view with the axes exchanged, and nothing is copied.
+        The axes in the order of the arrays of a `Split`; by default the order of `axes`. The net gets a transposed
+        view, without a copy.
     normalize_over : tuple of str, optional
-        Axes that mean and standard deviation are taken over, beside the records; the net takes values minus mean
-        over deviation. None: values enter the net as they are.
+        Axes over which mean and standard deviation are computed, in addition to the records. The net gets
+        (value - mean) / deviation. None: the net gets the values unchanged.
 
     Raises
     ------
     ValueError
-        Where these do not fit each other.
+        If these attributes do not fit each other.
     """
 
     name: str
@@ -72,16 +72,17 @@ class Input:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stored", tuple(self.stored) or tuple(self.axes))
         if not self.name.isidentifier():
-            raise ValueError(f"Input '{self.name}' must have a name that Python takes as an argument's.")
+            raise ValueError(f"Input '{self.name}' must have a name that is a valid Python identifier.")
         if len(self.shape) != len(self.axes) or sorted(self.stored) != sorted(set(self.axes)):
             raise ValueError(
-                f"Input '{self.name}' needs a length for each of its axes {self.axes}, each once in shape and stored."
+                f"Input '{self.name}' must name each of its axes {self.axes} once in stored and give its length in "
+                "shape."
             )
         for axis, names in self.coordinates.items():
             if axis not in self.axes or len(names) != self.size(axis):
-                raise ValueError(f"Input '{self.name}' has no axis '{axis}' with {len(names)} places.")
+                raise ValueError(f"Input '{self.name}' has no axis '{axis}' of length {len(names)}.")
         if not set(self.normalize_over or ()) <= set(self.axes):
-            raise ValueError(f"Input '{self.name}' has not all the axes {self.normalize_over} of normalize_over.")
+            raise ValueError(f"Input '{self.name}' lacks some of the axes {self.normalize_over} of normalize_over.")
 
     def size(self, axis: str) -> int:
         """Length of an axis."""
@@ -89,16 +90,16 @@ class Input:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """Shape of a record in the arrays of a `Split`."""
+        """Shape of one record in the arrays of a `Split`."""
         return tuple(map(self.size, self.stored))
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Axes of a stored batch, with its records first, in the order in which the net takes them."""
+        """The permutation of a stored batch's axes, records first, that gives the order of the net."""
         return (0, *(1 + self.stored.index(axis) for axis in self.axes))
 
     def describe(self) -> dict[str, Any]:
-        """What one has to know to feed a net with this input, JSON-able."""
+        """What a caller must know to give a net this input, JSON-able."""
         described = asdict(self)
         return {key: described[key] for key in ("name", "axes", "shape", "unit", "rate", "coordinates")}
 
@@ -110,10 +111,10 @@ class Split:
     Attributes
     ----------
     inputs : mapping of str to array, (stored records, ...)
-        By the names of the dataset's inputs, of any type. A store that may hold more records than the split has;
-        may be memory-mapped.
+        Arrays of any type, by the names of the dataset's inputs. They may hold more records than the split, and may
+        be memory-mapped.
     rows : int64 array, (records,)
-        Where in each of `inputs` the records of the split stand.
+        Row of each record of the split in the arrays of `inputs`.
     targets : array, (records, ...)
         Of labels uint8, (records, classes): 1 where the label holds. Of any type; a loss takes them as float32.
     ids : str array, (records,)
@@ -144,8 +145,8 @@ class Split:
             yield self.inputs[name][self.rows[start : start + records]]
 
     def _parts(self) -> Iterator[bytes]:
-        """What is hashed of targets and inputs."""
-        # the usual types are not named, so that fingerprints stay what they were
+        """The bytes of targets and inputs that are hashed."""
+        # The usual types are not named, so that older fingerprints stay valid.
         yield b"" if self.targets.dtype == np.uint8 else str(self.targets.dtype).encode()
         yield np.ascontiguousarray(self.targets).tobytes()
         for name, array in self.inputs.items():
@@ -158,18 +159,18 @@ class Dataset(ABC):
     """Labelled records with fixed train, validation and test splits.
 
     A subclass sets the attributes below and implements `load`. It reads the test split only when
-    ``load("test")`` is called, which training never does. ECGs and other signals: see `SignalDataset`.
+    ``load("test")`` is called; training never calls it. For ECGs and other signals see `SignalDataset`.
 
     Attributes
     ----------
     label_names : tuple of str
         The classes, in the order of the target columns.
     inputs : tuple of Input
-        What a record consists of. A net takes a single one as its only argument, and several by their names.
+        The inputs of a record. A net takes a single input as its only argument, and several inputs by name.
     multiclass : bool
         Each record has exactly one label.
     warning : str or None
-        What has to be said beside every result on these data: each run, table and report says it.
+        A caution for every result on these data: each run, table and report shows it.
     """
 
     label_names: tuple[str, ...]
@@ -184,17 +185,17 @@ class Dataset(ABC):
         Raises
         ------
         UserError
-            Where the data cannot be used as configured.
+            If the data cannot be used as configured.
         """
 
     def prepare(self) -> None:  # noqa: B027 - optional, not abstract
-        """Do the slow work that trials share (reading, caching), once, before the first of them."""
+        """Do the slow work that trials share (reading, caching) once, before the first trial."""
 
     def metadata(self, split: SplitName) -> pd.DataFrame | None:
-        """What else is known of the records of a split; None where nothing is.
+        """Further facts about the records of a split; None if there are none.
 
-        An evaluation reports on the groups that the columns ``age`` (years), ``sex``, ``site`` and ``device``
-        make, of which any may be missing.
+        An evaluation reports on groups by the columns ``age`` (years), ``sex``, ``site`` and ``device``. Each of
+        them is optional.
 
         Returns
         -------
@@ -204,11 +205,11 @@ class Dataset(ABC):
         return None
 
     def summary(self) -> dict[str, Any]:
-        """What a run should record of its data: JSON-able counts and findings, without the test labels."""
+        """What a run records about its data: JSON-able counts and findings, without the test labels."""
         return {split: self._counts(self.load(split)) for split in ("train", "val")}
 
     def fingerprint(self) -> str:
-        """Hash of what training sees: ids, targets and inputs of the train and validation splits."""
+        """Hash of the data that training uses: ids, targets and inputs of the train and validation splits."""
         digest = hashlib.sha256()
         for name in ("train", "val"):
             split = self.load(name)
@@ -219,12 +220,12 @@ class Dataset(ABC):
         return digest.hexdigest()[:16]
 
     def normalization(self) -> dict[str, Statistics]:
-        """Mean and standard deviation over the training split, of each input that is normalised.
+        """Mean and standard deviation of each normalised input over the training split.
 
         Raises
         ------
         UserError
-            Where values are constant, so that nothing can be divided by their deviation.
+            If values are constant: their deviation is 0 and cannot divide.
         """
         wanted = [one for one in self.inputs if one.normalize_over is not None]
         if not wanted:
@@ -252,21 +253,21 @@ class Dataset(ABC):
         return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
     def _where(self, one: Input, place: tuple[int, ...]) -> str:
-        """Part of an input in words."""
+        """Name of a part of an input, for a message."""
         kept = [(axis, i) for axis, i in zip(one.axes, place, strict=True) if axis not in (one.normalize_over or ())]
         parts = [f"{axis} {one.coordinates[axis][i] if axis in one.coordinates else i}" for axis, i in kept]
         return ", ".join(parts) + f" of input '{one.name}'" * (len(self.inputs) > 1) if parts else f"input '{one.name}'"
 
     def _advice_on_constant(self, one: Input) -> str:
         return (
-            "its normalisation divides by the deviation: leave it or such records out, or take the statistics over "
+            "its normalisation divides by the deviation: leave it or such records out, or compute the statistics over "
             "other axes (Input.normalize_over)"
         )
 
     def _facts(self) -> Iterator[Any]:
-        """What is hashed of the inputs beside their values."""
+        """The properties of the inputs that are hashed together with their values."""
         for one in self.inputs:
-            if one.name == SIGNAL:  # these alone, so that fingerprints stay what they were
+            if one.name == SIGNAL:  # no more than these two, so that older fingerprints stay valid
                 yield from (one.coordinates.get("lead"), one.rate)
             else:
                 yield (one.name, one.axes, one.shape, sorted(one.coordinates.items()), one.rate)
@@ -281,9 +282,9 @@ class Dataset(ABC):
 
 
 class SignalDataset(Dataset):
-    """Records whose first input is a signal, (samples, leads) in a `Split`, (leads, samples) for a net.
+    """Records whose first input is a signal: (samples, leads) in a `Split`, (leads, samples) for a net.
 
-    A subclass sets the attributes below, from which `inputs` follows. One with further inputs extends `inputs`.
+    A subclass sets the attributes below; `inputs` follows from them. A subclass with further inputs extends `inputs`.
 
     Attributes
     ----------
@@ -294,9 +295,10 @@ class SignalDataset(Dataset):
     samples : int
         Length of a signal.
     unit : str
-        Of the signals; mV where a net is to predict other records, too.
+        Unit of the signals; must be mV if the net shall also predict other records.
     normalize : {'none', 'scalar', 'per_lead'}
-        Whether the net takes signals minus their mean over their deviation, and whether all leads share these.
+        'scalar': the net gets (value - mean) / deviation, with one mean and deviation for all leads; 'per_lead': with
+        those of each lead; 'none': the net gets the values unchanged.
     """
 
     lead_names: tuple[str, ...]
@@ -307,7 +309,7 @@ class SignalDataset(Dataset):
 
     @property
     def inputs(self) -> tuple[Input, ...]:  # type: ignore[override]
-        """The signal alone."""
+        """The signal as the only input."""
         over: dict[str, tuple[str, ...] | None] = {"none": None, "scalar": ("lead", "time"), "per_lead": ("time",)}
         signal = Input(
             SIGNAL,

@@ -1,12 +1,12 @@
 """Download a published data set from PhysioNet: ``python -m ecgexp.datasets.download``.
 
 PhysioNet serves each release as a plain folder whose ``SHA256SUMS.txt`` names every file, and its servers
-answer range requests. `wfdb.dl_files` neither checks these sums nor retries, and takes only the newest
-release, hence this module.
+answer range requests. This module exists because `wfdb.dl_files` neither checks these sums nor retries, and
+downloads only the newest release.
 
-The state of a download is the folder itself. A file under its own name is complete and was checked; one
-that is still coming has ``.part`` appended and is continued. So a run that was stopped, at whatever point,
-is resumed by running it again, which also finds files that were damaged since.
+The folder itself is the state of a download. A file under its own name is complete and has been checked. An
+incomplete file has the suffix ``.part`` and is continued. So to resume a stopped download, run the command again. That
+also repairs files that were damaged later.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from urllib.parse import quote
 from ecgexp.extras import require_train
 
 if __name__ == "__main__":
-    require_train()  # before the imports that would fail
+    require_train()  # before the imports below fail without the extra
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -41,7 +41,7 @@ from ecgexp.errors import UserError
 
 SUMS = "SHA256SUMS.txt"
 TIMEOUT = (10.0, 30.0)  # seconds: to connect, and between two packets
-# What urllib3 has of an unfinished chunk is lost when the connection breaks, so chunks are small.
+# When the connection breaks, urllib3 drops the unfinished chunk, so chunks are small.
 CHUNK = 8192
 
 Check = Callable[[Path], str | None]
@@ -56,9 +56,9 @@ class Source:
     url : str
         Folder of the release.
     files : tuple of str
-        What every sampling rate needs.
+        Files that are needed for every sampling rate.
     signals : mapping of int to str
-        Sampling rate in Hz to the pattern that its files match; the first is the default.
+        Pattern of the signal files, by sampling rate in Hz; the first rate is the default.
     """
 
     url: str
@@ -82,18 +82,18 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Downloaded:
-    """What `download` found or fetched: numbers of files in the data set, and of those that were fetched."""
+    """Result of `download`: number of files in the data set, and how many of them were fetched."""
 
     files: int
     fetched: int
 
 
 class _Refused(Exception):
-    """The server is there, but does not give this file as it should be."""
+    """The server answers, but does not send this file, or sends a wrong one."""
 
 
 class _Stopped(Exception):
-    """The whole download is to end."""
+    """The whole download shall stop."""
 
 
 def download(
@@ -106,24 +106,24 @@ def download(
     attempts: int = 7,
     delay: float = 0.5,
 ) -> Downloaded:
-    """Make `root` hold the files of `source` at one sampling rate, each equal to its published checksum.
+    """Download the files of `source` at one sampling rate into `root`, and check each against its published checksum.
 
     Parameters
     ----------
     source : Source
         One of `SOURCES`, or another folder with a ``SHA256SUMS.txt``.
     root : Path
-        Folder to fill; what is in it and right is kept.
+        Destination folder; files in it that match their checksums are kept.
     rate : int
         Sampling rate in Hz.
     url : str, optional
-        Folder of a mirror, in place of the source's own.
+        Folder of a mirror, in place of `source.url`.
     connections : int
-        Files fetched at a time. PhysioNet limits the speed of a connection rather than of a user.
+        Files fetched at a time. PhysioNet limits the speed of each connection, not of each user.
     attempts : int
-        Failures in a row, each without a further byte, after which a file is given up.
+        A file fails after so many attempts in a row that bring no further byte.
     delay : float
-        Seconds before an attempt after one that brought something; doubled with each failure in a row.
+        Seconds to wait before the next attempt; doubled with each such failure in a row.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def download(
     ------
     UserError
         If the server cannot be reached, lacks a file or sends a wrong one, or if `root` cannot be written.
-        Files that are merely missing or wrong are reported after all others have been fetched.
+        Missing and wrong files are reported after all others have been fetched.
     """
     url = (url or source.url).rstrip("/") + "/"
     if rate not in source.signals:
@@ -149,7 +149,7 @@ def download(
     except OSError as error:
         raise UserError(
             f"{error.filename or root} cannot be written ({error.strerror or error}): "
-            "mend that or choose another folder with --root, then run the same command again to continue."
+            "correct that or choose another folder with --root, then run the same command again to continue."
         ) from error
 
 
@@ -157,12 +157,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m ecgexp.datasets.download",
-        description="Download a data set with checksums. Run again, it continues and repairs.",
+        description="Download a data set and check its checksums. Run it again to continue or to repair a download.",
     )
     parser.add_argument("--dataset", choices=SOURCES, default="ptbxl", help="default: %(default)s")
     parser.add_argument("--sampling-rate", type=int, metavar="HZ", help="of ptbxl: 100, the default, or 500")
     parser.add_argument("--root", type=Path, help="folder to fill (default: data/<dataset>)")
-    parser.add_argument("--url", help="folder of a mirror, in place of PhysioNet's")
+    parser.add_argument("--url", help="folder of a mirror of PhysioNet")
     options = parser.parse_args(argv)
 
     source = SOURCES[options.dataset]
@@ -203,31 +203,31 @@ class _Folder:
         self.session, self.url, self.root = session, url, root
         self.attempts, self.delay = attempts, delay
         self.stop = Event()
-        # A compressed answer has other byte positions than the file that is continued.
+        # Byte positions in a compressed answer differ from those in the file, so it could not be continued.
         session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"ecgexp/{__version__}"})
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(pool_maxsize=connections))
 
     def checksums(self) -> dict[str, str]:
-        """Names and SHA-256 sums of all published files; fetched if the server's list is another one."""
+        """Names and SHA-256 sums of all published files; fetched again if the server's list has changed."""
         path = self.root / SUMS
-        # Nothing would tell a mixture of two releases' lists from a good one.
+        # A list continued from another release's part would look valid.
         _part(path).unlink(missing_ok=True)
         headers = {}
         if path.exists() and _check_sums(path) is None:
             headers["If-Modified-Since"] = formatdate(path.stat().st_mtime, usegmt=True)
         try:
-            # A first contact that fails should say so soon.
+            # If the server cannot be reached at all, the user should know soon.
             self.fetch(SUMS, _check_sums, min(self.attempts, 3), headers)
         except _Refused as error:
             raise UserError(
-                f"{self.url}{SUMS} is not to be had ({error}): --url must be the folder of a release on a "
-                "server that is working."
+                f"{self.url}{SUMS} cannot be downloaded ({error}): --url must be the folder of a release on a "
+                "working server."
             ) from error
         return _read_sums(path)
 
     def obtain(self, name: str, digest: str) -> int | None:
-        """Fetch a file unless it is here; returns the bytes fetched, None for a file that was kept."""
+        """Fetch a file unless it is here already; returns its size in bytes, or None if nothing was fetched."""
         if self.stop.is_set():
             raise _Stopped
         path = self.root / name
@@ -238,7 +238,7 @@ class _Folder:
         return path.stat().st_size
 
     def fetch(self, name: str, check: Check, attempts: int, headers: Mapping[str, str]) -> None:
-        """Fetch a file into place, with as many attempts as bring something and `attempts` that do not."""
+        """Fetch a file into place; give up after `attempts` attempts in a row that bring no further byte."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         part = _part(path)
@@ -268,7 +268,7 @@ class _Folder:
                 raise _Stopped
 
     def _receive(self, name: str, part: Path, headers: Mapping[str, str]) -> bool:
-        """Append what is missing of a file to `part`; False where the copy on disk is the newest."""
+        """Append the missing rest of a file to `part`; False if the file on disk is up to date."""
         start = _size(part)
         if start:
             headers = {**headers, "Range": f"bytes={start}-"}
@@ -277,7 +277,7 @@ class _Folder:
             if status == requests.codes.not_modified:
                 return False
             if status == requests.codes.requested_range_not_satisfiable:
-                return True  # all of it was here already, or too much: the check will tell
+                return True  # `part` is complete or too long: the check decides
             if 400 <= status < 500 and status not in (408, 429):
                 raise _Refused(f"the server answers {status} {response.reason}")
             response.raise_for_status()
@@ -286,7 +286,7 @@ class _Folder:
                     file.write(chunk)
                     if self.stop.is_set():
                         raise _Stopped
-            # The server's own date makes "newer than mine" a question that it can answer.
+            # Keep the server's date, so that If-Modified-Since compares dates of one clock.
             with suppress(KeyError, ValueError):
                 modified = parsedate_to_datetime(response.headers["Last-Modified"]).timestamp()
                 os.utime(part, (modified, modified))
@@ -305,7 +305,7 @@ def _select(sums: Mapping[str, str], source: Source, rate: int, url: str) -> dic
 
 
 def _fetch_all(folder: _Folder, wanted: Mapping[str, str], connections: int) -> Downloaded:
-    """Obtain all files, several at a time; refused ones are reported once the others are here."""
+    """Obtain all files, several at a time; report refused files at the end."""
     fetched, received, refused = 0, 0, []
     with (
         ThreadPoolExecutor(connections) as pool,
@@ -328,7 +328,7 @@ def _fetch_all(folder: _Folder, wanted: Mapping[str, str], connections: int) -> 
             raise
     if refused:
         raise UserError(
-            f"{len(refused):,} of {len(wanted):,} files cannot be had from {folder.url}, the first is "
+            f"{len(refused):,} of {len(wanted):,} files cannot be downloaded from {folder.url}, the first is "
             f"{refused[0]}: run the same command again later, or name a mirror with --url."
         )
     return Downloaded(len(wanted), fetched)
@@ -343,7 +343,7 @@ def _size(path: Path) -> int:
 
 
 def _sha256(path: Path) -> str | None:
-    """Checksum of a file, None if there is none."""
+    """Checksum of a file; None if the file is missing."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -352,7 +352,7 @@ def _sha256(path: Path) -> str | None:
 
 
 def _read_sums(path: Path) -> dict[str, str]:
-    """File names and checksums, from lines of a sum, white space and a relative path."""
+    """Read checksums by file name; each line is a checksum, white space and a relative path."""
     text = path.read_text(encoding="utf-8")
     if not text.endswith("\n"):
         raise ValueError("cut off")
@@ -373,12 +373,12 @@ def _check_sums(path: Path) -> str | None:
     try:
         _read_sums(path)
     except ValueError:
-        return "what the server sends is not a list of checksums"
+        return "the server's answer is not a list of checksums"
     return None
 
 
 def _reason(error: requests.RequestException) -> str:
-    """A failed request in a few words; the most special class first."""
+    """Short reason of a failed request; the most specific class comes first."""
     if error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.exceptions.SSLError):

@@ -1,4 +1,4 @@
-"""The files that an array is made of, and a hash of their contents that is computed once per change."""
+"""The source files of an array, and a hash of their contents that is computed once per change."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ NamesFiles = Callable[[bytes], list[str]]
 CHUNK = 256
 """Records that a thread hashes at a time."""
 THREADS = 4
-"""They wait for the disk, most of all."""
+"""Threads that hash. They mostly wait for the disk, so there may be more of them than cores."""
 TICK = 0.02
-"""Seconds within which a file can change twice without a new time."""
+"""A file can change twice within this time (seconds) without a new time stamp."""
 
 
 class Sources:
-    """Files that belong to records, and what they hold. Of a link the target counts.
+    """The files of records, and a hash of their contents. For a link, the contents are those of its target.
 
     Parameters
     ----------
     root : Path
-        The records' folder, which itself makes no difference.
+        The records' folder; its own path does not enter the hash.
     records : sequence of str
         The records, relative to `root`, without extension.
     cache_dir : Path
-        Where a small file remembers the hash, together with inode, size, time of modification and time of change
-        of each file. Made where missing.
+        Folder of a small file that stores the hash, together with inode, size, modification time and change time of
+        each file. Created if missing.
     suffixes : sequence of str
-        What a record's name is completed with to the names of its files.
+        A record's name plus each of these gives the names of its files.
     names_files : mapping of str to callable, optional
-        By suffix, for files that name further ones in their folder, which then belong to the record too: contents of
-        such a file to these names.
+        For files that name further files of the record in their folder: by suffix, a function from the contents
+        of such a file to these names.
 
     Attributes
     ----------
     content : str
-        Hash of names and contents: equal if and only if reading gives the same.
+        Hash of names and contents: equal if and only if all files are equal.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Sources:
         place = json.dumps([os.path.realpath(root), list(suffixes), list(records)])
         memory = cache_dir / f"{_digest(place.encode())}.files.json"
         known = None
-        with suppress(OSError):  # whoever needs the folder says what is wrong with it
+        with suppress(OSError):  # `cached_array` reports a folder that cannot be used
             known = read_checked(memory)
         if known is None or known["stamps"] != _stamps(root, known["files"]):
             known = _hash(*self._hashed)
@@ -77,34 +77,34 @@ class Sources:
         self._stamps: str = known["stamps"]
 
     def check_unchanged(self) -> None:
-        """See that the files still hold what was hashed.
+        """Check that the contents of the files are still those that were hashed.
 
         Raises
         ------
         UserError
-            Where one has changed.
+            If a file has changed.
         """
         if _stamps(self.root, self._files) == self._stamps:
             return
-        # Some network file systems give a file a new inode at any time.
+        # Some network file systems change the inode of an unchanged file.
         if _hash(*self._hashed)["content"] != self.content:
             raise UserError(
-                f"Files in {self.root} changed while they were read: start again when nothing writes there any more."
+                f"Files in {self.root} changed while they were read: start again when no program writes there any more."
             )
 
 
 def file_stamp(path: str | Path) -> list[int]:
-    """Inode, size, and times of modification and change, in ns: other contents have another stamp; OSError."""
-    return _stamp_of(os.stat(path))  # noqa: PTH116 - making a Path takes as long again
+    """Inode, size, modification time and change time in ns; they change with the contents. Raises OSError."""
+    return _stamp_of(os.stat(path))  # noqa: PTH116 - creating a Path would double the time
 
 
 def lasting_stamp(path: Path) -> list[int]:
-    """The same, of a file whose times are old enough that a change from now on gives it others."""
+    """Like `file_stamp`, but wait first until a later change is sure to give the file a new time."""
     return _stamp_of(_settled(path))
 
 
 def write_checked(path: Path, data: dict[str, Any]) -> None:
-    """Write JSON that `read_checked` reads, whole or not at all; OSError where that cannot be."""
+    """Write JSON for `read_checked`, completely or not at all; OSError if it cannot be written."""
     text = json.dumps(data)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -116,20 +116,20 @@ def write_checked(path: Path, data: dict[str, Any]) -> None:
 
 
 def read_checked(path: Path) -> Any:
-    """What `write_checked` wrote; None where it is missing or, which is said, damaged."""
+    """Read what `write_checked` wrote; None if the file is missing or damaged. The latter gives a warning."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
     text, _, digest = content.removesuffix(b"\n").rpartition(b"\n")
     if _digest(text).encode() != digest:
-        say_damaged(path)
+        warn_damaged(path)
         return None
     return json.loads(text)
 
 
-def say_damaged(path: Path) -> None:
-    """Tell the user that a file of the cache is not what was written."""
+def warn_damaged(path: Path) -> None:
+    """Warn that the contents of a cache file have changed since it was written."""
     logger.warning("%s is damaged and not used: it is made again.", path)
 
 
@@ -158,14 +158,14 @@ def _stamps(root: Path, files: Sequence[str]) -> str:
 def _stamp(path: str) -> str:
     try:
         return str(file_stamp(path))
-    except (OSError, ValueError):  # not there, or no name that a file can have
+    except (OSError, ValueError):  # missing, or not a possible file name
         return ""
 
 
 def _hash(
     root: Path, records: Sequence[str], suffixes: Sequence[str], names_files: Mapping[str, NamesFiles]
 ) -> dict[str, Any]:
-    """Files of the records, hash of their stamps, and hash of their contents."""
+    """Return the files of the records, the hash of their stamps, and the hash of their contents."""
     chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
     with ThreadPoolExecutor(THREADS) as pool:
         hashed = list(pool.map(lambda chunk: _hash_records(root, chunk, suffixes, names_files), chunks))
@@ -181,7 +181,7 @@ def _hash(
 def _hash_records(
     root: Path, records: Sequence[str], suffixes: Sequence[str], names_files: Mapping[str, NamesFiles]
 ) -> dict[str, tuple[str, str]]:
-    """Stamp and hash of the contents of each file of the records."""
+    """Return the stamp and the hash of the contents of each file of the records."""
     found: dict[str, tuple[str, str]] = {}
     waiting = [f"{record}{suffix}" for record in reversed(records) for suffix in reversed(suffixes)]
     while waiting:
@@ -196,17 +196,17 @@ def _hash_records(
 
 
 def _read(path: Path, names_files: Mapping[str, NamesFiles]) -> tuple[str, str, list[str]]:
-    """Stamp of a file before it was read, hash of its contents, and the files that it names."""
+    """Return the stamp of a file before it was read, the hash of its contents, and the files that it names."""
     stamp = ""
     try:
         found = _settled(path)
         stamp = str(_stamp_of(found))
         if not stat.S_ISREG(found.st_mode):
-            return stamp, "no file", []
+            return stamp, "no file", []  # a folder or a device
         with path.open("rb") as file:
             if path.suffix not in names_files:
                 return stamp, hashlib.file_digest(file, "sha256").hexdigest()[:32], []
             header = file.read()
         return stamp, _digest(header), names_files[path.suffix](header)
-    except (OSError, ValueError) as error:  # what keeps it from being read is told when the record is
+    except (OSError, ValueError) as error:  # reading the record reports the cause
         return stamp, type(error).__name__, []

@@ -1,4 +1,4 @@
-"""What there is to say of a file that is not there or cannot be read."""
+"""Messages about files that are missing or cannot be read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from ecgexp.errors import said
 
 
 def absent(path: Path, name: str = "") -> str:
-    """That a path, by default called as it is, is missing, and why as far as links and its folder tell."""
+    """Say that a path is missing, and why, if a broken link or a file in other letter case explains it.
+
+    Parameters
+    ----------
+    path : Path
+        The missing path.
+    name : str
+        Name of the path in the message; by default the path itself.
+    """
     for part in (path, *path.parents):
         if part.is_symlink() and not part.exists():
             where = "" if part == path else f" missing, because {part} is"
-            return f"{name or path} is{where} a link to {part.readlink()}, which leads nowhere"
+            return f"{name or path} is{where} a broken link to {part.readlink()}"
     suffix = path.suffix
     for other in (path.stem + suffix.upper(), path.stem + suffix.lower(), path.name.upper(), path.name.lower()):
         if path.with_name(other).is_file():
@@ -22,7 +30,7 @@ def absent(path: Path, name: str = "") -> str:
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> str:
-    """That a file is missing, see `absent`, or what else keeps it from being read."""
+    """Say that a file is missing (see `absent`), or why else it cannot be read."""
     if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         return absent(path, path.name)
     return f"{path.name!r} cannot be read ({said(error)})"

@@ -1,4 +1,4 @@
-"""Splits in which each label has its share."""
+"""Stratified splits: each label has the same share in each part."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 def stratified_split(
     targets: ArrayLike, patients: ArrayLike, fractions: Sequence[float], seed: int
 ) -> NDArray[np.int64]:
-    """Divide records so that no patient is in two parts and each label has its share in each part.
+    """Divide records so that no patient is in two parts and each label has about its share in each part.
 
-    The iterative stratification of Sechidis et al., with patients in place of examples: labels are dealt
-    with from the rarest to the most frequent, and each patient who has it, those with most such records
-    first, goes to the part that lacks most records of the label, then to the one that lacks most records
-    at all, then to a random one.
+    This is the iterative stratification of Sechidis et al., with patients in place of examples. Labels are
+    distributed from the rarest to the most frequent. For each label, the patients who have it follow one by one, those
+    with most such records first. A patient goes to the part that lacks most records of the label; among equal parts,
+    to the one that lacks most records of any kind; among equal ones again, to a random one.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def stratified_split(
     labels = np.asarray(targets, dtype=np.int64)
     _, group = np.unique(np.asarray(patients), return_inverse=True)
     sizes = np.bincount(group)
-    # A last column of ones is the label that every record has: it places the patients without labels.
+    # The last column counts all records, as a label that every record has: it places the patients without labels.
     held = np.zeros((len(sizes), labels.shape[1] + 1), dtype=np.int64)
     np.add.at(held, group, np.column_stack([labels, np.ones(len(labels), dtype=np.int64)]))
     lacking = np.outer(fractions, held.sum(axis=0)).astype(float)
@@ -61,12 +61,12 @@ def stratified_split(
 
 
 def stratified_classes(classes: ArrayLike, fractions: Sequence[float], seed: int) -> NDArray[np.int64]:
-    """Divide records of one class each at random so that each class has its share in each part.
+    """Divide records at random so that each class has its share in each part.
 
     Parameters
     ----------
     classes : array, (records,)
-        The class of each.
+        The class of each record.
     fractions : sequence of float
         Wanted share of the records in each part; they sum to 1.
     seed : int
@@ -90,11 +90,11 @@ def stratified_classes(classes: ArrayLike, fractions: Sequence[float], seed: int
 def choose_patients(
     classes: ArrayLike, patients: ArrayLike, fraction: float, seed: int, draws: int = 1000
 ) -> NDArray[np.bool_]:
-    """Choose a share of the patients whose records have about that share of each class.
+    """Choose a share of the patients so that their records have about the same share of each class.
 
-    Of `draws` random choices the one is taken whose shares of the classes differ least, in all, from
-    `fraction`. Where few patients have most of a class, `stratified_split`, which wants each class to have its
-    share, would rather choose twice as many patients.
+    Among `draws` random choices, the best is the one whose shares of the classes have the smallest sum of absolute
+    differences to `fraction`. If few patients have most records of a class, `stratified_split` would choose up to
+    twice as many patients, to give each class its share.
 
     Parameters
     ----------
@@ -103,16 +103,16 @@ def choose_patients(
     patients : array, (records,)
         Patient identifiers.
     fraction : float
-        Share of the patients, and of each class.
+        Wanted share of the patients and of each class.
     seed : int
         Same seed, same patients.
     draws : int
-        Choices to compare.
+        Number of random choices to compare.
 
     Returns
     -------
     bool array, (records,)
-        Whether a record is of a chosen patient.
+        Whether the record's patient is chosen.
     """
     _, label = np.unique(np.asarray(classes), return_inverse=True)
     _, group = np.unique(np.asarray(patients), return_inverse=True)

@@ -1,4 +1,4 @@
-"""Tables of records, as spreadsheets and pandas write them: what is ambiguous in them is refused."""
+"""Tables of records, as spreadsheets and pandas write them. Ambiguous tables are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METADATA = ("age", "sex", "site", "device")
-"""Columns by which an evaluation groups records, where a table has them."""
+"""Columns by which an evaluation groups records, if a table has them."""
 SEPARATORS = (",", ";", "\t")
 ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
@@ -30,17 +30,17 @@ MISSING = {
     "", "nan", "-nan", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "na", "n.a.", "n.a", "n/a", "#n/a", "#n/an/a", "#na",
     "#nv", "<na>", "nat", "null", "nil", "none", "unknown", "undefined", "missing", "notavailable", "notapplicable",
 }  # fmt: skip
-"""What programs and people write where there is nothing, in lower case and without blanks."""
+"""How programs and people write a missing value, in lower case and without blanks."""
 SPREADSHEET_ERROR = re.compile(r"#.*[!?]|err:\d+")
-"""``#REF!`` and the like, in whichever language, in lower case."""
+"""``#REF!`` and similar errors in any language, in lower case."""
 LONGEST_HEADER = 1 << 16
-"""Characters in which the names of the columns are looked for."""
+"""The names of the columns must be within so many characters."""
 EXACT = 2**53
-"""From here on not every whole number is a float."""
+"""Above this, a float cannot hold every whole number."""
 DIGITS = 15
-"""That a spreadsheet keeps of a number; it writes zeros for the others."""
+"""Digits of a number that a spreadsheet keeps; it replaces the others by zeros."""
 UNLIKELY = 3
-"""So many zeros in the place of any digits are no chance."""
+"""So many zeros where any digit was possible are not a coincidence."""
 _ROUNDED = re.compile(r"[+-]?\d+(?:[.,]\d+[eE]\+?|[eE]\+)\d+")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}([.,'])\d{3}(?:\1\d{3})*")
 _NUMBER = re.compile(r"([+-]?)(\d+)(?:[.,](\d+))?(?:e([+-]?\d{1,2}))?")
@@ -48,30 +48,31 @@ _HEXADECIMAL = re.compile(r"[\da-f]+")
 
 
 def read_table(path: Path, columns: Iterable[str], optional: Iterable[str] = ()) -> pd.DataFrame:
-    """Columns of a CSV as text.
+    """Read columns of a CSV table as text.
 
-    The separator is the comma, semicolon or tab with which the header has the columns; the encoding is UTF-8, or
-    UTF-16 where the file says so. Blanks around a cell and rows without any text are dropped, and ``="007"``, as
-    which spreadsheets write a text of digits, is ``007``.
+    The separator is the comma, semicolon or tab that divides the header into the named columns. The encoding is
+    UTF-8, or UTF-16 if the file begins with its mark. Blanks around a cell and empty rows are dropped. Spreadsheets
+    write a text of digits as ``="007"``; it becomes ``007``.
 
     Parameters
     ----------
     path : Path
         The table.
     columns : iterable of str
-        Those that it must have.
+        Required columns.
     optional : iterable of str
-        Those that are read where it has them.
+        Columns to read if the table has them.
 
     Returns
     -------
     DataFrame of str
-        One row per row of the table; the index is the line where it ends, of which the header has the first.
+        One row per row of the table; the index is the number of the line where it ends, counted from 1.
 
     Raises
     ------
     UserError
-        Where file, column or rows are missing, a column occurs twice, or a row has not as many cells as the header.
+        If the file, a column or all rows are missing, a column occurs twice, or a row has more or fewer cells than the
+        header.
     """
     import pandas as pd
 
@@ -96,13 +97,13 @@ def read_table(path: Path, columns: Iterable[str], optional: Iterable[str] = ())
                 if len(row) < len(header) or any(row[len(header) :]):
                     raise UserError(
                         f"{path} has {len(row)} cells in line {reader.line_num} where its header has {len(header)}: "
-                        f"mend the line, and put a text with {separator!r} in it in quotes."
+                        f"correct the line, and put a text that contains {separator!r} in quotes."
                     )
             lines.append(reader.line_num)
             cells.append([row[place] for place in places])
     except csv.Error as error:
         raise UserError(
-            f"{path} cannot be read as a CSV table (line {reader.line_num}: {error}): mend or restore it."
+            f"{path} cannot be read as a CSV table (line {reader.line_num}: {error}): correct or restore it."
         ) from error
     if not cells:
         raise UserError(f"{path} has no rows: restore it.")
@@ -114,7 +115,7 @@ def read_table(path: Path, columns: Iterable[str], optional: Iterable[str] = ())
 
 
 def read_metadata(path: Path, id_column: str, ids: NDArray[np.str_], name: Callable[[str], str]) -> pd.DataFrame | None:
-    """Columns of `METADATA` that a CSV has, as text, for records by their ids; None where it has none.
+    """Read the columns of `METADATA` that a CSV table has, as text; None if it has none.
 
     Parameters
     ----------
@@ -123,9 +124,9 @@ def read_metadata(path: Path, id_column: str, ids: NDArray[np.str_], name: Calla
     id_column : str
         Column that names the records.
     ids : str array, (records,)
-        The wanted ones, in order.
+        The wanted records, in order.
     name : callable
-        Text in `id_column` to an id.
+        Turns the text in `id_column` into an id.
     """
     table = read_table(path, [id_column], METADATA)
     there = [column for column in METADATA if column in table]
@@ -133,18 +134,18 @@ def read_metadata(path: Path, id_column: str, ids: NDArray[np.str_], name: Calla
 
 
 def plain_id(text: str) -> str:
-    """An identifier as it was before pandas wrote it as a float: '15709.0' is '15709'."""
+    """Undo that pandas wrote an identifier as a float: '15709.0' becomes '15709'."""
     whole = text.strip().removesuffix(".0")
     return whole if whole.isdecimal() else text.strip()
 
 
 def check_exact(path: Path, column: str, cells: pd.Series) -> None:
-    """Refuse identifiers that a program has rounded: ``1.23457E+12``, or a float beyond 2**53.
+    """Refuse identifiers that a program has rounded: ``1.23457E+12``, or a float of at least 2**53.
 
     Raises
     ------
     UserError
-        Where there is one.
+        If there is such an identifier.
     """
     for line, text in zip(cells.index.tolist(), cells.tolist(), strict=True):
         if text.isdecimal():
@@ -159,13 +160,13 @@ def check_exact(path: Path, column: str, cells: pd.Series) -> None:
 
 
 def read_patients(path: Path, column: str, cells: pd.Series) -> list[str]:
-    """Patient identifiers of a column.
+    """Read the patient identifiers of a column.
 
     Raises
     ------
     UserError
-        Where one is missing or rounded, or two may be one in two spellings: they differ but in case, blanks,
-        characters that are not seen, leading zeros, or in how a number is written.
+        If an identifier is missing or rounded, or if two may be spellings of one: they differ only in case, blanks,
+        invisible characters, leading zeros, or in the notation of a number.
     """
     check_exact(path, column, cells)
     patients = [plain_id(text) for text in cells]
@@ -180,7 +181,7 @@ def read_patients(path: Path, column: str, cells: pd.Series) -> list[str]:
             )
     _check_digits(path, column, lines)
     texts = folded.values()
-    # Of these 00e1 is no zero, and 01e2 no hundred.
+    # In hexadecimal identifiers, 00e1 is not zero and 01e2 is not a hundred.
     codes = all(map(_HEXADECIMAL.fullmatch, texts)) and any(set(text) & set("abcdf") for text in texts)
     spellings: dict[str, str] = {}
     for patient, text in folded.items():
@@ -188,13 +189,13 @@ def read_patients(path: Path, column: str, cells: pd.Series) -> list[str]:
         if other != patient:
             raise UserError(
                 f"{path} has {other!r} and {patient!r} (line {lines[patient]}) in column {column!r}, which may be one "
-                "patient: write each patient in one way."
+                "patient: write each patient always in the same way."
             )
     return patients
 
 
 def _check_digits(path: Path, column: str, lines: dict[str, int]) -> None:
-    """Refuse identifiers of which a spreadsheet has kept but the first digits: all that are so long end in zeros."""
+    """Refuse identifiers that a spreadsheet has cut to 15 digits: then all identifiers of one length end in zeros."""
     longer: dict[int, list[str]] = {}
     for patient in lines:
         if len(patient) > DIGITS and patient.isdecimal():
@@ -202,18 +203,18 @@ def _check_digits(path: Path, column: str, lines: dict[str, int]) -> None:
     for length, same in longer.items():
         if (length - DIGITS) * len(same) >= UNLIKELY and not any(patient[DIGITS:].strip("0") for patient in same):
             raise UserError(
-                f"{path} has {same[0]!r} in line {lines[same[0]]}, column {column!r}, of which a spreadsheet may have "
-                f"kept {DIGITS} digits alone: several identifiers may have become this one, so write the column as "
-                "text, and where the zeros are right, a letter before each identifier."
+                f"{path} has {same[0]!r} in line {lines[same[0]]}, column {column!r}; a spreadsheet may have kept "
+                f"only {DIGITS} digits of it: several identifiers may have become this one, so write the column as "
+                "text. If the zeros are right, write a letter before each identifier."
             )
 
 
 def _folded(text: str) -> str:
-    """The same for all ways to write a text: what a reader does not see in it is left out."""
+    """One form for all spellings of a text: lower case, without blanks and invisible characters."""
     if text.isascii() and text.isdecimal():
         return text
     letters = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(map(_plain, letters)).lstrip("'")  # by which spreadsheets mark a text
+    return "".join(map(_plain, letters)).lstrip("'")  # spreadsheets mark a text with it
 
 
 def _plain(letter: str) -> str:
@@ -230,7 +231,7 @@ def _plain(letter: str) -> str:
 
 
 def _number(text: str) -> str:
-    """The same for all ways to write a whole number: ``+1,001.0`` and ``1.001e3`` are ``1001``; others as they are."""
+    """One form for all notations of a whole number: ``+1,001.0`` is ``1001``. Other texts are returned unchanged."""
     if text.isdecimal():
         return text.lstrip("0")
     whole = text.rpartition(".")[0] if re.search(r"\.0{1,2}$", text) else text
@@ -240,7 +241,7 @@ def _number(text: str) -> str:
     if found is None:
         return text
     sign, digits, fraction, exponent = found.groups(default="")
-    # 1.10 is another than 1.1 where it is the tenth of a site.
+    # 1.10 and 1.1 differ if they are the tenth and the first patient of a site.
     fraction = fraction if exponent else fraction.rstrip("0") and fraction
     shift = int(exponent or 0) - len(fraction)
     digits += fraction + "0" * shift
@@ -253,7 +254,7 @@ def _number(text: str) -> str:
 
 def _read_text(path: Path) -> str:
     if not path.parent.is_dir():
-        raise UserError(f"The folder {absent(path.parent)}: set dataset.root to one that is there.")
+        raise UserError(f"The folder {absent(path.parent)}: set dataset.root to an existing folder.")
     if not path.is_file():
         raise UserError(f"{absent(path)}: restore it, or set dataset.root to a folder that has it.")
     try:
@@ -271,19 +272,19 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): make it readable.") from error
     if "\0" in text[:4]:
-        raise UserError(f"{path} is in UTF-16 without the mark that says so, or UTF-32: save it as CSV UTF-8.")
+        raise UserError(f"{path} is in UTF-16 without its byte order mark, or in UTF-32: save it as CSV UTF-8.")
     return text
 
 
 def _header(path: Path, text: str, columns: Sequence[str]) -> tuple[int, str, list[str]]:
-    """Last line of the header, separator, and names of all columns."""
-    hint = re.match(r'"?sep=(.)"?\r?\n?', text)  # which Excel writes and reads
+    """Return the last line of the header, the separator, and the names of all columns."""
+    hint = re.match(r'"?sep=(.)"?\r?\n?', text)  # Excel's own line, which names the separator
     found = []
     for separator in hint[1] if hint else SEPARATORS:
         reader = csv.reader(io.StringIO(text[:LONGEST_HEADER], newline=""), delimiter=separator)
         try:
             row = next((row for row in reader if any(map(str.strip, row)) and not (hint and reader.line_num == 1)), [])
-        except csv.Error:  # told when the rows are read
+        except csv.Error:  # reported when the rows are read
             row = []
         found.append((reader.line_num, separator, [_clean(name) for name in row]))
     fitting = [one for one in found if set(columns) <= set(one[2])]

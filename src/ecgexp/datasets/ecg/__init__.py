@@ -1,1 +1,1 @@
-"""ECG data sets, and reading their files."""
+"""ECG data sets and the readers of their files."""

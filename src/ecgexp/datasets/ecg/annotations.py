@@ -1,8 +1,9 @@
-"""WFDB annotation files (``.atr``): where in a record something is, and what.
+"""WFDB annotation files (``.atr``): positions and kinds of events in a record.
 
-A file in the MIT format is a row of 16-bit words: a code in the upper six bits and a number in the lower ten. Nothing
-in it tells a changed byte from another annotation, so the little there is gets checked: codes, their order, the
-mark at its end, and what lies behind that. `wfdb.rdann`, which decodes what has passed, does none of this.
+A file in the MIT format is a sequence of 16-bit words: a code in the upper six bits and a number in the lower ten. It
+has no checksum, so a changed byte may look like another annotation. This module therefore checks what can be checked:
+the codes, the order of the samples, the end mark, and that nothing follows it. `wfdb.rdann`, which then decodes the
+file, checks none of these.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from numpy.typing import NDArray
 from ecgexp.datasets.ecg.headers import Problem
 from ecgexp.datasets.paths import unreadable
 
-SKIP, AUX = 59, 63  # codes of a longer distance to the annotation behind, and of a text of the one before
+SKIP, AUX = 59, 63  # SKIP: a long distance to the next annotation; AUX: a text that belongs to the previous one
 FIELDS = (60, 61, 62, AUX)
-NOTE, HIGHEST = 22, 49  # the code of a comment, and the highest one of an annotation
+NOTE, HIGHEST = 22, 49  # the code of a comment, and the highest code of an annotation
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What an annotation file holds, without the comments at the first sample, which are about the file.
+    """The annotations of a file, without the comments at the first sample, which describe the file.
 
     Attributes
     ----------
     samples : int64 array, (annotations,)
-        Where they are.
+        Positions.
     symbols : str array, (annotations,)
-        What they are, by wfdb's signs of the codes; ' ' for a code without one.
+        wfdb's symbols of the codes; ' ' for a code without a symbol.
     rate : float, optional
-        Of `samples`, in Hz; None where the file leaves it to the record's header.
+        Sampling rate that `samples` refers to, in Hz; None if only the record's header gives it.
     """
 
     samples: NDArray[np.int64]
@@ -48,7 +49,7 @@ def read_annotations(path: Path) -> Annotations:
     Raises
     ------
     Problem
-        Where it is missing, cut off or damaged.
+        If it is missing, truncated or damaged.
     """
     try:
         content = path.read_bytes()
@@ -60,7 +61,7 @@ def read_annotations(path: Path) -> Annotations:
         raise Problem(f"the annotation file {path.name} is truncated or damaged ({damage})") from None
     import wfdb
 
-    with TemporaryDirectory() as folder:  # without the header, whose rate rdann would take for that of the file
+    with TemporaryDirectory() as folder:  # beside the header, rdann would take the file's rate from it
         words.tofile(f"{folder}/r.atr")
         found = wfdb.rdann(f"{folder}/r", "atr")
     symbols = [symbol if isinstance(symbol, str) else " " for symbol in found.symbol]
@@ -72,10 +73,10 @@ class _Damage(Exception):
 
 
 def _check(content: bytes) -> tuple[NDArray[np.uint16], list[str]]:
-    """Words that `wfdb.rdann` can read, and the texts of comments at the very beginning.
+    """Check the words of a file; return words for `wfdb.rdann`, and the comments at the first sample.
 
-    These comments get the code of no annotation: rdann takes them for definitions, and waits for ever for the
-    end of one that is damaged.
+    In the returned words these comments have the code 0, "no annotation": rdann would read them as definitions, and
+    would never return from a damaged one.
     """
     if len(content) % 2:
         raise _Damage("it has an odd number of bytes")
@@ -98,31 +99,31 @@ def _check(content: bytes) -> tuple[NDArray[np.uint16], list[str]]:
             at += 2
         elif code == AUX:
             if number > 255:
-                raise _Damage(f"annotation {count} has a text of {number} characters, where 255 is the most")
+                raise _Damage(f"annotation {count} has a text of {number} characters, where at most 255 are allowed")
             if about_file:
                 notes.append(content[2 * at : 2 * at + number].decode("latin-1"))
             at += (number + 1) // 2
-        elif code == 0:  # no annotation: wfdb ends the comments at the beginning with it
+        elif code == 0:  # no annotation: wfdb writes it after the comments at the beginning
             here += number
         elif code <= HIGHEST:
             here += number
             count += 1
             if here < last:
-                raise _Damage(f"annotation {count} is at sample {here}, which lies before what precedes it")
+                raise _Damage(f"annotation {count} is at sample {here}, before the previous annotation")
             last, about_file = here, code == NOTE and here == 0
             if about_file:
                 checked[at - 1] = number
         elif code not in FIELDS:
-            raise _Damage(f"annotation {count + 1} has the code {code}, which there is none of")
+            raise _Damage(f"annotation {count + 1} has the unknown code {code}")
     if at >= len(words):
-        raise _Damage(f"it ends after {count} annotations without the mark of an end")
+        raise _Damage(f"it ends after {count} annotations without an end mark")
     if any(words[at:]):
-        raise _Damage(f"it goes on behind its end, which is marked after {count} annotations")
+        raise _Damage(f"it has more data after its end mark, which follows {count} annotations")
     return np.concatenate([checked[:at], np.zeros(2, "<u2")]), notes
 
 
 def _rate(notes: list[str]) -> float | None:
-    """The sampling rate that comments at the beginning of the file may give."""
+    """The sampling rate that the comments at the first sample give; None if they give none."""
     for note in notes:
         match = re.match(r"## time resolution: (\d+\.?\d*)", note)
         if match and float(match[1]) > 0:

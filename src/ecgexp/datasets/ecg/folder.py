@@ -1,4 +1,4 @@
-"""A folder of WFDB records of one's own, with a table of labels."""
+"""A folder of your own WFDB records, with a table of labels."""
 
 from __future__ import annotations
 
@@ -32,62 +32,62 @@ logger = logging.getLogger(__name__)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Label = Annotated[str, BeforeValidator(lambda label: str(label) if type(label) is int else label)]
-"""A text, or a code that is a number."""
+"""A text, or a whole number, which becomes its text."""
 SPLITS = ("train", "val", "test")
 TRUTH = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
 class WFDBFolder(RecordDataset):
-    """WFDB records of any rate, length and format, brought to one rate, length and set of leads.
+    """WFDB records of any rate, length and format, converted to one rate, length and set of leads.
 
     Parameters
     ----------
     root : path
-        The folder of the records, which may lie in sub-folders.
+        The folder of the records; they may be in sub-folders.
     cache_dir : path
-        Where signals are kept once read.
+        Folder for the cache of signals.
     labels_csv : path
         Table with one row per record; relative to `root` unless absolute.
     labels : list of str or int
-        The classes, in order; a number stands for its digits.
+        The classes, in order; a number is read as text.
     lead_names : list of str
-        The leads, in order, matched by name whatever their case.
+        The leads, in order, matched by name in any letter case.
     sampling_rate : float
         In Hz; records of another rate are resampled.
     samples : int
         Length; longer records are cropped to their beginning, shorter ones padded with zeros at their end.
     record_column : str
-        Column with the record: its path in `root`, or its name where that is unique in all sub-folders.
+        Column with the record: its path in `root`, or its name if that is unique in all sub-folders.
     label_column : str, optional
-        Column with the labels that hold, as text. By default each label has a column of 0 and 1 with its
+        Column with the record's labels, as text. By default each label has a column of 0 and 1 with its
         name.
     separator : str
-        What stands between two labels in `label_column`.
+        Text between two labels in `label_column`.
     patient_column : str, optional
-        Column with the patient. By default each record is taken for a patient of its own.
+        Column with the patient. By default each record counts as a separate patient.
     split_column : str, optional
-        Column with train, val or test. By default patients are split at random such that each label has
+        Column with train, val or test. By default patients are split at random so that each label has
         its share in each split (see `stratified_split`).
     fractions : three floats
-        Shares of the train, validation and test splits, where there is no `split_column`.
+        Shares of the train, validation and test splits, if there is no `split_column`.
     split_seed : int
         Same seed, same splits.
     multiclass : bool
-        Each record has exactly one label; one with none or several is bad, see `on_bad_record`.
+        Each record has exactly one label; a record with none or several is bad (see `on_bad_record`).
     uncalibrated : {'refuse', 'assume'}
-        Take a record with a lead for which its header gives no gain for bad, see `on_bad_record`, or assume
-        200 steps per mV and count it as adapted in `summary`.
+        How to treat a lead whose header gives no gain. 'refuse': its record is bad (see `on_bad_record`). 'assume': it
+        has 200 steps per mV, and its record is counted as adapted in `summary`.
     normalize, on_bad_record, workers
         See `RecordDataset`.
 
     Raises
     ------
     UserError
-        Where labels or leads are named twice or `fractions` are no shares that sum to 1.
+        If a label or lead is named twice, or `fractions` are not three shares that sum to 1.
     """
 
     exact = False
-    keep_unlabelled = True  # none of the labels is an answer too
+    keep_unlabelled = True  # "none of the labels" is a valid target
 
     def __init__(
         self,
@@ -130,8 +130,7 @@ class WFDBFolder(RecordDataset):
         if len(self.fractions) != len(SPLITS):
             raise UserError(
                 f"Config key 'dataset.fractions' is {list(fractions)}, which are {len(fractions)} shares: give "
-                "three, those "
-                "of train, val and test, such as [0.8,0.2,0] without records for the test."
+                "three, for train, val and test, such as [0.8,0.2,0] for no test records."
             )
         if not all(isinstance(share, Real) and 0 <= share <= 1 for share in self.fractions):
             raise UserError(
@@ -167,7 +166,7 @@ class WFDBFolder(RecordDataset):
                     f"{self.table} names no record in line {line}, column {self.record_column!r}: fill it in."
                 )
             if not name.isprintable():
-                raise UserError(f"{self.table} has {text!r} for a record in line {line}: write its path there.")
+                raise UserError(f"{self.table} has {text!r} as a record in line {line}: write its path there.")
             if name in lines:
                 raise UserError(
                     f"{self.table} has record {name} in line {lines[name]} ({cells[lines[name]]!r}) and in line {line} "
@@ -186,14 +185,14 @@ class WFDBFolder(RecordDataset):
         return [text.casefold() for text in cells]
 
     def metadata(self, split: SplitName) -> pd.DataFrame | None:
-        """Columns ``age``, ``sex``, ``site`` and ``device`` of the table of labels, those that it has."""
+        """Columns ``age``, ``sex``, ``site`` and ``device`` of the table of labels, as far as it has them."""
         return read_metadata(self.table, self.record_column, self.load(split).ids, _record_name)
 
     def _split(self, records: Records) -> Records:
         if not self.patient_column:
             logger.warning(
-                "%s: each record is taken for a patient of its own; name dataset.patient_column where a "
-                "patient may have several",
+                "%s: each record counts as a separate patient. If a patient may have several records, set "
+                "dataset.patient_column.",
                 self.table,
             )
         targets = self._read_labels(records).targets
@@ -251,13 +250,13 @@ class _LabelError(Exception):
 
 
 def _record_name(text: str) -> str:
-    """Path of a record as WFDB has it, whatever the table writes: ``./a/100.HEA`` and ``a//100.0`` are ``a/100``."""
+    """Path of a record in WFDB's form: ``./a/100.HEA`` and ``a//100.0`` become ``a/100``."""
     path = record_name(text.replace("\\", "/").strip())
     return posixpath.normpath(plain_id(path)) if path else ""
 
 
 def _locate(root: Path, names: list[str], table: Path) -> list[str]:
-    """Paths of records in `root`, which `names` gives as paths or as bare names."""
+    """Find records in `root` by their paths or bare names; return their paths."""
     targets = _find_headers(root)
     by_name = defaultdict(list)
     for path in sorted(targets):
@@ -279,13 +278,13 @@ def _locate(root: Path, names: list[str], table: Path) -> list[str]:
             )
         other = names_of.setdefault(targets.get(file) or os.path.realpath(root / f"{file}.hea"), name)
         if other != name:
-            raise UserError(f"{table} has one record as {other} and as {name}: keep one row of it.")
+            raise UserError(f"{table} has one record twice, as {other} and as {name}: keep one of the rows.")
         files.append(file)
     return files
 
 
 def _find_headers(root: Path) -> dict[str, str]:
-    """Records in a folder and in those that links in it lead to: path without extension, to the header's real path."""
+    """Find the records in a folder, also through links: the header's real path, by path without extension."""
     found: dict[str, str] = {}
     _walk(str(root), (os.path.realpath(root),), found)
     start = len(str(root)) + 1
@@ -293,7 +292,7 @@ def _find_headers(root: Path) -> dict[str, str]:
 
 
 def _walk(folder: str, chain: tuple[str, ...], found: dict[str, str]) -> None:
-    """Add the headers below a folder to `found`; `chain` is where the folders on the way to it, and it, really are."""
+    """Add the headers below a folder to `found`; `chain` has the real paths of its parent folders and itself."""
     try:
         entries = list(os.scandir(folder))
     except OSError as error:
@@ -304,7 +303,7 @@ def _walk(folder: str, chain: tuple[str, ...], found: dict[str, str]) -> None:
         target = os.path.realpath(entry.path) if link else f"{chain[-1]}/{entry.name}"
         if Path(entry).is_dir() if link else entry.is_dir():
             if target in chain:
-                logger.warning("%s is a link back to %s, and not followed.", entry.path, target)
+                logger.warning("%s is a link back to its parent folder %s and is not followed.", entry.path, target)
             else:
                 _walk(entry.path, (*chain, target), found)
         elif entry.name.endswith(".hea"):

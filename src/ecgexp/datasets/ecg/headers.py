@@ -1,7 +1,7 @@
-"""WFDB headers: what a record's .hea file says of its leads and segments.
+"""WFDB headers: the description of a record's leads and segments in its .hea file.
 
-wfdb itself drops the characters of a header that are not ASCII (so that µV becomes V), reads a gain of 0 as 200,
-and does not get past a date that is only a year. None of this may happen without a word, so headers are read here.
+This module exists because wfdb's own reader drops all characters of a header that are not ASCII (so µV becomes V),
+silently reads a gain of 0 as 200, and fails on a date that is only a year.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ecgexp.datasets.paths import unreadable
 
 DEFAULT_RATE = 250.0
-"""Hz, where a header gives no rate, by header(5)."""
+"""Sampling rate in Hz if a header gives none, by header(5)."""
 OTHER_FORMATS = {".edf": "an EDF", ".bdf": "a BDF", ".dcm": "a DICOM", ".scp": "an SCP-ECG", ".xml": "an XML"}
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _WHOLE = r"\d{1,18}"
@@ -36,13 +36,13 @@ _LEAD = re.compile(
 
 
 def header_lines(content: bytes) -> list[str]:
-    """Lines of a header, without comments and empty ones, in whichever encoding each is."""
+    """Lines of a header, without comments and empty ones; each line may have its own encoding."""
     lines = (line.strip() for line in content.removeprefix(b"\xef\xbb\xbf").replace(b"\r", b"\n").split(b"\n"))
     return [_decoded(line) for line in lines if line and not line.startswith(b"#")]
 
 
 def named_files(header: bytes) -> list[str]:
-    """Files that a WFDB header names, whatever their names: signal files, or headers of segments."""
+    """Files that a WFDB header names: signal files, or the headers of segments."""
     words = [word for line in header_lines(header) for word in line.split()[:1]]
     if not words:
         return []
@@ -51,32 +51,32 @@ def named_files(header: bytes) -> list[str]:
 
 
 class Problem(Exception):
-    """What is wrong with a record, before it is known how the user names the record."""
+    """What is wrong with a record; `RecordError` adds the record's path."""
 
 
 class Lead(NamedTuple):
-    """What a header says of one lead.
+    """A header's description of one lead.
 
     Attributes
     ----------
     name : str
-        'unnamed' where the header has no name.
+        'unnamed' if the header has no name.
     file : str
         The signal file, in the header's folder; '~' for none.
     format : str
         WFDB's number of the format.
     per_frame, skew, offset : int
-        Samples in each frame, frames by which the lead comes late in the file, bytes before the first frame.
+        Samples in each frame; frames by which the lead is delayed in the file; bytes before the first frame.
     gain : float
-        Steps per unit; 0 where the header gives none, which means that the lead is not calibrated.
+        Steps per unit; 0 if the header gives none, which means that the lead is not calibrated.
     baseline : int
-        The step that stands for 0.
+        The step for the value 0.
     unit : str
-        As written; 'mV' where the header has none.
+        As written; 'mV' if the header has none.
     start : int
-        What the differences of format 8 begin with.
+        Initial value that the differences of format 8 are added to.
     initial, checksum : int
-        Of the first sample, and of all; 0 where the header does not tell.
+        First sample, and checksum of all samples; 0 if the header does not give it.
     """
 
     name: str
@@ -95,20 +95,20 @@ class Lead(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """What a header says.
+    """The contents of a header.
 
     Attributes
     ----------
     rate : float, optional
-        Frames per second; None where the header does not tell.
+        Frames per second; None if the header does not give it.
     length : int, optional
-        Frames; None where the header does not tell.
+        Frames; None if the header does not give it.
     leads : tuple of Lead
         Empty for a record of several segments.
     segments : tuple of (str, int)
-        Record name, '~' for a gap, and length of each segment; empty for a record that has none.
+        Record name ('~' for a gap) and length of each segment; empty for a record without segments.
     signals : int
-        Leads that its first line counts.
+        Number of leads by its first line.
     """
 
     rate: float | None
@@ -119,12 +119,12 @@ class Header:
 
 
 def record_name(text: str) -> str:
-    """A record's name without the extension of one of its files, whatever its case: 'a/r.MAT' is 'a/r'."""
+    """Remove the extension of one of a record's files, in any letter case: 'a/r.MAT' becomes 'a/r'."""
     return text[:-4] if text[1:][-4:].lower() in (".hea", ".dat", ".mat", ".atr") else text
 
 
 def record_path(path: Path) -> Path:
-    """A record without extension, whichever of its files is named: 'a/r.hea' is 'a/r' unless there is 'a/r.hea.hea'."""
+    """Path of a record without extension: 'a/r.hea' becomes 'a/r' unless 'a/r.hea.hea' exists."""
     name = record_name(path.name)
     return path if name == path.name or path.with_name(f"{path.name}.hea").is_file() else path.with_name(name)
 
@@ -135,7 +135,7 @@ def read_header(path: Path) -> Header:
     Raises
     ------
     Problem
-        Where the file is missing or is no header.
+        If the file is missing or is not a header.
     """
     if not path.name:
         raise Problem("it is a folder: name the records in it, such as *.hea")
@@ -162,7 +162,7 @@ def _lines(path: Path) -> list[str]:
     """Lines of a header, without comments and empty ones."""
     try:
         content = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+    except (OSError, ValueError) as error:  # ValueError: not a possible file name
         raise Problem(_other_format(path) or f"the header file {unreadable(path, error)}") from error
     return header_lines(content)
 
@@ -171,18 +171,18 @@ def _decoded(line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError:
-        return line.decode("latin-1")  # any bytes are; the µ of µV is where Windows has it, too
+        return line.decode("latin-1")  # accepts any byte, and has the µ of µV at the same code as Windows
 
 
 def _other_format(header: Path) -> str:
-    """That there is a file in another format, or a folder, where a header is missing; '' where there is none."""
+    """Say that a folder or a file in another format is there in place of a header; '' if there is none."""
     record = header.with_suffix("")
     with suppress(OSError):
         if record.is_dir():
             return f"it is a folder: name the records in it, such as {record.name}/*.hea"
     others = [record, *(record.with_name(record.name + suffix) for suffix in OTHER_FORMATS)]
     for other in (path for path in others if path.suffix.lower() in OTHER_FORMATS):
-        with suppress(OSError):  # a name that is too long
+        with suppress(OSError):  # the name may be too long
             if other.is_file():
                 kind = OTHER_FORMATS[other.suffix.lower()]
                 return (
@@ -202,7 +202,7 @@ def _rate(words: list[str], name: str) -> float | None:
 
 
 def _length(words: list[str], name: str) -> int | None:
-    if not words or any(sign in words[0] for sign in ":/-"):  # a time or a date follows at once
+    if not words or any(sign in words[0] for sign in ":/-"):  # a time or a date, and no length
         return None
     if re.fullmatch(_WHOLE, words[0]) is None:
         raise Problem(f"{name} gives a length of {words[0]!r}, where a whole number of samples is expected")
@@ -212,14 +212,14 @@ def _length(words: list[str], name: str) -> int | None:
 def _segment(line: str, name: str) -> tuple[str, int]:
     match = _SEGMENT.fullmatch(line)
     if match is None:
-        raise Problem(f"its files are truncated or damaged ({name} has the line {line[:60]!r}, which is no segment)")
+        raise Problem(f"its files are truncated or damaged ({name} has the line {line[:60]!r}, which is not a segment)")
     return match[1], int(match[2])
 
 
 def _lead(line: str, name: str) -> Lead:
     match = _LEAD.fullmatch(line)
     if match is None:
-        raise Problem(f"its files are truncated or damaged ({name} has the line {line[:60]!r}, which is no signal)")
+        raise Problem(f"its files are truncated or damaged ({name} has the line {line[:60]!r}, which is not a signal)")
     found = match.groupdict(default="")
     _, zero, initial, checksum, _ = [*map(int, found["rest"].split()), 0, 0, 0, 0, 0][:5]
     return Lead(

@@ -1,12 +1,12 @@
-"""A dipole model of the heart: hearts with diagnoses in, 12-lead ECGs out.
+"""A dipole model of the heart: it turns hearts with diagnoses into 12-lead ECGs.
 
-Everything here is synthetic. Nothing clinical follows from signals of this model or from numbers on them.
+Everything here is synthetic. Signals of this model, and results on them, have no clinical meaning.
 
-A beat is a sum of waves. Each wave is a Gaussian in time times a fixed vector in space, so that a heart is a
-moving dipole, and each lead sees one projection of it. Atria (two P waves) and ventricles (q, R, S, a late
-wave that is used where conduction is disturbed, ST and T) follow their own trains of events, which lets AV
-block and atrial fibrillation be what they are. Hearts are columns of numbers, one row per heart, and all
-computation runs over many hearts at once.
+A beat is a sum of waves. Each wave is a Gaussian in time multiplied by a fixed vector in space. So the heart is a
+moving dipole, and each lead measures one projection of it. The atria (two P waves) and the ventricles (q, R, S, ST, T,
+and a late wave for disturbed conduction) follow separate trains of events, which allows AV block and atrial
+fibrillation. Hearts are stored as columns of numbers with one row per heart, and all computation runs over many
+hearts at once.
 
 Axes are Frank's: x to the patient's left, y to the feet, z to the back. Vectors are in mV, times in seconds.
 
@@ -49,7 +49,7 @@ DOWER: Final = np.array(
     ]
 )
 
-# The same eight leads from the potentials of RA, LA, LL, V1..V6; the chest leads against Wilson's terminal.
+# The same eight leads from the potentials of RA, LA, LL, V1..V6; chest leads are relative to Wilson's terminal.
 ELECTRODES: Final = np.zeros((8, 9))
 ELECTRODES[:2, :3] = [[-1, 1, 0], [-1, 0, 1]]
 ELECTRODES[2:, :3] = -1 / 3
@@ -61,7 +61,7 @@ VENTRICULAR: Final = slice(Q, T + 1)
 QRS: Final = slice(Q, ST)
 
 # A healthy adult: vector (x, y, z), centre, and the widths (standard deviations) before and after the centre.
-# P waves count from the middle of the P wave, all others from the peak of R.
+# Times of P waves count from the middle of the P wave, all others from the peak of R.
 _HEALTHY: Final = np.array(
     [
         [0.030, 0.075, -0.045, -0.012, 0.016, 0.016],  # P, right atrium
@@ -83,18 +83,18 @@ _FLUTTER: Final = 5.0  # Hz; every second to fourth wave is conducted
 
 @dataclass
 class Hearts:
-    """Hearts and the chests they are seen through, one row each.
+    """Hearts and the chests around them, one row each.
 
     Attributes
     ----------
     vector : (hearts, 8, 3), mV
         Amplitude of each wave in space.
     centre, before, after : (hearts, 8), s
-        Where each wave stands in the beat and how wide it is on either side (standard deviation).
+        Time of each wave in the beat, and its width before and after this time (standard deviations).
     pr : (hearts,), s
-        From the onset of P to the onset of QRS.
+        Time from the onset of P to the onset of QRS.
     leads : (hearts, 8, 3)
-        Projection to I, II, V1..V6: the Dower matrix as changed by the chest and the electrodes' places.
+        Projection to I, II, V1..V6: the Dower matrix, changed by the chest and by displaced electrodes.
     """
 
     vector: Floats
@@ -112,7 +112,7 @@ class Hearts:
         return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def amplitude(self, wave: int) -> Floats:
-        """What each of I, II, V1..V6 sees at the peak of a wave: (hearts, 8), mV."""
+        """Voltage in I, II, V1..V6 at the peak of a wave: (hearts, 8), mV."""
         return np.einsum("nij,nj->ni", self.leads, self.vector[:, wave])
 
 
@@ -181,9 +181,9 @@ def _misplace(leads: Floats, shift: Floats) -> None:
     leads[:, 2:] = (1 - share) * chest + share * np.take_along_axis(chest, neighbour[..., None], axis=1)
 
 
-# --- what diagnoses change ----------------------------------------------------------------------------------
-# Each takes hearts that it changes in place, the degree of the disease (about 0.3 mild to 1.3 severe) and a
-# generator for what differs between patients.
+# --- effects of diagnoses -----------------------------------------------------------------------------------
+# Each function changes hearts in place. It takes the degree of the disease (about 0.3 mild to 1.3 severe) and a
+# generator for the differences between patients.
 
 Lesion = Callable[[Hearts, Floats, np.random.Generator], None]
 
@@ -202,13 +202,13 @@ _REGIONS: Final = {
 
 
 def _direction(region: str, n: int, rng: np.random.Generator) -> Floats:
-    """Unit vectors towards a region of the ventricle, scattered a little: (hearts, 3)."""
+    """Unit vectors towards a region of the ventricle, with a small random deviation: (hearts, 3)."""
     vector = np.asarray(_REGIONS[region]) + rng.normal(0, 0.15, (n, 3))
     return vector / np.linalg.norm(vector, axis=1, keepdims=True)
 
 
 def _along(vector: Floats, direction: Floats) -> Floats:
-    """Share of vectors that points along unit vectors, (hearts, 1)."""
+    """Components of vectors along unit vectors, (hearts, 1)."""
     return np.einsum("nj,nj->n", vector, direction)[:, None]
 
 
@@ -280,7 +280,7 @@ def _aneurysm(hearts: Hearts, degree: Floats, rng: np.random.Generator) -> None:
 
 
 def _left_bundle(share: float, hearts: Hearts, degree: Floats, rng: np.random.Generator) -> None:
-    # A complete block is complete in every patient: only its picture differs.
+    # A complete block is complete in every patient; only its signs in the ECG vary.
     block = share * (0.85 + 0.15 * degree.clip(0, 1))
     b, vector = block[:, None], hearts.vector
     late = np.abs(vector[:, R]) * [0.75, 0.25, 0.0] + [0.0, 0.0, 0.75]
@@ -330,7 +330,7 @@ def _fascicle(axis: float, late: float, hearts: Hearts, degree: Floats, rng: np.
 
     towards = frontal(axis)
     vector[:, R, :2] = (1 - share) * vector[:, R, :2] + share * size * towards
-    # The other fascicle's wall goes first, the blocked one's last.
+    # The wall of the other fascicle is activated first, that of the blocked one last.
     vector[:, Q, :2] -= 0.18 * share * towards
     vector[:, S, :2] += 0.42 * share * frontal(late)
     for times in (hearts.centre, hearts.before, hearts.after):
@@ -391,17 +391,17 @@ def _right_atrium(hearts: Hearts, degree: Floats, rng: np.random.Generator) -> N
 
 def _paced(hearts: Hearts, degree: Floats, rng: np.random.Generator) -> None:
     _left_bundle(1.1, hearts, degree, rng)
-    # The spike takes the place of q: a heart that is driven from the right ventricle has none.
+    # The spike uses the wave q, because a heart paced from the right ventricle has no q.
     hearts.vector[:, Q] = rng.normal([0.3, 0.8, -0.4], 0.15, (len(hearts), 3))
     hearts.centre[:, Q] = -0.085
     hearts.before[:, Q] = hearts.after[:, Q] = 0.003
 
 
 def _nothing(hearts: Hearts, degree: Floats, rng: np.random.Generator) -> None:
-    """For what shows in the rhythm only."""
+    """Change nothing, for diagnoses that affect only the rhythm."""
 
 
-# In the order in which they act on a heart that has several.
+# In the order in which they are applied to a heart with several of them.
 LESIONS: Final[dict[str, Lesion]] = {
     "NORM": _nothing,
     "LVH": _left_ventricle,
@@ -458,11 +458,11 @@ def afflict(hearts: Hearts, rows: Rows, diagnosis: str, degree: Floats, rng: np.
     ----------
     hearts : Hearts
     rows : (afflicted,)
-        Which ones.
+        Rows of the hearts to change.
     diagnosis : str
         A key of `LESIONS`: an SCP-ECG statement.
     degree : (afflicted,)
-        About 0.3 for mild to 1.3 for severe.
+        From about 0.3 (mild) to 1.3 (severe).
     rng : numpy Generator
     """
     changed = hearts.take(rows)
@@ -476,17 +476,17 @@ def afflict(hearts: Hearts, rows: Rows, diagnosis: str, degree: Floats, rng: np.
 
 @dataclass
 class Beats:
-    """When atria and ventricles of each record act.
+    """Times at which the atria and ventricles of each record are activated.
 
     Attributes
     ----------
     atrial, ventricular : (records, events), s
-        Middle of each P wave and peak of each R wave, ascending, from the start of the record; events before
-        0 and after its end are there because their waves may reach into it.
+        Middle of each P wave and peak of each R wave, ascending, from the start of the record. Events before 0 and
+        after the end are included, because their waves may extend into the record.
     conducted : (records, events)
         1 for a ventricular event on the normal path, 0 for an ectopic one.
     recovery : (records, events)
-        Factor on the times of ST and T, from the length of the cycle.
+        Factor for the times of ST and T, which depends on the length of the cycle.
     flicker, flutter : (records,), mV
         Amplitude of fibrillatory and of flutter waves.
     """
@@ -508,7 +508,7 @@ class Beats:
         return events[(events >= 0) & (events < SECONDS)]
 
 
-# Heart rate (mean, deviation, least, most) in 1/min, and the depth of respiratory and of irregular variation.
+# Heart rate (mean, deviation, minimum, maximum) in 1/min, and the size of respiratory and of irregular variation.
 RHYTHMS: Final = {
     "SR": ((72, 10, 58, 100), 0.025, 0.010),
     "SARRH": ((68, 9, 55, 95), 0.140, 0.030),
@@ -541,7 +541,7 @@ def beat(
     hearts : Hearts
         One per record.
     rhythm : (records,)
-        A key of `RHYTHMS` each.
+        Keys of `RHYTHMS`.
     extra : (records,)
         'PVC', 'PAC' or ''.
     block : (records,)
@@ -600,9 +600,9 @@ def beat(
 
 
 def _ectopic(rng: np.random.Generator, rhythm: NDArray[np.str_], extra: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """Which events come early: (records, events)."""
+    """Whether each event comes early: (records, events)."""
     n, index = len(rhythm), np.arange(_BEATS)
-    # Seven events or fewer between single extra beats put at least one into 10 s at any sinus rate.
+    # With at most seven events between extra beats, 10 s contain at least one extra beat at any sinus rate.
     every = np.select(
         [rhythm == "BIGU", rhythm == "TRIGU", rhythm == "SVARR", extra != ""],
         [2, 3, rng.integers(2, 5, n), rng.integers(4, 8, n)],
@@ -612,7 +612,7 @@ def _ectopic(rng: np.random.Generator, rhythm: NDArray[np.str_], extra: NDArray[
 
 
 def _ventricular_ectopic(hearts: Hearts, rng: np.random.Generator) -> Hearts:
-    """The same chests with a beat that starts in a ventricle: wide, large, T against it."""
+    """The same chests with a beat that starts in a ventricle: QRS wide and large, T opposite to it."""
     n = len(hearts)
     towards = rng.normal(0, 1, (n, 3)) * [1.0, 1.0, 0.8]
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
@@ -633,7 +633,7 @@ def _ventricular_ectopic(hearts: Hearts, rng: np.random.Generator) -> Hearts:
 
 @dataclass
 class Noise:
-    """How well each record was taken: amplitudes as standard deviations, all (records,), in mV."""
+    """Noise of each record: amplitudes as standard deviations, each (records,), in mV."""
 
     wander: Floats
     muscle: Floats
@@ -678,7 +678,7 @@ def record(
 
 
 def _twelve(leads: NDArray[np.int32]) -> NDArray[np.int16]:
-    """All leads from I, II, V1..V6, so that Einthoven's and Goldberger's equations hold in the file too."""
+    """All leads from I, II, V1..V6. Einthoven's and Goldberger's equations hold for the whole numbers in the file."""
     one, two = leads[..., 0], leads[..., 1]
     limbs = np.stack([one, two, two - one, -(one + two) // 2, one - two // 2, two - one // 2], axis=-1)
     return np.concatenate([limbs, leads[..., 2:]], axis=-1).astype(np.int16)
@@ -706,7 +706,7 @@ def _waves(
     vector, centre, before, after = (
         getattr(hearts, name).astype(np.float32)[:, waves, None] for name in ("vector", "centre", "before", "after")
     )
-    # A sample lies in the waves of the last two events and of the one to come.
+    # A sample may lie in the waves of the last two events and of the next one.
     for index in (following - 2, following - 1, np.minimum(following, peaks.shape[1] - 1)):
         since = time - np.take_along_axis(peaks, index, axis=1)
         size = np.take_along_axis(weights, index, axis=1)
@@ -739,7 +739,7 @@ def _atrial_arrhythmia(
 
 
 def _breathe(rng: np.random.Generator, time: NDArray[np.float32], dipole: NDArray[np.float32]) -> Floats:
-    """Let breathing change size and axis of dipoles (3, records, samples) in place; return its course."""
+    """Change size and axis of dipoles (3, records, samples) by breathing, in place; return the course of breath."""
     n = dipole.shape[1]
     course = np.sin(2 * np.pi * (rng.uniform(0.18, 0.32, (n, 1)) * time + rng.random((n, 1))))
     size = (1 + rng.uniform(0.01, 0.07, (n, 1)) * course).astype(np.float32)
@@ -767,11 +767,11 @@ def _electrode_noise(
 
     colour = amplitude(noise.wander, slow, 1.5) + amplitude(noise.muscle, fast, 0.5)
     heave = noise.wander[:, None] * rng.normal(0, 0.35, (n, 9))
-    # Resampling to 100 Hz leaves half of what lies at 50 Hz.
+    # Resampling to 100 Hz leaves half of the amplitude at 50 Hz.
     left = 0.5 if sampling_rate <= 100 else 1.0
     pickup = left * noise.mains[:, None] * rng.normal(0, 1, (n, 9))
     hum = np.sin(2 * np.pi * (rng.normal(50, 0.05, (n, 1)) * time + rng.random((n, 1))))
-    # Drawn last: all that comes before is the same at every sampling rate.
+    # Drawn last, so that all earlier random numbers are the same at every sampling rate.
     white = rng.standard_normal((n, 9, samples), dtype=np.float32)
     potential = np.fft.irfft(np.fft.rfft(white) * colour, samples)
     potential += heave[..., None] * breath[:, None] + pickup[..., None] * hum[:, None]

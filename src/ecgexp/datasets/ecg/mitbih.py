@@ -27,9 +27,9 @@ from ecgexp.errors import UserError, said
 logger = logging.getLogger(__name__)
 
 SYMBOLS = {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"}
-"""Symbols of the annotations that each class holds; all others mark no beat, or a wave of ventricular flutter."""
+"""Annotation symbols of each class. Other symbols do not mark beats, except for waves of ventricular flutter."""
 
-# De Chazal et al. 2004, who leave out the recordings with paced beats.
+# The lists of de Chazal et al. 2004; they leave out the recordings with paced beats.
 DS1 = (
     "101", "106", "108", "109", "112", "114", "115", "116", "118", "119", "122",
     "124", "201", "203", "205", "207", "208", "209", "215", "220", "223", "230",
@@ -41,10 +41,10 @@ DS2 = (
 PACED = ("102", "104", "107", "217")
 RECORDINGS = tuple(sorted((*DS1, *DS2, *PACED)))
 SAME_PATIENT = {"202": "201"}
-"""The one patient with two recordings."""
+"""The only patient with two recordings."""
 
 RATE = 125.0  # Hz
-LONGEST, PADDED = 187, 192  # samples of a beat, and with the zeros that make it 16 x 12
+LONGEST, PADDED = 187, 192  # most samples of a beat; length with zeros, for nets that take 16 x 12
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 TEST_FRACTION = 0.2  # as in the published table
 FORMAT = 2
@@ -56,17 +56,17 @@ Limit = Annotated[int, Field(ge=1)]
 
 
 def cut_beats(signal: NDArray[Any], peaks: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Beats of a recording, each from its R peak to 1.2 times the R-R interval later, both ends included.
+    """Cut the beats of a recording: each begins at its R peak and lasts 1.2 R-R intervals, both ends included.
 
-    A beat is cut off after 187 samples, scaled so that its lowest sample is 0 and its highest 1, and padded
-    with zeros to 192. The last peak only ends the interval of the beat before it.
+    A beat has at most 187 samples. It is scaled so that its lowest sample is 0 and its highest 1, and padded with
+    zeros to 192. The last peak only ends the interval of the beat before it.
 
     Parameters
     ----------
     signal : array, (samples,)
         One lead at 125 Hz.
     peaks : int64 array, (beats + 1,)
-        Where in it the R peaks are, in order.
+        Positions of the R peaks in `signal`, in order.
 
     Returns
     -------
@@ -74,9 +74,9 @@ def cut_beats(signal: NDArray[Any], peaks: NDArray[np.int64]) -> NDArray[np.floa
 
     Notes
     -----
-    Kachuee et al. describe peaks found by a threshold, and 1.2 times the median interval of 10 s around the beat.
-    The table that they published has every annotated beat but the last of each recording, and its rows end 1.2
-    times the distance to the beat's own next peak after their first sample: so it is done here.
+    Kachuee et al. describe peaks found by a threshold, and a length of 1.2 times the median interval of 10 s around
+    the beat. Their published table differs from this description: it has every annotated beat except the last of each
+    recording, and each beat lasts 1.2 times the interval to its own next peak. This function follows the table.
     """
     starts = peaks[:-1]
     lengths = np.minimum(12 * np.diff(peaks) // 10 + 1, len(signal) - starts)
@@ -98,7 +98,7 @@ class Beats:
     signals : float32 array, (beats, 192, 1)
         From 0 to 1; memory-mapped.
     classes : int64 array, (beats,)
-        Place of each beat's class in the label names.
+        Index of each beat's class in the label names.
     ids, patients : str array, (beats,)
     """
 
@@ -109,7 +109,7 @@ class Beats:
 
 
 class _BeatDataset(SignalDataset):
-    """Beats, wherever they come from: one label each, a stratified choice of them, the test split apart."""
+    """Common part of the data sets of beats: one label each, stratified splits, test beats read only on request."""
 
     unit = "single beats from 0 to 1"
     multiclass = True
@@ -126,10 +126,10 @@ class _BeatDataset(SignalDataset):
 
     @abstractmethod
     def _divided(self, test: bool) -> tuple[Beats, NDArray[np.str_]]:
-        """Beats with those of the test split, or with all others, and the name of each one's split."""
+        """Beats that include the test split, or all other splits, and the name of each beat's split."""
 
     def prepare(self) -> None:
-        """Cut the beats that training and validation need into the cache."""
+        """Cut the beats of the train and validation splits, and cache them."""
         self.load("train")
         self.load("val")
 
@@ -139,19 +139,19 @@ class _BeatDataset(SignalDataset):
         Raises
         ------
         UserError
-            Where a file is missing or damaged, or no beat is left.
+            If a file is missing or damaged, or the split is empty.
         """
         if split not in self._loaded:
             self._loaded[split] = self._select(split)
         return self._loaded[split]
 
     def summary(self) -> dict[str, Any]:
-        """What a run should record of its data, JSON-able.
+        """What a run records about its data, JSON-able.
 
         Returns
         -------
         dict
-            ``train``, ``val``, and ``test`` once that was loaded: ``records`` (beats), ``patients`` and
+            ``train``, ``val``, and ``test`` if it has been loaded: ``records`` (beats), ``patients`` and
             ``labels`` (beats per class). ``warning``: see `Dataset`.
         """
         summary = super().summary()
@@ -172,7 +172,7 @@ class _BeatDataset(SignalDataset):
         labels = ", ".join(f"{label} {count}" for label, count in counts["labels"].items())
         logger.info("%s: %d beats of %d patients: %s", name, counts["records"], counts["patients"], labels)
         for label in (label for label, count in counts["labels"].items() if not count):
-            logger.warning("The %s split has no beat of class %s: nothing can be said about it.", name, label)
+            logger.warning("The %s split has no beat of class %s: results for it have no meaning.", name, label)
         return split
 
     def _some(self, classes: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -185,8 +185,8 @@ class _BeatDataset(SignalDataset):
 class MITBIH(_BeatDataset):
     """Beats of the MIT-BIH Arrhythmia Database, cut as Kachuee et al. 2018 did, with splits by beat or by patient.
 
-    Each of the 48 recordings is resampled to 125 Hz, and each annotated beat is 192 samples of one lead, without
-    unit, from 0 to 1 (see `cut_beats`). The classes are those of ANSI/AAMI EC57:
+    Each of the 48 recordings is resampled to 125 Hz. Each annotated beat is 192 samples of one lead, from 0 to 1
+    without unit (see `cut_beats`). The classes are those of ANSI/AAMI EC57:
 
     ===== ================================================================================== ======= ========
     class symbols in the annotations                                                         beats   share
@@ -198,38 +198,38 @@ class MITBIH(_BeatDataset):
     Q     / paced, f fusion of paced and normal beat, Q unclassifiable                        8,039   7.35 %
     ===== ================================================================================== ======= ========
 
-    These 109,446 beats are as many in each class as in the published table. The database annotates 109,494;
-    the last one of each recording has no interval to a next beat. The symbols that are not listed mark rhythms,
-    noise, isolated artefacts and non-conducted P waves, or (!) single waves of ventricular flutter.
+    These 109,446 beats have the same number in each class as the published table. The database annotates 109,494; the
+    last beat of each recording is left out because no interval to a next beat exists. The other symbols mark rhythms,
+    noise, isolated artefacts, non-conducted P waves, or (!) single waves of ventricular flutter.
 
     Parameters
     ----------
     root : path
         The folder with the ``.hea``, ``.dat`` and ``.atr`` files.
     cache_dir : path
-        Where beats are kept once cut.
+        Folder for the cache of beats.
     split : {'interpatient', 'random'}
-        'interpatient': the test split is DS2 of de Chazal et al. 2004; DS1 is divided by patient into training
-        and validation such that each class has its share in both, as far as patients allow; the recordings with
-        paced beats, 102, 104, 107 and 217, are left out. Recordings 201 (DS1) and 202 (DS2) are of one patient, whom
-        the published lists have on both sides. 'random': all recordings, divided by beat with each class in
-        proportion, a fifth for the test, as in the published table: beats of one patient are in all splits,
-        which flatters every figure.
+        'interpatient': the test split is DS2 of de Chazal et al. 2004. DS1 is divided by patient into training and
+        validation so that each class has its share in both, as far as possible. The recordings with paced beats (102,
+        104, 107 and 217) are left out. Recordings 201 (DS1) and 202 (DS2) are from one patient; the published lists
+        have this patient in both sets. 'random': all recordings are divided by beat, stratified by class, with a fifth
+        for the test, as in the published table. Then beats of one patient are in all splits, so all results are too
+        good.
     val_fraction : float
-        Share of what is not in the test split that validates.
+        Validation's share of the training and validation data.
     split_seed : int
         Same seed, same splits.
     lead : str or list of str
-        By name, the most wanted first: of each recording the first one that it has is taken. 102 and 104 have
-        no MLII, since the patients' dressings left no place for the electrodes. A recording with none of the leads
-        is left out, and listed in `summary`.
+        Lead names in order of preference: each recording gives the first of them that it has. Recordings 102 and 104
+        have no MLII, because surgical dressings left no place for its electrodes. A recording with none of the
+        leads is left out and listed in `summary`.
     beats_per_class : int, optional
-        At most so many beats of each class in training, and as many in validation; the test split stays whole.
+        At most so many beats of each class in training, and as many in validation; the test split is complete.
 
     Raises
     ------
     UserError
-        Where no lead is named.
+        If no lead is named.
 
     References
     ----------
@@ -260,28 +260,28 @@ class MITBIH(_BeatDataset):
 
     @property
     def warning(self) -> str:  # type: ignore[override]
-        """What the split means for every result."""
+        """How the split affects every result."""
         if self.split == "random":
             return (
-                "Random split: beats of one patient are in training, validation and test alike, which flatters every "
-                "figure; dataset.split=interpatient keeps patients apart."
+                "Random split: beats of one patient are in training, validation and test, so all results are too good; "
+                "dataset.split=interpatient separates the patients."
             )
         return (
-            "Inter-patient split: recordings 201 (DS1: training or validation) and 202 (DS2: test) are of one patient, "
-            "whom the published lists put on both sides."
+            "Inter-patient split: recordings 201 (DS1: training or validation) and 202 (DS2: test) are from one "
+            "patient, as in the published lists."
         )
 
     def summary(self) -> dict[str, Any]:
-        """What a run should record of its data, JSON-able.
+        """What a run records about its data, JSON-able.
 
         Returns
         -------
         dict
-            ``train``, ``val``, and ``test`` once that was loaded: ``records`` (beats), ``patients`` and
+            ``train``, ``val``, and ``test`` if it has been loaded: ``records`` (beats), ``patients`` and
             ``labels`` (beats per class). ``recordings``: names by split; for the random split all are in each.
-            ``shared_patients``: those who are in the test split and in another. ``leads``: of the recordings that
-            have not the most wanted one; ``left_out``: recordings with none of the wanted leads; both of those
-            that were read. ``warning``: see `Dataset`.
+            ``shared_patients``: patients in the test split and in another. ``leads``: lead by recording, for those
+            without the first wanted lead; ``left_out``: recordings with none of the wanted leads; both among the
+            recordings that were read. ``warning``: see `Dataset`.
         """
         used = {
             name: sorted({one.partition("/")[0] for one in self.load(name).ids.tolist()}) for name in ("train", "val")
@@ -298,7 +298,7 @@ class MITBIH(_BeatDataset):
         }
 
     def _recordings(self, test: bool) -> tuple[str, ...]:
-        """Recordings that have to be read for the test split, or for the others."""
+        """Recordings to read for the test split, or for the other splits."""
         if self.split == "random":
             return RECORDINGS
         return DS2 if test else DS1
@@ -317,7 +317,7 @@ class MITBIH(_BeatDataset):
         return beats, np.array(SPLITS)[part]
 
     def _read(self, recordings: tuple[str, ...]) -> Beats:
-        """Beats of recordings, from the cache or cut into it."""
+        """Beats of recordings, from the cache; they are cut first if the cache lacks them."""
         if recordings not in self._stored:
             if not self.root.is_dir():
                 raise UserError(
@@ -332,12 +332,12 @@ class MITBIH(_BeatDataset):
             patients = np.array([_patient(recording) for recording, _ in places])
             others = [f"{one} ({lead or 'left out'})" for one, lead in facts["leads"].items() if lead != self.leads[0]]
             if others:
-                logger.info("recordings without lead %s: %s", self.leads[0], ", ".join(others))
+                logger.info("Recordings without lead %s: %s.", self.leads[0], ", ".join(others))
             self._stored[recordings] = Beats(signals, np.array(facts["classes"]), ids, patients), facts
         return self._stored[recordings][0]
 
     def _cut(self, path: Path, recordings: Sequence[str]) -> dict[str, Any]:
-        """Write the beats of recordings to a file, and say what is known of them."""
+        """Write the beats of recordings to a file; return their places, classes and leads."""
         leads = {recording: self._lead_of(recording) for recording in recordings}
         annotations = {recording: read_beats(self.root / recording) for recording, lead in leads.items() if lead}
         if not annotations:
@@ -345,11 +345,11 @@ class MITBIH(_BeatDataset):
                 f"No recording in {self.root} has a lead {' or '.join(self.leads)}: dataset.lead may be MLII, V1, V2, "
                 "V4, V5, or a list of them."
             )
-        # The last beat has no interval to a next one.
+        # The last beat is left out: no interval to a next beat exists.
         places = {recording: found[:-1].tolist() for recording, (found, _, _) in annotations.items()}
         classes = [label for _, labels, _ in annotations.values() for label in labels[:-1].tolist()]
         array = create_array(path, (len(classes), PADDED, 1))
-        logger.info("cutting %d beats of %s into %s", len(classes), self.root, self.cache_dir)
+        logger.info("Cutting %d beats of %s into the cache %s.", len(classes), self.root, self.cache_dir)
         end = 0
         for recording in tqdm(annotations, desc="cutting beats", unit="recording", disable=None):
             found, _, rate = annotations[recording]
@@ -361,28 +361,28 @@ class MITBIH(_BeatDataset):
         return {"places": places, "classes": classes, "leads": leads}
 
     def _lead_of(self, recording: str) -> str:
-        """The most wanted lead that a recording has; '' for none."""
+        """The first wanted lead that a recording has; '' for none."""
         there = {name.casefold() for name in read_leads(self.root / recording)}
         return next((lead for lead in self.leads if lead.casefold() in there), "")
 
 
 class MITBIHTable(_BeatDataset):
-    """The same beats as Kachuee et al. published them: two tables of 187 samples and a class each.
+    """The same beats as published by Kachuee et al.: two tables with 187 samples and a class in each row.
 
-    Beats are padded with zeros to 192 samples. The published split is by beat, and whose beats they are is not told.
+    Beats are padded with zeros to 192 samples. The published split is by beat, and the tables do not name the patients.
 
     Parameters
     ----------
     root : path
         The folder of the tables.
     cache_dir : path
-        Where beats are kept once read.
+        Folder for the cache of beats.
     train, test : str
-        The tables, in `root`: CSV without a heading, or parquet. 188 columns; the class, 0 to 4 for N, S, V, F
-        and Q, is in a column ``target`` or else in the last one. The training table is divided into training and
-        validation, each class in proportion.
+        The tables, in `root`: CSV without a header, or parquet, with 188 columns. The class, 0 to 4 for N, S, V, F
+        and Q, is in the column ``target``, or else in the last column. The training table is divided into training
+        and validation, stratified by class.
     val_fraction, split_seed, beats_per_class
-        As of `MITBIH`.
+        As in `MITBIH`.
 
     References
     ----------
@@ -391,8 +391,8 @@ class MITBIHTable(_BeatDataset):
 
     lead_names = ("MLII",)
     warning = (
-        "Published split: beats of one patient are in training, validation and test alike, which flatters every "
-        "figure; intervals take each beat for a patient of its own, and are too narrow."
+        "Published split: beats of one patient are in training, validation and test, so all results are too good; "
+        "intervals count each beat as a separate patient, so they are too narrow."
     )
 
     def __init__(
@@ -413,7 +413,7 @@ class MITBIHTable(_BeatDataset):
         name = "test" if test else "train"
         table = self.root / self.files[name]
         if not table.is_file():
-            raise UserError(f"The table {absent(table)}: put it there, or name another with dataset.{name}.")
+            raise UserError(f"The table {absent(table)}: put it there, or name another table with dataset.{name}.")
         sources = Sources(self.root, [self.files[name]], self.cache_dir, ("",))
         settings = ["table", FORMAT]
         signals, facts = cached_array(self.cache_dir, sources, settings, lambda path: _read_table(table, path))
@@ -427,13 +427,13 @@ class MITBIHTable(_BeatDataset):
 
 
 def read_beats(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
-    """Annotated beats of a recording: their samples, their classes (places in `SYMBOLS`), and its rate in Hz.
+    """Read the annotated beats of a recording: their samples, their classes (indices in `SYMBOLS`), and the rate in Hz.
 
     Raises
     ------
     RecordError
-        Where the annotation file is missing or damaged, has fewer than two beats, has two at one place, or has
-        some behind the end of the recording.
+        If the annotation file is missing or damaged, or if it has fewer than two beats, two beats at one sample, or
+        beats after the end of the recording.
     """
     frames, rate = read_extent(path)
     name = f"{path.name}.atr"
@@ -441,7 +441,7 @@ def read_beats(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], float]
         found = read_annotations(path.with_name(name))
     except Problem as problem:
         raise RecordError(path, str(problem)) from problem.__cause__
-    finer = round((found.rate or rate) / rate)  # annotations may count samples where the record counts frames
+    finer = round((found.rate or rate) / rate)  # annotations may count samples while the record counts frames
     if not finer or not np.isclose(rate * finer, found.rate or rate, rtol=1e-3):
         raise RecordError(path, f"its annotation file {name} is for {found.rate:g} Hz, its header for {rate:g} Hz")
     known = {symbol: label for label, symbols in enumerate(SYMBOLS.values()) for symbol in symbols}
@@ -450,11 +450,11 @@ def read_beats(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], float]
     if len(beats) < 2:
         raise RecordError(path, "its annotation file has fewer than two beats")
     length, rate = frames * finer, found.rate or rate
-    behind = int((beats >= length).sum())
-    if behind:
+    late = int((beats >= length).sum())
+    if late:
         raise RecordError(
             path,
-            f"its annotation file {name} has {behind} of {len(beats)} beats behind the end of the recording, the last "
+            f"its annotation file {name} has {late} of {len(beats)} beats after the end of the recording, the last "
             f"one at sample {beats[-1]} of {length}",
         )
     close = beats[1:][np.diff(_at(beats, rate)) == 0]
@@ -464,12 +464,12 @@ def read_beats(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], float]
 
 
 def _at(samples: NDArray[np.int64], rate: float) -> NDArray[np.int64]:
-    """Where samples of a recording are at 125 Hz."""
+    """Positions at 125 Hz of samples at another rate."""
     return np.rint(samples * (RATE / rate)).astype(np.int64)
 
 
 def _read_table(table: Path, path: Path) -> dict[str, Any]:
-    """Write the beats of a published table to a file, and return their classes."""
+    """Write the beats of a published table to a file; return their classes."""
     import pandas as pd
 
     try:
@@ -477,18 +477,18 @@ def _read_table(table: Path, path: Path) -> dict[str, Any]:
         target = read["target"] if "target" in read else read.iloc[:, -1]
         classes = target.to_numpy(dtype=np.float64)
         values = read.drop(columns=target.name).to_numpy(dtype=np.float32)
-    except Exception as error:  # a damaged parquet file raises whatever its parsing happens to raise
+    except Exception as error:  # a damaged parquet file may raise any exception
         raise UserError(f"The table {table} cannot be read ({said(error)}): restore it.") from error
     if values.shape[1] != LONGEST:
         raise UserError(
             f"The table {table} has {values.shape[1] + 1} columns where {LONGEST} samples and a class are expected: "
-            "name the published table."
+            "use the published table."
         )
     wrong = ~np.isin(classes, range(len(SYMBOLS))) | ~np.isfinite(values).all(axis=1)
     if wrong.any():
         raise UserError(
-            f"Row {wrong.argmax() + 1} of the table {table} is no beat: its class must be 0 to {len(SYMBOLS) - 1}, "
-            "its samples numbers."
+            f"Row {wrong.argmax() + 1} of the table {table} is not a beat: its class must be 0 to {len(SYMBOLS) - 1}, "
+            "and its samples must be numbers."
         )
     array = create_array(path, (len(values), PADDED, 1))
     array[:, :LONGEST, 0] = values

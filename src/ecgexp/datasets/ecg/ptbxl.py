@@ -42,27 +42,27 @@ class PTBXL(RecordDataset):
     root : path
         The folder with ``ptbxl_database.csv``, ``scp_statements.csv`` and ``records100`` or ``records500``.
     cache_dir : path
-        Where signals are kept once read.
+        Folder for the cache of signals.
     sampling_rate : {100, 500}
-        In Hz: 1000 or 5000 samples.
+        In Hz; a record then has 1000 or 5000 samples.
     task : {'superclass', 'subclass', 'diagnostic', 'form', 'rhythm', 'all'}
         The labels, as in the PTB-XL benchmark. The superclasses come in the order NORM, STTC, CD, MI,
         HYP, all others in alphabetical order. A record with no label of the task is left out.
     min_likelihood : float
-        Likelihood in percent from which a diagnostic statement counts: 50 is the protocol of Leandro et
-        al., 0 the benchmark's. Form and rhythm statements, whose likelihood the data do not tell, always
-        count.
+        A diagnostic statement counts if its likelihood is at least this, in percent: 50 is the protocol of Leandro et
+        al., 0 that of the benchmark. Form and rhythm statements always count, because the data do not give their
+        likelihood.
     val_fold, test_fold : int or list of int
-        Values of ``strat_fold`` that validate and test.
+        Values of ``strat_fold`` of the validation and test splits.
     train_folds : list of int, optional
-        Those that train; all others by default.
+        Values of ``strat_fold`` of the training split; by default all others.
     normalize, on_bad_record, workers
         See `RecordDataset`.
 
     Raises
     ------
     UserError
-        Where a fold has two uses.
+        If a fold is in two splits.
 
     References
     ----------
@@ -99,7 +99,8 @@ class PTBXL(RecordDataset):
         twice = sorted({fold for fold in every if every.count(fold) > 1})
         if twice:
             raise UserError(
-                f"Fold {twice[0]} has two uses: keep dataset.train_folds, dataset.val_fold and dataset.test_fold apart."
+                f"Fold {twice[0]} is named twice: dataset.train_folds, dataset.val_fold and dataset.test_fold must "
+                "have no fold in common."
             )
 
     @cached_property
@@ -121,7 +122,7 @@ class PTBXL(RecordDataset):
     def metadata(self, split: SplitName) -> pd.DataFrame | None:
         """Age, sex, site and device of the records of a split, from ``ptbxl_database.csv``.
 
-        An age above 89 years is 300 there, and stays so.
+        The table has 300 for an age above 89 years; it is returned unchanged.
         """
         table = read_metadata(self.root / DATABASE, "ecg_id", self.load(split).ids, plain_id)
         if table is not None and "sex" in table:
@@ -181,7 +182,7 @@ class PTBXL(RecordDataset):
         if not any((self.root / folder).is_dir() for folder in folders):
             raise UserError(
                 f"{self.root} has no folder {folders[0]} with the {self.sampling_rate} Hz records: download "
-                f"them, or set dataset.sampling_rate={600 - self.sampling_rate}"
+                f"them, or set dataset.sampling_rate={600 - self.sampling_rate}."
             )
         use = {str(fold): name for name, folds in self.folds.items() for fold in folds}
         rest = "" if "train" in self.folds else "train"
@@ -199,7 +200,7 @@ class PTBXL(RecordDataset):
         column = {label: i for i, label in enumerate(self.label_names)}
         targets = np.zeros((len(records), len(column)), dtype=np.uint8)
         problems = {}
-        labels_of = cache(self._labels_of)  # few texts are unique
+        labels_of = cache(self._labels_of)  # many records share the same text
         for i, record in enumerate(records.ids.tolist()):
             try:
                 targets[i, [column[label] for label in labels_of(codes[record])]] = 1
@@ -208,7 +209,7 @@ class PTBXL(RecordDataset):
         return Labels(targets, problems)
 
     def _labels_of(self, codes: str) -> set[str]:
-        """Labels of a record by its ``scp_codes``, a Python dict of statement to likelihood."""
+        """Labels of a record from its ``scp_codes``, a Python dict of statement to likelihood."""
         try:
             written = ast.parse(codes, mode="eval").body
             likelihoods = {str(code): float(value) for code, value in ast.literal_eval(written).items()}

@@ -1,4 +1,4 @@
-"""One WFDB record as an array of the wanted leads, rate, length and unit, or one clear sentence why not."""
+"""Read a WFDB record as an array of the wanted leads, rate, length and unit, or refuse it with one clear sentence."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ecgexp.datasets.ecg.samples import Samples, frames_of, read_samples
 from ecgexp.errors import UserError, shown
 
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u03bcv": 1e-3, "v": 1e3}
-"""What one unit of a header is in mV, by its casefold, which makes a Greek mu (U+03BC) of the micro sign (U+00B5)."""
+"""Size of a unit in mV, by the unit's casefold, which turns the micro sign (U+00B5) into a Greek mu (U+03BC)."""
 DEFAULT_GAIN = 200.0
-"""Steps per unit that header(5) lets a reader assume where a lead is not calibrated."""
+"""Steps per unit of a lead that is not calibrated, by header(5)."""
 FARTHEST = 1000
-"""How many times the wanted sampling rate another may be, or how many times less."""
+"""Largest ratio between a record's sampling rate and the wanted one, either way."""
 
 LARGEST_GAIN = 1e12
-"""Steps per mV, of which the whole range of 32 bits is a millionth of the smallest wave."""
+"""Steps per mV. With a larger gain, even the full range of 32 bits is far smaller than any wave of an ECG."""
 
 Uncalibrated = Literal["refuse", "assume"]
 
@@ -44,18 +44,18 @@ class RecordError(UserError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return shown(f"Record {self.args[0]} cannot be used: {self.problem}. Mend it, replace it or leave it out.")
+        return shown(f"Record {self.args[0]} cannot be used: {self.problem}. Repair it, replace it or leave it out.")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What `read_record` read.
+    """Result of `read_record`.
 
     Attributes
     ----------
     signal : float32 array, (samples, leads), mV
     notes : tuple of str
-        What was done to the record to make it so, in order; empty where nothing was.
+        How the record was adapted, in order; empty if it was not.
     """
 
     signal: NDArray[np.float32]
@@ -73,11 +73,11 @@ def read_record(
 ) -> Reading:
     """Read one WFDB record as `samples` samples of the named leads at `sampling_rate`, in mV.
 
-    Leads are matched by name, whatever their case and order, in each segment of a record that has several.
-    Where a frame holds several samples of a lead, each of them counts. Another rate is resampled (polyphase
-    filter), then a longer record is cropped to its beginning; a shorter record is padded with zeros at its end,
-    and µV and V are converted; what was done is noted. The signal files of these leads are read to their ends
-    and compared with the initial values and checksums in the header.
+    Leads are matched by name, in any letter case and order, in each segment of the record. If a frame holds several
+    samples of a lead, all of them are read. A record of another rate is resampled (polyphase filter). Then a longer
+    record is cropped to its beginning, and a shorter one is padded with zeros at its end. µV and V are converted. Each
+    such step is noted. The signal files of these leads are read completely and compared with the initial values and
+    checksums in the header.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def read_record(
     sampling_rate : float
         The wanted rate in Hz.
     samples : int, optional
-        The wanted length; as long as it is by default.
+        The wanted length; by default the record's own.
     exact : bool
         Refuse a record with another rate, length or set of leads instead of adapting it.
     uncalibrated : {'refuse', 'assume'}
@@ -102,8 +102,8 @@ def read_record(
     Raises
     ------
     RecordError
-        Where a file is missing or damaged, a lead is missing, constant, has missing samples or is not
-        a voltage, or, if `exact`, anything but the order of the leads differs.
+        If a file is missing or damaged, or if a lead is missing, is constant, has missing samples or is not a voltage.
+        With `exact`, also if anything except the order of the leads differs.
     """
     names = tuple(lead_names)
     notes: list[str] = []
@@ -128,7 +128,7 @@ def read_leads(path: str | Path) -> tuple[str, ...]:
     Raises
     ------
     RecordError
-        Where its header is missing or damaged.
+        If its header is missing or damaged.
     """
     try:
         return _open(record_path(Path(path)), []).names
@@ -137,12 +137,12 @@ def read_leads(path: str | Path) -> tuple[str, ...]:
 
 
 def read_extent(path: str | Path) -> tuple[int, float]:
-    """Frames of a WFDB record and their rate in Hz, by which annotations count.
+    """Number of frames of a WFDB record and their rate in Hz; annotations count in frames.
 
     Raises
     ------
     RecordError
-        Where its header is missing or damaged, or leaves the length to signal files that do not tell it.
+        If its header is missing or damaged, or if neither its header nor its signal files give the length.
     """
     try:
         record = _open(record_path(Path(path)), [])
@@ -153,14 +153,14 @@ def read_extent(path: str | Path) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A stretch of a record: one of its segments, or the whole of a record that has none."""
+    """A part of a record: one of its segments, or the whole record if it has none."""
 
-    header: Header  # without leads for a gap
+    header: Header  # has no leads for a gap
     frames: int
 
     @cached_property
     def places(self) -> dict[str, list[int]]:
-        """Where in the header the leads of a name are, by the casefold of the name."""
+        """Indices in the header of the leads of a name, by the casefold of the name."""
         places: dict[str, list[int]] = {}
         for i, lead in enumerate(self.header.leads):
             places.setdefault(lead.name.casefold(), []).append(i)
@@ -169,7 +169,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Record:
-    """What headers say of a record."""
+    """A record as its headers describe it."""
 
     folder: Path
     names: tuple[str, ...]
@@ -194,13 +194,13 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class _Block:
-    """Leads of one rate, in mV, of which only the beginning may have been kept."""
+    """Leads of one rate, in mV; `values` may hold only their beginning."""
 
-    columns: list[int]  # places among the wanted leads
+    columns: list[int]  # indices among the wanted leads
     names: list[str]
     values: NDArray[np.float64]  # (samples, leads)
     rate: float
-    length: int  # of the whole
+    length: int  # samples of the complete record
 
 
 _GAP = Header(None, None, (), (), 0)
@@ -215,7 +215,7 @@ def _open(path: Path, notes: list[str]) -> _Record:
         rate = header.rate
         pieces = [_Piece(header, frames_of(path.parent, header))] if names else []
     if not names or not any(piece.frames for piece in pieces):
-        raise Problem("it holds no signals")
+        raise Problem("it has no signals")
     if rate is None:
         notes.append(f"assumed {DEFAULT_RATE:g} Hz, since its header gives no sampling rate")
     return _Record(path.parent, names, rate or DEFAULT_RATE, tuple(pieces))
@@ -237,9 +237,9 @@ def _open_segments(path: Path, header: Header) -> tuple[tuple[str, ...], float |
         if frames and segment.length not in (None, frames):
             raise Problem(f"its segment {name} has {segment.length} samples where its header says {frames}")
         if any(lead.skew for lead in segment.leads):
-            raise Problem(f"its segment {name} has leads with a skew, which is read in records without segments")
+            raise Problem(f"its segment {name} has leads with a skew, which is only read in records without segments")
         names = names or tuple(lead.name for lead in segment.leads)
-        if frames:  # the layout of a record, which says only what leads there are, has none
+        if frames:  # a layout segment, which only lists the leads, has no frames
             pieces.append(_Piece(segment, frames))
     if names and len(names) != header.signals:
         raise Problem(f"its segments have {len(names)} signals where its header says {header.signals}")
@@ -288,21 +288,21 @@ def _check_gains(wanted: list[_Wanted], uncalibrated: Uncalibrated, notes: list[
         for lead in one.leads:
             if abs(lead.gain) / _millivolts(one.name, lead) > LARGEST_GAIN:
                 raise Problem(
-                    f"lead {one.name} has a gain of {lead.gain:g} per {lead.unit}, by which nothing is left of any "
-                    "signal: the gain in its header must be wrong"
+                    f"lead {one.name} has a gain of {lead.gain:g} per {lead.unit}, which makes any signal vanish: the "
+                    "gain in its header must be wrong"
                 )
     names = [one.name for one in wanted if any(lead.gain == 0 for lead in one.leads)]
     if names and uncalibrated == "refuse":
         raise Problem(
             f"its header gives no gain for lead {', '.join(names)}, which is therefore not calibrated (write the "
-            f"gain there, or have {DEFAULT_GAIN:g} steps per mV assumed with uncalibrated=assume)"
+            f"gain there, or assume {DEFAULT_GAIN:g} steps per mV with uncalibrated=assume)"
         )
     if names:
         notes.append(f"uncalibrated lead {', '.join(names)}: {DEFAULT_GAIN:g} steps per unit are assumed")
 
 
 def _aligned(record: _Record, wanted: list[_Wanted], notes: list[str]) -> int:
-    """Frames that have samples of all leads once those with a skew are moved to their places."""
+    """Number of frames that have samples of all leads after correction of the skew."""
     skew = max((lead.skew for one in wanted for lead in one.leads), default=0)
     if not skew:
         return record.frames
@@ -321,20 +321,20 @@ def _check_exact(wanted: list[_Wanted], frames: int, rate: float, samples: int |
 
 
 def _needed(record: _Record, wanted: list[_Wanted], frames: int, rate: float, samples: int | None) -> tuple[int, int]:
-    """Frames that the beginning of the record has, and so many more that it can be resampled."""
+    """Number of frames for `samples` samples, without and with those that resampling needs beyond them."""
     for one in wanted:
         if not 1 / FARTHEST <= rate / one.rate <= FARTHEST:
             raise Problem(f"its sampling rate of {one.rate:g} Hz is too far from {rate:g} Hz")
     if samples is None:
         return frames, frames
-    # The filter of `resample_poly` reaches ten samples of the lower rate to each side.
+    # The filter of `resample_poly` reaches over ten samples of the lower rate on each side.
     beyond = max(0 if one.rate == rate else 11 / min(one.rate, rate) for one in wanted)
     end, keep = (math.ceil(seconds * record.rate) for seconds in (samples / rate, samples / rate + beyond))
     return min(frames, end), min(frames, keep)
 
 
 def _read(record: _Record, wanted: list[_Wanted], frames: int, end: int, keep: int, notes: list[str]) -> list[_Block]:
-    """Leads in mV, of which `keep` frames are kept and `end` must be there."""
+    """Read leads in mV: `keep` frames of them, of which the first `end` must be complete."""
     if any(_millivolts(one.name, lead) != 1 for one in wanted for lead in one.leads):
         notes.append("converted to mV")
     groups: dict[int, list[int]] = {}
@@ -371,7 +371,7 @@ def _read(record: _Record, wanted: list[_Wanted], frames: int, end: int, keep: i
 
 
 def _convert(leads: list[tuple[str, Lead, Samples]]) -> NDArray[np.float64]:
-    """Samples of leads in mV, (samples, leads); NaN where one is missing."""
+    """Samples of leads in mV, (samples, leads); NaN for a missing sample."""
     if not leads:
         return np.empty((1, 0))
     values = np.stack([samples.values for _, _, samples in leads], axis=1, dtype=np.float64)
@@ -391,7 +391,7 @@ def _millivolts(name: str, lead: Lead) -> float:
 
 
 def _adapt(blocks: list[_Block], rate: float, samples: int | None, notes: list[str]) -> Reading:
-    """The leads as columns of one rate and length."""
+    """Bring the leads to one rate and length, as columns."""
     found = []
     for block in blocks:
         end = len(block.values) if samples is None else min(len(block.values), math.ceil(samples / rate * block.rate))
@@ -411,12 +411,12 @@ def _adapt(blocks: list[_Block], rate: float, samples: int | None, notes: list[s
             columns = block.columns if len(blocks) > 1 else slice(None)
             signal[:length, columns] = values[:length]
     if not np.isfinite(signal).all():
-        raise Problem("its values are beyond all bounds: the gain in its header must be wrong")
+        raise Problem("its values are too large: the gain in its header must be wrong")
     return Reading(signal, tuple(notes))
 
 
 def _checked(signal: NDArray[np.float64], end: int, names: list[str]) -> NDArray[np.float64]:
-    """The signal, whose first `end` samples must be whole; without what follows the first missing one behind them."""
+    """Check that the first `end` samples are complete; return the signal up to the first missing sample."""
     missing = np.isnan(signal)
     if missing.any():
         lacking = np.flatnonzero(missing[:end].any(axis=0))
@@ -433,5 +433,5 @@ def _resample(signal: NDArray[np.float64], old: float, new: float) -> NDArray[np
     from scipy.signal import resample_poly
 
     ratio = (Fraction(new) / Fraction(old)).limit_denominator(10_000)
-    # Beyond its ends the signal is continued along a line: taken as zero, an offset would ring there.
+    # Beyond its ends the signal is continued along a line: with zeros, an offset would ring there.
     return np.asarray(resample_poly(signal, ratio.numerator, ratio.denominator, axis=0, padtype="line"))

@@ -1,4 +1,4 @@
-"""What data sets of WFDB records have in common: the cache, the checks, the report."""
+"""Base class of data sets of WFDB records: cache, checks and report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Records:
-    """What is known of records without their labels and signals; each attribute is a str array (records,).
+    """Records without their labels and signals; each attribute is a str array (records,).
 
     Attributes
     ----------
@@ -79,23 +79,24 @@ class _Loaded:
 class RecordDataset(SignalDataset):
     """A folder of WFDB records with labels.
 
-    A subclass names records (`_read_records`) and their labels (`_read_labels`) and sets `label_names`,
-    `lead_names`, `sampling_rate`, `samples`, `exact`, `uncalibrated` and `keep_unlabelled`. The signals of all records
-    outside the test split share one cache, whatever their labels and whether they train or validate; those
-    of the test split have another, which only ``load("test")`` makes and opens.
+    A subclass implements `_read_records` and `_read_labels`, and sets `label_names`, `lead_names`, `sampling_rate`,
+    `samples`, `exact`, `uncalibrated` and `keep_unlabelled`. One cached array holds the signals of all records outside
+    the test split, whatever their labels. Another holds those of the test split; only ``load("test")`` makes and
+    opens it.
 
     Parameters
     ----------
     root : path
         The folder of the records.
     cache_dir : path
-        Where signals are kept once read.
+        Folder for the cache of signals.
     normalize : {'none', 'scalar', 'per_lead'}
-        How `normalization` computes its statistics.
+        See `SignalDataset`.
     on_bad_record : {'raise', 'skip'}
-        Whether a record that cannot be used ends the loading or is left out and listed in `summary`.
+        What happens to a record that cannot be used. 'raise': loading stops with an error. 'skip': it is left out and
+        listed in `summary`.
     workers : int, optional
-        Processes that read; all cores by default.
+        Processes that read; by default one per core.
     """
 
     exact = True
@@ -139,23 +140,21 @@ class RecordDataset(SignalDataset):
         Raises
         ------
         UserError
-            Where a file or column is missing, a patient is in two splits, a record is bad and
+            If a file or column is missing, a patient is in two splits, a record is bad and
             `on_bad_record` is 'raise', or no record is left.
         """
         return self._load(split).split
 
     def summary(self) -> dict[str, Any]:
-        """What a run should record of its data, JSON-able.
+        """What a run records about its data, JSON-able.
 
         Returns
         -------
         dict
             ``train`` and ``val``: ``records``, ``patients``, ``labels`` (records per label),
-            ``unlabelled`` (records left out for want of a label), ``bad`` (records left out because they
+            ``unlabelled`` (records left out because they have no label), ``bad`` (records left out because they
             cannot be used: ``record`` and ``problem``) and ``adapted`` (how many were resampled, cropped
-            and so on). ``test``: ``records`` alone, as named in the table. ``identical``: groups of
-            records of different splits with the same signal, as ``"split/record"``; the test split takes
-            part once it was loaded.
+            and so on). ``test``: only ``records``, counted in the table. ``identical``: see `identical_signals`.
         """
         summary: dict[str, Any] = {}
         for name in ("train", "val"):
@@ -171,7 +170,7 @@ class RecordDataset(SignalDataset):
         return summary
 
     def identical_signals(self) -> list[list[str]]:
-        """Groups of records with the same signal in different splits, of those that have been loaded.
+        """Groups of records that have the same signal and are in different splits; only loaded splits are compared.
 
         Returns
         -------
@@ -188,7 +187,7 @@ class RecordDataset(SignalDataset):
         return [[f"{name}/{record}" for name, record in group] for group in across]
 
     def fingerprint(self) -> str:
-        """Hash of what training sees: ids, targets and signals of the train and validation splits."""
+        """Hash of the data that training uses: ids, targets and signals of the train and validation splits."""
         digest = hashlib.sha256()
         for name in ("train", "val"):
             loaded = self._load(name)
@@ -248,9 +247,8 @@ class RecordDataset(SignalDataset):
         rows = _without(rows, signals.problems)
         if not rows.size:
             raise UserError(
-                f"The {name} split of {self.root} is empty, since {len(bad)} of its records are bad and {unlabelled} "
-                "have "
-                f"no label: {self._empty_split_advice(name)}."
+                f"The {name} split of {self.root} is empty, because {len(bad)} of its records are bad and {unlabelled} "
+                f"have no label: {self._empty_split_advice(name)}."
             )
         split = Split(
             inputs={SIGNAL: signals.array},
@@ -280,11 +278,10 @@ class RecordDataset(SignalDataset):
             if row in problems
         ]
         if bad and self.on_bad_record == "raise":
-            more = f" (so are {len(bad) - 1} more)" if len(bad) > 1 else ""
+            more = f" ({len(bad) - 1} more are bad)" if len(bad) > 1 else ""
             raise UserError(
-                f"Record {bad[0]['record']} of {self.root} is bad: {bad[0]['problem']}{more}. Mend it, or leave bad "
-                "records "
-                "out with dataset.on_bad_record=skip."
+                f"Record {bad[0]['record']} of {self.root} is bad: {bad[0]['problem']}{more}. Repair it, or leave bad "
+                "records out with dataset.on_bad_record=skip."
             )
         return bad
 
@@ -293,14 +290,14 @@ class RecordDataset(SignalDataset):
         labels = ", ".join(f"{label} {count}" for label, count in counts["labels"].items())
         logger.info("%s: %d records of %d patients: %s", name, counts["records"], counts["patients"], labels)
         if loaded.unlabelled:
-            logger.info("%s: %d records left out, which have none of the labels", name, loaded.unlabelled)
+            logger.info("%s: %d records without any of the labels are left out.", name, loaded.unlabelled)
         if loaded.adapted:
             adapted = ", ".join(f"{count} {what}" for what, count in loaded.adapted.items())
-            logger.info("%s: records adapted: %s", name, adapted)
+            logger.info("%s: records adapted: %s.", name, adapted)
         if loaded.bad:
             first = loaded.bad[0]
             logger.warning(
-                "%s: %d bad records left out, of which record %s is the first: %s",
+                "The %s split leaves out %d bad records. The first is record %s: %s.",
                 name,
                 len(loaded.bad),
                 first["record"],
@@ -309,8 +306,8 @@ class RecordDataset(SignalDataset):
         absent = [label for label, count in counts["labels"].items() if not count]
         if absent:
             logger.warning(
-                "the %s split of %s has no record with label %s: nothing can be said about it; choose labels "
-                "or splits such that each label occurs",
+                "The %s split of %s has no record with label %s: results for it have no meaning. Choose labels or "
+                "splits so that each label occurs.",
                 name,
                 self.root,
                 ", ".join(absent),
@@ -327,8 +324,7 @@ def _check_unique(records: Records, root: Path) -> None:
         if (counts > 1).any():
             raise UserError(
                 f"The record {what} {names[counts > 1][0]} occurs {counts[counts > 1][0]} times in the table of "
-                f"{root}: "
-                "keep one row of each."
+                f"{root}: keep one row of each record."
             )
 
 
@@ -341,5 +337,5 @@ def _check_patients(records: Records) -> None:
         rows = np.flatnonzero(used & (records.patients == patient))
         where = ", ".join(f"{records.ids[row]} in {records.splits[row]}" for row in rows)
         raise UserError(
-            f"A patient is in more than one split (records {where}): put all records of a patient into one."
+            f"A patient is in more than one split (records {where}): put all records of a patient into one split."
         )

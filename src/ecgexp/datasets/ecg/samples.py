@@ -1,7 +1,6 @@
-"""Samples of WFDB signal files, in every format that wfdb reads, compared with what their header says of them.
+"""Samples of WFDB signal files in every format that wfdb reads, compared with their header.
 
-Formats 16 and 212, which nearly all records have, are decoded here, since there can be many such records; wfdb decodes
-the others.
+Nearly all records have format 16 or 212. These two are decoded here, for speed; wfdb decodes the others.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from ecgexp.datasets.paths import unreadable
 
 Steps = NDArray[np.signedinteger[Any]]
 BLOCK = 6 << 18
-"""Samples of formats 16 and 212 that are read at a time: little memory for a recording of days."""
+"""Samples of formats 16 and 212 that are read at a time, so that a recording of days needs little memory."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The beginning of a lead, as it stands in its file.
+    """The beginning of a lead, as in its file.
 
     Attributes
     ----------
     values : int array, (samples,)
         Steps of the converter.
     missing : float
-        The value that stands for a missing sample; NaN where the format has none.
+        The value that marks a missing sample; NaN if the format has none.
     """
 
     values: Steps
@@ -44,47 +43,47 @@ class Samples:
 
 
 def frames_of(folder: Path, header: Header) -> int:
-    """Frames of a record, as its header says, or, where it does not, as its signal files have.
+    """Number of frames of a record by its header, or else by the size of its signal files.
 
     Raises
     ------
     Problem
-        Where its files do not tell either.
+        If neither gives the number.
     """
     if header.length is not None:
         return header.length
     found = {name: _File(folder, name, leads).frames() for name, leads in _by_file(header).items()}
     if len(set(found.values())) > 1 or not all(found.values()):
         told = ", ".join(f"{name} {frames}" for name, frames in found.items())
-        raise Problem(f"its header gives no length, and its signal files do not tell it either (samples: {told})")
+        raise Problem(f"neither its header nor its signal files give its length (samples: {told})")
     return next(iter(found.values()))
 
 
 def read_samples(folder: Path, header: Header, wanted: Sequence[int], frames: int, keep: int) -> dict[int, Samples]:
-    """The first `keep` frames of leads of a record, of which the whole is read and compared with its header.
+    """Read leads completely, compare them with their header, and return their first `keep` frames.
 
     Parameters
     ----------
     folder : Path
-        Where the signal files are.
+        Folder of the signal files.
     header : Header
-        Of a record without segments.
+        Header of a record without segments.
     wanted : sequence of int
-        Places of leads in the header; files with none of them are not opened.
+        Indices of leads in the header; files with none of them are not opened.
     frames : int
         Length of the record, see `frames_of`.
     keep : int
-        Frames whose samples are returned; of a lead with a skew those that belong to these frames.
+        Number of frames to return; a lead with a skew returns the samples of the same time.
 
     Returns
     -------
     dict of int to Samples
-        By their places in the header.
+        By index in the header.
 
     Raises
     ------
     Problem
-        Where a file is missing, too short, in another format than its header says, or has other samples.
+        If a file is missing, too short, in another format than its header says, or does not match its checksum.
     """
     found: dict[int, Samples] = {}
     for name, leads in _by_file(header).items():
@@ -95,7 +94,7 @@ def read_samples(folder: Path, header: Header, wanted: Sequence[int], frames: in
 
 
 def _by_file(header: Header) -> dict[str, dict[int, Lead]]:
-    """Leads of each signal file, by their places in the header."""
+    """Leads of each signal file, by their indices in the header."""
     files: dict[str, dict[int, Lead]] = {}
     for i, lead in enumerate(header.leads):
         files.setdefault(lead.file, {})[i] = lead
@@ -114,7 +113,7 @@ _MISSING = {
     **{"16": -(1 << 15), "61": -(1 << 15), "160": -(1 << 15), "516": -(1 << 15)},
     **{"24": -(1 << 23), "524": -(1 << 23), "32": -(1 << 31)},
 }
-# Kinds of arrays in MAT files of version 4, and the format of the same bytes.
+# Kinds of arrays in MAT files of version 4, and the WFDB format with the same bytes.
 _MAT = {
     **{0: ("doubles", ""), 10: ("floats", ""), 20: ("int32", "32"), 30: ("int16", "16")},
     **{40: ("uint16", "160"), 50: ("uint8", "80"), 1000: ("doubles", ""), 1010: ("floats", "")},
@@ -123,7 +122,7 @@ _MAT = {
 
 
 class _File:
-    """A signal file and the leads that share it, frame by frame."""
+    """A signal file and the leads that it holds, frame by frame."""
 
     def __init__(self, folder: Path, name: str, leads: dict[int, Lead]) -> None:
         self.path, self.leads = folder / name, list(leads.values())
@@ -147,7 +146,7 @@ class _File:
         for block in self._blocks(frames):
             if here < keep_to or not kept:
                 kept.append(block[: max(keep_to - here, 1)])
-            sums += np.array([column.sum(dtype=np.int64) for column in block.T])  # 30 times as fast as by axis
+            sums += np.array([column.sum(dtype=np.int64) for column in block.T])  # 30 times as fast as sum(axis=0)
             here += len(block)
         values = kept[0] if len(kept) == 1 else np.concatenate(kept)
         samples, start = [], 0
@@ -161,7 +160,7 @@ class _File:
         return samples
 
     def _compare(self, lead: Lead, first: int, total: int) -> None:
-        """Compare with the header, in which 0 stands for what its writer did not know."""
+        """Compare a lead with the header, where 0 means that its writer did not know the value."""
         wrong = ""
         if lead.initial and first != lead.initial and not lead.skew and self.format != "8":
             wrong = f"begins with {first} where its header says {lead.initial}"
@@ -173,7 +172,7 @@ class _File:
             raise Problem(f"its files are truncated or damaged (lead {lead.name} in {self.path.name} {wrong})")
 
     def frames(self) -> int:
-        """Frames that the file has room for."""
+        """Number of frames by the size of the file."""
         with self._opened() as file:
             return self._room(file) // self.width
 
@@ -187,16 +186,16 @@ class _File:
                 yield self._decoded_by_wfdb(frames)
                 return
             file.seek(self.offset)
-            step = max(BLOCK // 2 // self.width, 1) * 2  # an even number of samples ends with a whole byte
+            step = max(BLOCK // 2 // self.width, 1) * 2  # even, so that each block ends at a whole byte
             for start in range(0, frames, step):
                 count = min(step, frames - start)
                 data = file.read(math.ceil(count * self.width * _BYTES[self.format]))
                 yield _decoded(self.format, data, count * self.width).reshape(count, self.width)
 
     def _decoded_by_wfdb(self, frames: int) -> Steps:
-        """Frames of the file, which wfdb reads beside a header that says no more than how.
+        """Frames of the file, decoded by wfdb with a minimal header.
 
-        The record's own header may have what wfdb does not read, such as a date that is only a year.
+        wfdb may fail on the record's own header, for example on a date that is only a year.
         """
         import wfdb
 
@@ -208,9 +207,9 @@ class _File:
             ]
             Path(folder, "r.hea").write_text("\n".join([f"r {len(lines)} 1 {frames}", *lines]) + "\n")
             try:
-                # With a gain of 1 these are the steps; as whole numbers wfdb gives none of format 61.
+                # With a gain of 1 these floats are the steps; wfdb cannot return format 61 as whole numbers.
                 found = wfdb.rdrecord(f"{folder}/r", smooth_frames=False).e_p_signal
-            except Exception as error:  # of many kinds, by format and damage
+            except Exception as error:  # its type depends on the format and the damage
                 reason = re.sub("<[^>]*>", self.path.name, str(error)).replace(str(link), self.path.name).rstrip(".")
                 raise Problem(
                     f"its files are truncated or damaged ({self.path.name} cannot be read as {len(lines)} leads in "
@@ -222,24 +221,24 @@ class _File:
     def _opened(self) -> BinaryIO:
         try:
             return self.path.open("rb")
-        except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+        except (OSError, ValueError) as error:  # ValueError: not a possible file name
             raise Problem(f"the signal file {unreadable(self.path, error)}") from error
 
     def _room(self, file: BinaryIO) -> int:
-        """Samples that the file has room for."""
+        """Number of samples by the size of the file, or by its FLAC header."""
         if self.format in _COMPRESSED:
             head = os.pread(file.fileno(), 26, 0)
             if not head.startswith(b"fLaC"):
-                raise Problem(f"{self.path.name} is no FLAC file, where its header says format {self.format}")
+                raise Problem(f"{self.path.name} is not a FLAC file, but its header says format {self.format}")
             each = int.from_bytes(head[18:]) & ((1 << 36) - 1)
             return max(each - self.offset, 0) * len(self.leads)
         size = max(os.fstat(file.fileno()).st_size - self.offset, 0)
         if self.format == "310":
-            size -= size % 2  # it consists of words of two bytes
+            size -= size % 2  # the file consists of two-byte words
         return int(size // _BYTES[self.format])
 
     def _check_size(self, room: int, frames: int) -> None:
-        """Refuse a file that is too short, and one that is too long where no checksum tells that all is well."""
+        """Refuse a file that is too short, and one that is too long and has no checksum."""
         group = _BYTES.get(self.format, 1).denominator
         surplus = room - frames * self.width
         checked = any(lead.checksum for lead in self.leads)
@@ -250,7 +249,7 @@ class _File:
             )
 
     def _check_mat(self, file: BinaryIO, frames: int) -> None:
-        """Refuse a MAT file that holds something else than its header says: it would be read as noise."""
+        """Refuse a MAT file whose contents differ from its header: it would be read as noise."""
         head = file.read(20).ljust(20, b"\0")
         if head.startswith(b"MATLAB "):
             raise Problem(
@@ -277,5 +276,5 @@ def _decoded(format: str, data: bytes, samples: int) -> Steps:
     low, shared, high = (column.astype(np.int16) for column in raw.T)
     values = np.stack([low | shared << 8, high | shared >> 4 << 8], axis=1)
     values <<= 4
-    values >>= 4  # brings the sign down
+    values >>= 4  # extends the sign
     return values.reshape(-1)[:samples]

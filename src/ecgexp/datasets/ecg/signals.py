@@ -1,4 +1,4 @@
-"""Signals of many records, read once in parallel and kept as one memory-mapped array that processes share."""
+"""Signals of many records: read once in parallel, and cached as one memory-mapped array for all processes."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from ecgexp.processes import leave_with_parent
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
-"""Part of each key: raise it when `read_record` returns other numbers for the same files."""
+"""Part of each cache key: raise it when `read_record` returns other numbers for the same files."""
 
 
 CHUNK = 64
-"""Records that a process reads at a time: a fraction of a second, so that Ctrl-C is quick."""
+"""Records that a process reads at a time. It takes a fraction of a second, so Ctrl-C acts quickly."""
 
 
 WORTH_A_PROCESS = 2000
-"""Records below which starting one more process takes longer than it saves."""
+"""With fewer records, starting one more process takes longer than it saves."""
 
 
 class Layout(TypedDict):
@@ -57,13 +57,13 @@ class Signals:
     Attributes
     ----------
     array : float32 array, (records, samples, leads), mV
-        Memory-mapped, read-only; zeros where a record could not be used.
+        Memory-mapped, read-only; zeros for a record that cannot be used.
     hashes : tuple of str
         Hash of each record's signal: equal if and only if the signals are identical.
     problems : dict of int to str
-        What is wrong with each record that could not be used, by its index.
+        What is wrong with each record that cannot be used, by its index.
     notes : dict of int to tuple of str
-        What was done to each record that had to be adapted, by its index.
+        How each adapted record was changed, by its index.
     """
 
     array: NDArray[np.float32]
@@ -75,7 +75,7 @@ class Signals:
 def cached_signals(
     root: Path, files: Sequence[str], layout: Layout, cache_dir: Path, workers: int | None = None
 ) -> Signals:
-    """Signals of records, from the cache (see `cached_array`), or read into it.
+    """Signals of records, from the cache (see `cached_array`); they are read first if the cache lacks them.
 
     Parameters
     ----------
@@ -86,9 +86,9 @@ def cached_signals(
     layout : Layout
         Leads, rate and length.
     cache_dir : Path
-        Made where missing.
+        Folder of the cache; created if missing.
     workers : int, optional
-        Processes that read; all cores by default, and no more than are worth starting.
+        Most processes that read; by default one per core. Fewer are started for few records.
 
     Returns
     -------
@@ -97,12 +97,12 @@ def cached_signals(
     Raises
     ------
     UserError
-        Where the cache cannot be written or a reading process dies.
+        If the cache cannot be written or a reading process dies.
     """
 
     def read(path: Path) -> dict[str, Any]:
         create_array(path, (len(files), layout["samples"], len(layout["lead_names"])))
-        logger.info("reading %d records of %s into %s", len(files), root, cache_dir)
+        logger.info("Reading %d records of %s into the cache %s.", len(files), root, cache_dir)
         outcomes = _read_all(path, root, files, layout, workers)
         return {
             "layout": layout,
@@ -156,7 +156,7 @@ def _in_turn(arguments: dict[int, Any]) -> _Outcomes:
 
 
 def _in_processes(arguments: dict[int, Any], processes: int) -> _Outcomes:
-    # Spawned, because a fork of a process with running threads (torch's) may hang.
+    # Spawn, because a fork of a process with running threads (torch's) may hang.
     executor = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_follow_parent)
     try:
         futures = {executor.submit(_read_chunk, *args): start for start, args in arguments.items()}
@@ -173,7 +173,7 @@ def _in_processes(arguments: dict[int, Any], processes: int) -> _Outcomes:
 
 
 def _follow_parent() -> None:
-    """Leave Ctrl-C, which reaches all processes of a terminal, to the parent, and end with it."""
+    """Ignore Ctrl-C, which reaches all processes of a terminal, and end when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     leave_with_parent()
 

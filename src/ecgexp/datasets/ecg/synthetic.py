@@ -1,7 +1,7 @@
-"""Synthetic 12-lead ECGs as a folder in the layout of PTB-XL, and the dataset that makes and reads one.
+"""Synthetic 12-lead ECGs: a generator that writes a folder in the layout of PTB-XL, and the dataset that reads it.
 
-The signals come from a model (see `ecgexp.datasets.ecg.heart`) and the people are invented. Such records exist to
-try the machinery out where no real data are at hand: **numbers on them mean nothing clinically.**
+The signals come from a model (see `ecgexp.datasets.ecg.heart`) and the people are invented. The records serve to try
+the software without real data: **results on them have no clinical meaning.**
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSION: Final = 1
-"""Changes whenever the same options would give other files."""
+"""Raise it when the same options give other files."""
 
 _SUMS: Final = "SHA256SUMS.txt"
-_BLOCK: Final = 256  # records that share a random stream; part of what the seed means
+_BLOCK: Final = 256  # records that share a random stream; another value gives other records from the same seed
 MOST_RECORDS: Final = 99_999  # five digits in a file name
 
 _NOTICE: Final = """\
@@ -141,9 +141,9 @@ TRIGU|R|||trigeminy
 _STATEMENTS: Final = [row.split("|") for row in _STATEMENT_TABLE.strip().splitlines()]
 _CLASS_OF: Final = {name: superclass for name, _, superclass, _, _ in _STATEMENTS if superclass}
 
-# --- how often things occur ---------------------------------------------------------------------------------
+# --- frequencies --------------------------------------------------------------------------------------------
 
-# Records of PTB-XL 1.0.3 (21,799) per combination of superclasses, any likelihood.
+# Records of PTB-XL 1.0.3 (21,799) per combination of superclasses, with any likelihood.
 _COMBINATIONS: Final = {
     "NORM": 9069,
     "MI": 2532,
@@ -187,16 +187,16 @@ _OCCURRENCES: Final = {
     },
     "HYP": {"LVH": 2137, "LAO/LAE": 427, "RVH": 126, "RAO/RAE": 99, "SEHYP": 30},
 }  # fmt: skip
-# A normal record of PTB-XL with a conduction statement has a harmless one.
+# If a normal record of PTB-XL has a conduction statement, it is one of these harmless ones.
 _HARMLESS: Final = {"IRBBB": 6, "1AVB": 3, "IVCD": 1}
-# At most one statement of each of these sets in a heart.
+# A heart has at most one statement of each of these sets.
 _EXCLUSIVE: Final = (
     {"CLBBB", "ILBBB", "CRBBB", "IRBBB", "IVCD", "WPW"},
     {"CLBBB", "ILBBB", "LAFB", "LPFB", "WPW"},
     {"1AVB", "2AVB", "3AVB", "WPW"},
 )
 _CLASSES_BY_FREQUENCY: Final = ("NORM", "MI", "STTC", "CD", "HYP")
-# Share of patients with a class that have a second statement of it.
+# Share of the patients of a class who have a second statement of that class.
 _SECOND: Final = {"NORM": 0.0, "STTC": 0.15, "CD": 0.25, "MI": 0.10, "HYP": 0.12}
 
 _LIKELIHOODS: Final = np.array([15.0, 35.0, 50.0, 80.0, 100.0])
@@ -208,7 +208,7 @@ _LIKELIHOOD_SHARES: Final = {
     "HYP": (0.07, 0.05, 0.20, 0.05, 0.63),
 }
 
-# Records of PTB-XL 1.0.3 per rhythm, apart for normal records, which never have the later ones.
+# Records of PTB-XL 1.0.3 per rhythm, for normal records (True) and others; normal records have sinus rhythms only.
 _RHYTHM_SHARES: Final = {
     True: {"SR": 8300, "SARRH": 460, "SBRAD": 410, "STACH": 340},
     False: {
@@ -227,7 +227,7 @@ class Population:
     Attributes
     ----------
     table : pandas.DataFrame
-        One row per record, the columns of ``ptbxl_database.csv``, indexed by ``ecg_id``.
+        One row per record with the columns of ``ptbxl_database.csv``; the index is ``ecg_id``.
     hearts : Hearts
         One per record.
     beats : Beats
@@ -241,7 +241,7 @@ class Population:
 
 
 def populate(records: int, seed: int) -> Population:
-    """Invent people, their hearts and the circumstances of their records; the same at every sampling rate.
+    """Invent people, their hearts and the noise of their records; the result does not depend on the sampling rate.
 
     Parameters
     ----------
@@ -290,20 +290,20 @@ def populate(records: int, seed: int) -> Population:
 
 
 def _patients(rng: np.random.Generator, records: int) -> NDArray[np.int64]:
-    """Index of the patient of each record, ascending; PTB-XL has 1 to 6 records of a patient."""
+    """Index of the patient of each record, ascending; a patient has 1 to 6 records, as in PTB-XL."""
     counts = rng.choice(np.arange(1, 7), records, p=np.array([16758, 1590, 350, 99, 43, 29]) / 18869)
     return np.repeat(np.arange(records), counts)[:records]
 
 
 def _quota(rng: np.random.Generator, n: int, shares: dict[str, int]) -> NDArray[np.str_]:
-    """Draw n names so that each occurs as often as its share says, but for rounding, in random order."""
+    """Draw n names in random order; each occurs in proportion to its share, up to rounding."""
     cumulative = np.cumsum(list(shares.values())) / sum(shares.values())
     place = (rng.permutation(n) + rng.random()) / n
     return np.array(list(shares))[np.searchsorted(cumulative, place, side="right")]
 
 
 def _diagnose(rng: np.random.Generator, hearts: Hearts, combination: NDArray[np.str_]) -> list[dict[str, float]]:
-    """Choose statements and their likelihoods for combinations of superclasses and change the hearts so."""
+    """Choose statements and likelihoods for combinations of superclasses, and change the hearts accordingly."""
     statements: list[dict[str, float]] = [{} for _ in combination]
     degrees: dict[str, list[tuple[int, float]]] = {}
     for row, combined in enumerate(combination):
@@ -323,7 +323,7 @@ def _diagnose(rng: np.random.Generator, hearts: Hearts, combination: NDArray[np.
                 name = _pick(rng, left)
                 likelihood = float(rng.choice(_LIKELIHOODS, p=_LIKELIHOOD_SHARES[superclass]))
                 chosen[name] = likelihood
-                # What is doubtful is slight.
+                # A doubtful diagnosis is a mild one.
                 degree = rng.uniform(0.4, 1.3) * (0.45 + 0.55 * likelihood / 100)
                 degrees.setdefault(name, []).append((row, 0.5 * degree if "NORM" in superclasses else degree))
     for name in LESIONS:
@@ -341,12 +341,12 @@ def _pick(rng: np.random.Generator, shares: dict[str, int]) -> str:
 def _rhythms(
     rng: np.random.Generator, combination: NDArray[np.str_], statements: list[dict[str, float]]
 ) -> NDArray[np.str_]:
-    """A rhythm that goes with each heart's superclasses and conduction."""
+    """Draw a rhythm that is possible with each heart's superclasses and conduction."""
     rhythm = np.array([_pick(rng, _RHYTHM_SHARES["NORM" in combined]) for combined in combination], dtype="U8")
-    own = {"1AVB", "2AVB", "3AVB", "WPW", "LAO/LAE", "RAO/RAE"}
-    sinus = np.array([bool(own & codes.keys()) for codes in statements])
+    need_p_wave = {"1AVB", "2AVB", "3AVB", "WPW", "LAO/LAE", "RAO/RAE"}
+    sinus = np.array([bool(need_p_wave & codes.keys()) for codes in statements])
     rhythm[sinus & ~np.isin(rhythm, ("SR", "SBRAD", "STACH", "SARRH"))] = "SR"
-    # A pacemaker's QRS hides every other diagnosis: only records without one have it.
+    # A paced QRS hides every other diagnosis, so only records without a diagnosis are paced.
     undiagnosed = combination == ""
     rhythm[~undiagnosed & (rhythm == "PACE")] = "SR"
     rhythm[undiagnosed & (rng.random(len(rhythm)) < 0.6)] = "PACE"
@@ -360,7 +360,7 @@ def _describe(
     rhythm: NDArray[np.str_],
     extra: NDArray[np.str_],
 ) -> None:
-    """Add the form and rhythm statements that hold, with likelihood 0, as in PTB-XL."""
+    """Add the form and rhythm statements of each record, with likelihood 0, as in PTB-XL."""
     r, s, st, t = (hearts.amplitude(wave) for wave in (R, S, ST, T))
     voltage = np.abs(r).max(axis=1) + np.abs(s[:, 3])
     lateral = [0, 1, 6, 7]
@@ -379,16 +379,16 @@ def _describe(
         "HVOLT": (voltage > 4.5) * 0.2,
     }
     chance = rng.random((len(found), len(statements)))
-    said = {name: row < share for (name, share), row in zip(found.items(), chance, strict=True)}
+    drawn = {name: row < share for (name, share), row in zip(found.items(), chance, strict=True)}
     for index, codes in enumerate(statements):
         classes = {_CLASS_OF[name] for name in codes}
-        asked = {
+        possible = {
             "ABQRS": bool(classes & {"MI", "HYP", "CD"}) and "NORM" not in classes,
             "QWAVE": "MI" in classes,
             "VCLVH": "LVH" in codes,
             "LPR": bool({"1AVB", "2AVB"} & codes.keys()),
         }
-        codes.update({name: 0.0 for name, holds in said.items() if holds[index] and asked.get(name, True)})
+        codes.update({name: 0.0 for name, holds in drawn.items() if holds[index] and possible.get(name, True)})
         if extra[index]:
             codes["PRC(S)" if rng.random() < 0.02 else str(extra[index])] = 0.0
         codes[str(rhythm[index])] = 0.0
@@ -404,7 +404,7 @@ def _table(
     extra: NDArray[np.str_],
     rhythm: NDArray[np.str_],
 ) -> pd.DataFrame:
-    """All 28 columns of ``ptbxl_database.csv``; `people` has a row per patient, all else one per record."""
+    """All 28 columns of ``ptbxl_database.csv``. `people` has one row per patient, all others one per record."""
     import pandas as pd
 
     n, ids = len(patient), np.arange(1, len(patient) + 1)
@@ -457,7 +457,7 @@ def _table(
 
 
 def _folds(rng: np.random.Generator, statements: list[dict[str, float]]) -> NDArray[np.int64]:
-    """Fold 1-10 of each patient: superclasses are dealt out evenly, the rarest most so."""
+    """Fold 1-10 of each patient: each superclass is spread evenly over the folds, the rarest most evenly."""
     certain = [{_CLASS_OF[name] for name, share in codes.items() if share >= 50} for codes in statements]
     keys = np.array([[name in classes for classes in certain] for name in _CLASSES_BY_FREQUENCY])
     order = np.lexsort(np.vstack([rng.random(len(statements)), keys]))
@@ -475,8 +475,8 @@ def generate(
 ) -> None:
     """Write synthetic records as a folder in the official layout of PTB-XL.
 
-    Nothing clinical follows from numbers on these records. The same arguments give the same bytes on one
-    machine and numpy version, whatever the number of threads. Other `records` give other people; another
+    Results on these records have no clinical meaning. The same arguments give the same bytes on the same machine
+    and numpy version, with any number of threads. Another number of `records` gives other people. Another
     `sampling_rate` gives the same people, statements and beats, with other noise.
 
     Parameters
@@ -486,16 +486,16 @@ def generate(
     records : int
         1 to 99,999 records of 10 s.
     seed : int
-        Not negative.
+        At least 0.
     sampling_rate : {100, 500}
         In Hz: writes ``records100`` or ``records500``.
     progress : bool
-        Show a progress bar, on a terminal.
+        Show a progress bar on a terminal.
 
     Raises
     ------
     UserError
-        Where an argument is impossible or the folder has something in it.
+        If an argument is out of its range or the folder is not empty.
     """
     _check(records, seed, sampling_rate)
     folder = Path(folder)
@@ -541,7 +541,7 @@ def _check(records: int, seed: int, sampling_rate: int) -> None:
             "dataset."
         )
     if seed < 0:
-        raise UserError(f"Config key 'dataset.generator_seed' is {seed}: give a whole number that is not negative.")
+        raise UserError(f"Config key 'dataset.generator_seed' is {seed}: give a whole number of at least 0.")
     if sampling_rate not in (100, 500):
         raise UserError(
             f"Config key 'dataset.sampling_rate' is {sampling_rate}: the synthetic data set has 100 or 500 Hz."
@@ -549,7 +549,7 @@ def _check(records: int, seed: int, sampling_rate: int) -> None:
 
 
 def _write(path: Path, signal: NDArray[np.int16], sampling_rate: int) -> None:
-    """One WFDB record, format 16, 1000 steps per mV; `wfdb.wrsamp` takes a hundred times as long to write the same."""
+    """Write a WFDB record in format 16 with 1000 steps per mV; `wfdb.wrsamp` would take a hundred times as long."""
     path.with_name(path.name + ".dat").write_bytes(signal.astype("<i2").tobytes())
     checksums = signal.sum(axis=0, dtype=np.int64) % 65536
     lines = [f"{path.name} {signal.shape[1]} {sampling_rate} {signal.shape[0]}"]
@@ -579,27 +579,27 @@ def _write_statements(path: Path) -> None:
 
 
 class Synthetic(PTBXL):
-    """Generated 12-lead ECGs, written as a PTB-XL folder and read as the real one is.
+    """Generated 12-lead ECGs, written as a PTB-XL folder and read like the real one.
 
-    Nothing clinical follows from numbers on these records.
+    Results on these records have no clinical meaning.
 
     Parameters
     ----------
     root : path
-        Folder under which the generated folders stand, each named by its options and `VERSION`.
+        Folder for the generated folders; each is named by its options and `VERSION`.
     records : int
-        How many, 1 to 99,999.
+        Number of records, 1 to 99,999.
     generator_seed : int
-        Seed of the generator; the seed of a trial is another one.
+        Seed of the generator; it is independent of the seed of a trial.
     sampling_rate : {100, 500}
         In Hz.
     cache_dir, task, min_likelihood, val_fold, test_fold, train_folds, normalize, on_bad_record, workers
-        As of `PTBXL`.
+        As in `PTBXL`.
 
     Raises
     ------
     UserError
-        Where an argument is impossible.
+        If an argument is out of its range.
     """
 
     warning = "Synthetic ECGs: these numbers mean nothing clinically."
@@ -638,7 +638,7 @@ class Synthetic(PTBXL):
             workers=workers,
         )
 
-    # Whatever is asked first, the folder is there: both files are read through these two.
+    # All reading begins with one of these two methods, so both generate the folder first.
     @cached_property
     def _statements(self) -> dict[str, _Statement]:
         self._generate()
@@ -654,26 +654,26 @@ class Synthetic(PTBXL):
             return
         try:
             self.root.parent.mkdir(parents=True, exist_ok=True)
-            # Written beside its place and moved, so that nobody ever sees half of a folder.
+            # Write to a temporary folder and move it, so that no process sees an incomplete folder.
             with tempfile.TemporaryDirectory(prefix=f".{self.root.name}-", dir=self.root.parent) as temporary:
                 finished = Path(temporary) / self.root.name
                 generate(finished, self.records, self.generator_seed, int(self.sampling_rate), progress=True)
                 finished.rename(self.root)
         except OSError as error:
-            # Where another process was faster, its folder is the same to the byte.
+            # If another process was faster, its folder is equal to the byte.
             if not (self.root / DATABASE).exists():
                 raise UserError(
-                    f"The synthetic records cannot be written to {self.root} ({error.strerror}): remove it where it is "
-                    "there, or set dataset.root to a folder that you can write to."
+                    f"The synthetic records cannot be written to {self.root} ({error.strerror}): remove this folder if "
+                    "it exists, or set dataset.root to a folder that you can write to."
                 ) from error
 
     def _check_tables(self) -> None:
-        """Refuse tables that are not those which were generated; the headers have checksums of the signals."""
+        """Refuse tables that have changed since they were generated; the headers have checksums of the signals."""
         sums = self.root / _SUMS
         if not sums.exists():  # generated by an earlier version
             return
         if sums.read_text(encoding="ascii", errors="replace") != _sums(self.root):
             raise UserError(
-                f"The tables in {self.root} are not as they were generated: remove this folder, and the next start "
+                f"The tables in {self.root} have changed since they were generated: remove this folder; the next start "
                 "generates it again."
             )
