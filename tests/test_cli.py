@@ -82,8 +82,8 @@ def test_the_process_of_a_sweep_waits_for_nothing_that_only_training_needs(tmp_p
         ("batch_size=0", "batch_size"),
         ("batch_size=1.5", "batch_size"),
         ("max_epochs=0", "max_epochs"),
-        ("threshold=1.5", "threshold"),
-        ("threshold=-0.1", "threshold"),
+        ("target.threshold=1.5", "target.threshold"),
+        ("target.threshold=-0.1", "target.threshold"),
         ("seed=-1", "seed"),
         ("precision=17", "precision"),
         ("objective=best/val/foo", "objective"),
@@ -97,7 +97,7 @@ def test_the_process_of_a_sweep_waits_for_nothing_that_only_training_needs(tmp_p
         ("model._target_=nowhere.Net", "nowhere.Net"),
         ("model.dropout=1.5", "model.dropout"),
         ("model.dropout=much", "model.dropout"),
-        ("dataset.task=heart", "dataset.task"),
+        ("dataset.labels=heart", "dataset.labels"),
         ("dataset.sampling_rate=250", "dataset.sampling_rate"),
         ("dataset.samples=0", "dataset.samples"),
         ("dataset.normalize=maybe", "dataset.normalize"),
@@ -268,7 +268,7 @@ def test_every_value_of_a_sweep_is_checked_before_the_first_trial(overrides):
         "model=ribeiro,rajpurkar,linear",
         "resume=true,false",
         "trainer.devices=1,2",
-        "model.classes=3,${dataset.classes}",
+        "model.outputs=3,${ecgexp.len:${dataset.label_names}}",
     ],
 )
 def test_each_value_of_a_sweep_is_as_composed_anew(axis):
@@ -332,7 +332,7 @@ def test_every_option_of_every_group_composes_and_passes_the_check(group):
         args = get_args_parser().parse_args([f"{group}={option}", *more.get(option, [])])
         for cfg in plan(CONF, args).configurations:
             check(cfg)
-            assert cfg.model.classes == cfg.dataset.classes
+            assert cfg.model.outputs == len(cfg.dataset.label_names)
 
 
 @pytest.mark.slow
@@ -345,9 +345,9 @@ def test_every_experiment_composes_and_passes_the_check(experiment):
 
 def test_a_model_takes_its_shape_from_the_dataset():
     register_resolvers()
-    args = get_args_parser().parse_args(["dataset=ptbxl", "dataset.sampling_rate=500", "dataset.task=rhythm"])
+    args = get_args_parser().parse_args(["dataset=ptbxl", "dataset.sampling_rate=500", "dataset.labels=rhythm"])
     (cfg,) = plan(CONF, args).configurations
-    assert (cfg.model.leads, cfg.model.samples, cfg.model.classes) == (12, 5000, 12)
+    assert (cfg.model.leads, cfg.model.samples, cfg.model.outputs) == (12, 5000, 12)
 
 
 def test_a_launcher_whose_package_is_missing_is_refused_with_the_way_to_get_it(monkeypatch):

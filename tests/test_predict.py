@@ -276,7 +276,7 @@ def spoil(exported: Path, model: object) -> None:
         {"_target_": "Linear"},
         {"_target_": ["os.system"]},
         {"_target_": 7},
-        {"classes": 5},
+        {"outputs": 5},
         {"_target_": "ecgexp.models.Linear", "leads": {"_target_": "os.system", "command": "touch marker"}},
         {"_target_": "ecgexp.models.Linear", "_args_": [[{"_target_": "os.system", "command": "touch marker"}]]},
     ],
@@ -300,7 +300,7 @@ def test_a_foreign_class_is_not_even_imported_unless_its_package_is_trusted(
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "strangenets", raising=False)
-    shape = {"leads": 12, "samples": 1000, "classes": 5}
+    shape = {"leads": 12, "samples": 1000, "outputs": 5}
     spoil(exported, {"_target_": "strangenets.Net", **shape})
     words = (f"run={exported}", "format=json", record)
     for trust in ((), ("trust=other",), ("trust=strange",)):

@@ -388,9 +388,9 @@ def test_cells_of_other_records_are_not_ranked_nor_drawn_in_the_same_colours(sto
     sweep = Sweep(store, "tasks")
     for task, easy in (("a", 0.0), ("b", 0.1)):
         for lr in ("0.1", "0.2"):
-            data = {"data_seed": "ab".index(task), "params": {"dataset.task": task}}
-            sweep.trial(f"dataset.task={task}", f"lr={lr}", skill=0.3 + easy + float(lr), **data)
-    sweep.trial("dataset.task=c", "lr=0.1", skill=3.0, data_seed=7)
+            data = {"data_seed": "ab".index(task), "params": {"dataset.labels": task}}
+            sweep.trial(f"dataset.labels={task}", f"lr={lr}", skill=0.3 + easy + float(lr), **data)
+    sweep.trial("dataset.labels=c", "lr=0.1", skill=3.0, data_seed=7)
     sweep.end()
     panels = []
     monkeypatch.setattr(page_module, "heat_map", lambda *given: panels.append(given) or heat_map(*given))
@@ -398,17 +398,17 @@ def test_cells_of_other_records_are_not_ranked_nor_drawn_in_the_same_colours(sto
     results, cells = (pd.read_csv(folder / "tasks" / f"{name}.csv", dtype=str) for name in ("results", "cells"))
     assert results["validation_set"].tolist() == ["1", "1", "2", "2", "3"]
     marked = [cell for row in Page(folder / "tasks" / "report.html").rows for cell in row if cell.endswith("*")]
-    best = cells.astype({"mean": float}).groupby("dataset.task")["mean"].max().loc[["a", "b"]]
+    best = cells.astype({"mean": float}).groupby("dataset.labels")["mean"].max().loc[["a", "b"]]
     assert marked == [f"{value:.3f}*" for value in best]  # that of c is the highest, and alone on its records
     assert [title for _, title in panels[0]] == [
-        f"val/mlcm_f1_macro, validation set {number} (dataset.task={task})" for number, task in ((1, "a"), (2, "b"))
+        f"val/mlcm_f1_macro, validation set {number} (dataset.labels={task})" for number, task in ((1, "a"), (2, "b"))
     ]
 
 
 def test_trials_of_other_thresholds_are_compared_on_the_same_records(store, folder, monkeypatch, capsys):
     sweep = Sweep(store, "thresholds")
     for threshold in ("0.3", "0.5"):
-        sweep.trial(f"threshold={threshold}", skill=0.6)
+        sweep.trial(f"target.threshold={threshold}", skill=0.6)
     sweep.end()
     report(monkeypatch, folder, "sweep=thresholds", "out=thresholds")
     results = pd.read_csv(folder / "thresholds" / "results.csv")

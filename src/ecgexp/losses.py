@@ -1,7 +1,6 @@
-"""Losses on logits: modules called with ``(logits, targets)``, both (batch, classes).
+"""Losses on logits: modules called with ``(logits, targets)``, (batch, outputs) and (batch, labels).
 
-One with an attribute ``multiclass`` is only for records with exactly one label each (True), or with any number of
-labels (False).
+One with an attribute ``fits``, a tuple of kinds such as 'multilabel', is only for targets of these kinds.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class BinaryCrossEntropy(nn.Module):
     tensor(2.0794)
     """
 
-    multiclass = False
+    fits = ("multilabel",)
     pos_weight: Tensor | None
 
     def __init__(self, pos_weight: Literal["none", "inverse_frequency"] = "none") -> None:
@@ -79,7 +78,7 @@ class CrossEntropy(nn.Module):
     tensor(0.6931)
     """
 
-    multiclass = True
+    fits = ("multiclass",)
     weight: Tensor | None
 
     def __init__(

@@ -15,6 +15,7 @@ Reports a sweep: finished, unfinished or still running.
 
   sweep=NAME,...         name of a sweep, or id of its run; several make one table; default: the latest sweep
   out=FOLDER             where the files are put; default: reports/NAME
+  trust=PACKAGE,...      packages of your own that define targets or metrics of the trials, for their intervals
   tracking.root=FOLDER   the folder that holds mlruns, copied from another machine or not; default: this one
   tracking=server        with tracking.uri=URI: an MLflow server, as in training
 
@@ -22,7 +23,7 @@ Writes report.html, results.csv, tables, pictures, and experiment/best.yaml, wit
   python -m ecgexp --config-dir FOLDER experiment=best
 trains the best trial again. The same files are put into the run of the sweep, under reports/.
 """
-KEYS = ("sweep", "out", *TRACKING)
+KEYS = ("sweep", "out", "trust", *TRACKING)
 
 
 def main() -> None:

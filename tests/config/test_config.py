@@ -21,7 +21,7 @@ class Net:
 
     def __init__(
         self,
-        classes: int,
+        outputs: int,
         leads: int = 12,
         samples: int = 1000,
         width: Annotated[int, Field(ge=1)] = 8,
@@ -33,12 +33,12 @@ class Net:
 
 
 class Vague:
-    def __init__(self, classes: NoSuchType, **others) -> None:  # type: ignore[name-defined] # noqa: F821
+    def __init__(self, outputs: NoSuchType, **others) -> None:  # type: ignore[name-defined] # noqa: F821
         pass
 
 
 class Shapeless:
-    """A dataset that takes neither leads nor samples nor classes."""
+    """A dataset that takes neither leads nor samples nor names of labels."""
 
     def __init__(self, size: int = 1) -> None:
         pass
@@ -53,7 +53,7 @@ def cfg():
 
 def with_model(cfg, target=Net, **arguments):
     with open_dict(cfg):
-        cfg.model = {"_target_": f"{target.__module__}.{target.__qualname__}", "classes": 5, **arguments}
+        cfg.model = {"_target_": f"{target.__module__}.{target.__qualname__}", "outputs": 5, **arguments}
     return cfg
 
 
@@ -92,7 +92,7 @@ def test_what_a_class_of_ones_own_does_not_take_is_named(cfg, arguments, words):
 @pytest.mark.parametrize(("net", "heads"), [(ConvBlocks, 8), (Recurrent, 4)])
 def test_hidden_sizes_that_the_heads_do_not_divide_are_named_before_anything_is_built(cfg, net, heads):
     sentence = refusal(with_model(cfg, net, hidden=60, heads=7))
-    assert all(word in sentence for word in ("model.hidden=60", "model.heads=7", "56 or 63"))
+    assert all(word in sentence for word in ("'model.hidden' is 60", "model.heads=7", "56 or 63"))
     assert f"model.heads={heads}" in refusal(with_model(cfg, net, hidden=42))
     check(with_model(cfg, net, hidden=56))
 
@@ -127,17 +127,23 @@ def test_a_module_that_breaks_when_it_is_imported_is_named_with_what_it_says(cfg
     assert "broken_on_import" not in sys.modules
 
 
-@pytest.mark.parametrize("name", ["leads", "samples", "classes"])
+@pytest.mark.parametrize("name", ["leads", "samples"])
 @pytest.mark.parametrize("value", [0, "many", None, 1.5])
 def test_a_dataset_says_its_shape_in_positive_whole_numbers(cfg, name, value):
     with open_dict(cfg):
-        cfg.dataset = {"_target_": f"{__name__}.Shapeless", "leads": 2, "samples": 10, "classes": 5, name: value}
+        cfg.dataset = {
+            "_target_": f"{__name__}.Shapeless",
+            "leads": 2,
+            "samples": 10,
+            "label_names": ["a"],
+            name: value,
+        }
     assert f"dataset.{name}" in refusal(with_model(cfg))
 
 
 def test_a_dataset_need_not_take_its_shape_as_arguments(cfg):
     with open_dict(cfg):
-        cfg.dataset = {"_target_": f"{__name__}.Shapeless", "leads": 2, "samples": 10, "classes": 5}
+        cfg.dataset = {"_target_": f"{__name__}.Shapeless", "leads": 2, "samples": 10, "label_names": ["a"]}
     check(with_model(cfg))
 
 
@@ -161,11 +167,10 @@ def test_what_cannot_be_resolved_is_named(cfg, value):
     assert "model.width" in sentence
 
 
-@pytest.mark.parametrize("key", ["lr", "threshold", "memory_budget"])
+@pytest.mark.parametrize("key", ["lr", "memory_budget", "target.threshold"])
 @pytest.mark.parametrize("value", [True, "1", None, float("inf"), float("nan")])
 def test_a_number_has_to_be_a_number(cfg, key, value):
-    with open_dict(cfg):
-        cfg[key] = value
+    OmegaConf.update(cfg, key, value)
     if (key, value) == ("memory_budget", float("inf")):
         check(cfg)
     else:
@@ -179,16 +184,17 @@ def test_compile_is_auto_or_yes_or_no(cfg, value):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("lr", 1), ("threshold", 0), ("threshold", 1), ("memory_budget", 0), ("seed", 2**32 - 1)]
+    ("key", "value"),
+    [("lr", 1), ("target.threshold", 0), ("target.threshold", 1), ("memory_budget", 0), ("seed", 2**32 - 1)],
 )
 def test_the_ends_of_the_ranges_are_allowed(cfg, key, value):
-    cfg[key] = value
+    OmegaConf.update(cfg, key, value)
     check(cfg)
 
 
 @pytest.mark.parametrize(
     ("key", "name"),
-    [("monitor", "val/mlcm_f1/NORM"), ("monitor", "train/loss"), ("objective", "best/train/f1/PRC-S-")],
+    [("monitor", "val/mlcm_f1/NORM"), ("monitor", "train/loss"), ("objective", "best/train/f1/NORM")],
 )
 def test_every_metric_may_be_watched_or_aimed_at(cfg, key, name):
     cfg[key] = name
@@ -209,7 +215,7 @@ def composed(*words):
 
 
 FOLDER = ("dataset=wfdb", "dataset.labels=[N,V]")
-ONE_LABEL = (*FOLDER, "dataset.multiclass=true")
+ONE_LABEL = (*FOLDER, "target=multiclass")
 
 
 @pytest.mark.parametrize(
@@ -232,9 +238,8 @@ def test_the_objective_follows_the_dataset_unless_it_is_chosen(words, objective)
     ("words", "named"),
     [
         (ONE_LABEL, ("BinaryCrossEntropy", "exactly one label", "loss=cross_entropy")),
-        ((*FOLDER, "loss=cross_entropy"), ("CrossEntropy", "loss=bce", "dataset.multiclass=true")),
+        ((*FOLDER, "loss=cross_entropy"), ("CrossEntropy", "loss=bce", "target=multiclass")),
         (("loss=cross_entropy",), ("CrossEntropy", "loss=bce")),
-        ((*FOLDER, "dataset.multiclass=1"), ("dataset.multiclass",)),
         ((*ONE_LABEL, "loss=cross_entropy", "objective=best/val/mlcm_f1_macro"), ("objective", "best/val/f1_macro")),
         ((*ONE_LABEL, "loss=cross_entropy", "monitor=val/subset_accuracy"), ("monitor", "val/f1_macro")),
         (("objective=best/val/balanced_accuracy",), ("objective", "best/val/mlcm_f1_macro")),
@@ -258,7 +263,8 @@ def test_a_loss_of_ones_own_is_for_any_records(words):
 @pytest.fixture
 def own_conf(tmp_path):
     """A folder with a dataset that chooses its loss, and an experiment that chooses the dataset."""
-    dataset = "defaults:\n  - wfdb\n  - override /loss@_global_.loss: cross_entropy\nmulticlass: true\nlabels: [N, V]\n"
+    dataset = "defaults:\n  - wfdb\n  - override /loss@_global_.loss: cross_entropy\n"
+    dataset += "  - override /target@_global_.target: multiclass\nlabels: [N, V]\n"
     experiment = "# @package _global_\ndefaults:\n  - override /dataset: beats\n"
     for name, text in (("dataset/beats", dataset), ("experiment/study", experiment)):
         (tmp_path / name).parent.mkdir()
@@ -270,14 +276,17 @@ def own_conf(tmp_path):
     ("words", "loss"),
     [
         (["dataset=beats"], "CrossEntropy"),
-        (["dataset=beats", "loss=bce"], "BinaryCrossEntropy"),
+        (["dataset=beats", "loss=bce", "target=multilabel"], "BinaryCrossEntropy"),
         (["experiment=study"], "CrossEntropy"),
-        (["experiment=study", "loss=bce"], "BinaryCrossEntropy"),
+        (["experiment=study", "loss=bce", "target=multilabel"], "BinaryCrossEntropy"),
         (["experiment=study", "dataset=synthetic"], "BinaryCrossEntropy"),
     ],
 )
-def test_a_dataset_may_choose_its_loss_and_the_command_line_has_the_last_word(own_conf, words, loss):
-    assert composed(*own_conf, *words).loss._target_ == f"ecgexp.losses.{loss}"
+def test_a_dataset_may_choose_target_and_loss_and_the_command_line_has_the_last_word(own_conf, words, loss):
+    cfg = composed(*own_conf, *words)
+    assert cfg.loss._target_ == f"ecgexp.losses.{loss}"
+    assert cfg.target._target_ == f"ecgexp.targets.{'MultiClass' if loss == 'CrossEntropy' else 'MultiLabel'}"
+    check(cfg)
 
 
 def test_locate_finds_what_a_target_names():
@@ -382,3 +391,96 @@ def test_a_target_that_cannot_be_called_is_named(cfg, group, target):
 )
 def test_a_text_of_digits_is_no_number(cfg, arguments, words):
     assert refusal(with_model(cfg, **arguments)) == words
+
+
+# --- keys of earlier versions
+
+
+@pytest.mark.parametrize(
+    ("word", "new"),
+    [
+        ("dataset.task=rhythm", "'dataset.labels'"),
+        ("+dataset.task=rhythm", "'dataset.labels'"),
+        ("dataset.classes=3", "'dataset.label_names'"),
+        ("dataset.multiclass=true", "target=multiclass"),
+        ("threshold=0.4", "'target.threshold'"),
+        ("model.multiclass=true", "'target'"),
+    ],
+)
+def test_a_key_of_an_earlier_version_on_the_command_line_gets_a_sentence_that_names_the_new_one(word, new):
+    register_resolvers()
+    with pytest.raises(UserError) as refused:
+        plan(CONF, get_args_parser().parse_args([word]))
+    sentence = str(refused.value)
+    assert word.lstrip("+").partition("=")[0] in sentence and new in sentence
+    assert "\n" not in sentence and sentence.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new"),
+    [
+        ("dataset:\n  task: rhythm\n", "dataset.task", "'dataset.labels'"),
+        ("dataset:\n  multiclass: true\n", "dataset.multiclass", "target=multiclass"),
+        ("threshold: 0.4\n", "threshold", "'target.threshold'"),
+        ("model:\n  outputs: ${dataset.classes}\n", "dataset.classes", "'dataset.label_names'"),
+        ("seed: ${oc.select:dataset.multiclass,0}\n", "dataset.multiclass", "target=multiclass"),
+        ("early_stopping:\n  min_delta: ${threshold}\n", "threshold", "'target.threshold'"),
+    ],
+)
+def test_a_key_of_an_earlier_version_in_a_file_of_ones_own_does_too(tmp_path, text, old, new):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}")
+    sentence = refusal(composed("--config-dir", str(tmp_path), "experiment=mine"))
+    assert f"'{old}'" in sentence and new in sentence
+
+
+# --- metrics of one's own
+
+
+class Hits:
+    """A metric of a user's own."""
+
+    higher_is_better = True
+
+    def __call__(self, probabilities, targets):
+        return float(((probabilities > 0.5) == (targets == 1)).float().mean())
+
+
+class Misses(Hits):
+    higher_is_better = False
+
+
+class Undecided(Hits):
+    higher_is_better = None
+
+
+OWN = (f"+metrics.own._target_={__name__}.Misses",)
+
+
+def test_a_metric_of_ones_own_may_be_monitor_and_objective_and_says_which_way_is_better():
+    cfg = composed(*OWN, "monitor=val/own", "objective=best/train/own")
+    check(cfg)
+    assert cfg.scheduler.schedule.mode == "min"
+    cfg = composed(f"+metrics.own._target_={__name__}.Hits", "monitor=val/own")
+    check(cfg)
+    assert cfg.scheduler.schedule.mode == "max"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((f"+metrics.own._target_={__name__}.Undecided",), ("metrics.own", "higher_is_better")),
+        ((f"+metrics.auroc_macro._target_={__name__}.Hits",), ("metrics.auroc_macro", "choose another")),
+        ((*OWN, "monitor=val/others"), ("monitor", "val/others")),
+        ((*OWN, "+metrics.own.size=3"), ("metrics.own.size",)),
+        (("+callbacks.own._target_=nowhere.Callback",), ("callbacks.own._target_", "nowhere")),
+        ((f"target._target_={__name__}.Hits", "~target.threshold"), ("target", "cannot be built")),
+        (("dataset.label_names=[A,A]",), ("'A'", "rename")),
+        (("dataset.label_names=3",), ("dataset.label_names",)),
+        (("monitor=val/f1/XX",), ("monitor", "NORM, STTC")),
+        (("objective=best/val/mlcm_f1/NTL",), ("objective", "NORM, STTC")),
+    ],
+)
+def test_what_is_wrong_with_metrics_targets_and_labels_is_said_before_anything_is_read(words, named):
+    sentence = refusal(composed(*words))
+    assert all(word in sentence for word in named), sentence

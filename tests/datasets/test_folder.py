@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ecgexp.datasets import WFDBFolder
 from ecgexp.errors import UserError
+from ecgexp.targets import MultiClass
 
 RNG = np.random.default_rng(2)
 N = 40
@@ -234,8 +235,8 @@ def test_a_bad_record(own, damage, options, message):
 
 def test_records_with_exactly_one_label(own):
     own.table["AF"] = 1 - own.table["PVC"]
-    dataset = own.dataset(multiclass=True)
-    assert dataset.multiclass and not own.dataset().multiclass
+    dataset = own.dataset()
+    dataset.target = MultiClass(dataset.label_names)
     assert (dataset.load("train").targets.sum(axis=1) == 1).all()
 
 
@@ -252,10 +253,13 @@ def test_none_or_several_labels_are_bad_where_there_is_exactly_one(own, columns,
     own.table["AF"] = 1 - own.table["PVC"]
     own.table["findings"] = np.where(own.table["AF"] == 1, "AF", "PVC")
     damage(own)
-    message = rf"Record .* is bad: .*: it has {held} in labels\.csv, where .* takes exactly one label\. Repair it"
+    message = rf"Record .* is bad: .*: it has {held}, where exactly one label has to hold \(labels\.csv\)\. Repair it"
+    dataset = own.dataset(**columns)
+    dataset.target = MultiClass(dataset.label_names)
     with pytest.raises(UserError, match=message):
-        own.dataset(multiclass=True, **columns).prepare()
-    dataset = own.dataset(multiclass=True, on_bad_record="skip", **columns)
+        dataset.prepare()
+    dataset = own.dataset(on_bad_record="skip", **columns)
+    dataset.target = MultiClass(dataset.label_names)
     assert len(dataset.load("train")) == 29
     assert (dataset.load("train").targets.sum(axis=1) == 1).all()
     assert len(own.dataset(**columns).load("train")) == 30

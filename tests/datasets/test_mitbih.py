@@ -310,7 +310,7 @@ def test_counts_are_logged_and_a_class_without_beats_is_said(copied, caplog):
 
 def test_it_says_what_it_is(dataset):
     built = dataset()
-    assert built.multiclass and built.unit != "mV"
+    assert built.unit != "mV"
     assert built.label_names == CLASSES and built.lead_names == ("MLII",)
     assert (built.sampling_rate, built.load("val").inputs["signal"].shape[1:]) == (125, (192, 1))
     hints = get_type_hints(MITBIH.__init__, include_extras=True)
@@ -474,7 +474,7 @@ def test_the_table_as_csv_and_as_parquet(table):
             assert not split.inputs["signal"][:, 187:].any()
             assert labels(split) == [CLASSES[int(label)] for label in rows[part][places, 187]]
             assert len(set(labels(split))) == 5
-    assert dataset.multiclass and "too good" in dataset.summary()["warning"]
+    assert "too good" in dataset.summary()["warning"]
 
 
 def test_a_table_of_equal_size_and_time_is_read_again(table):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from folders import LEADS
 
-from ecgexp.datasets import PTBXL, PTBXL_CLASSES
+from ecgexp.datasets import LABEL_SETS, PTBXL
 from ecgexp.errors import UserError
 
 
@@ -67,7 +67,7 @@ def test_folds_are_chosen(folder):
             folder.dataset(**options)
 
 
-def test_tasks_and_validation_folds_share_one_cache(folder, tmp_path):
+def test_label_sets_and_validation_folds_share_one_cache(folder, tmp_path):
     for options in ({}, {"min_likelihood": 0}, {"val_fold": 3}, {"train_folds": [1, 2]}, {"normalize": "scalar"}):
         folder.dataset(**options).prepare()
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
@@ -96,7 +96,7 @@ def test_the_constructor_reads_nothing(tmp_path):
 
 def test_arguments_are_annotated_for_validation():
     hints = get_type_hints(PTBXL.__init__, include_extras=True)
-    assert {"root", "cache_dir", "sampling_rate", "task", "min_likelihood", "val_fold"} <= set(hints)
+    assert {"root", "cache_dir", "sampling_rate", "labels", "min_likelihood", "val_fold"} <= set(hints)
 
 
 # --- statistics, report, fingerprint
@@ -229,7 +229,7 @@ FOLDERS = {
         lambda f: (f.root / "scp_statements.csv").write_text(
             "".join((f.root / "scp_statements.csv").read_text().splitlines(keepends=True)[:3])
         ),
-        r"scp_statements\.csv gives 2 labels for dataset\.task=superclass where PTB-XL has 5",
+        r"scp_statements\.csv gives 2 labels for dataset\.labels=superclass where PTB-XL has 5",
     ),
 }
 
@@ -338,7 +338,7 @@ def test_several_bad_records_are_counted(folder):
     assert [bad["record"] for split in ("train", "val") for bad in summary[split]["bad"]] == ["2", "4", "9"]
 
 
-def test_a_bad_record_without_a_label_of_the_task_does_no_harm(folder):
+def test_a_bad_record_without_a_label_asked_for_does_no_harm(folder):
     folder.set(2, "scp_codes", "{'SR': 0}")
     folder.path(2).with_suffix(".dat").unlink()
     assert "2" not in folder.dataset().load("train").ids
@@ -398,7 +398,7 @@ def test_the_two_known_pairs_are_identical(real):
 )
 def test_labels_agree_with_the_published_table(real, real_labels, task, prefix):
     """At any likelihood, as the benchmark counts; the table leaves out the underscores of ISC_ and the like."""
-    dataset = real(task=task, min_likelihood=0)
+    dataset = real(labels=task, min_likelihood=0)
     compared = 0
     for split in ("train", "val"):
         loaded = dataset.load(split)
@@ -411,7 +411,7 @@ def test_labels_agree_with_the_published_table(real, real_labels, task, prefix):
     assert compared > 1000
 
 
-def test_the_tasks_are_those_of_the_benchmark(real, real_ptbxl):
+def test_the_label_sets_are_those_of_the_benchmark(real, real_ptbxl):
     statements = pd.read_csv(real_ptbxl / "scp_statements.csv", index_col=0)
     diagnostic = statements[statements.diagnostic == 1]
     expected = {
@@ -422,19 +422,41 @@ def test_the_tasks_are_those_of_the_benchmark(real, real_ptbxl):
         "all": set(statements.index),
     }
     for task, names in expected.items():
-        dataset = real(task=task)
+        dataset = real(labels=task)
         assert set(dataset.label_names) == names
         assert all(a < b for a, b in pairwise(dataset.label_names))
-        assert PTBXL_CLASSES[task] == len(names)
+        assert LABEL_SETS[task] == dataset.label_names
     assert set(real().label_names) == set(diagnostic.diagnostic_class)
 
 
-def test_the_task_all_takes_diagnostic_statements_by_likelihood_and_others_always(real, real_ptbxl):
+def test_the_set_all_takes_diagnostic_statements_by_likelihood_and_others_always(real, real_ptbxl):
     table = pd.read_csv(real_ptbxl / "ptbxl_database.csv").set_index("ecg_id")
     statements = pd.read_csv(real_ptbxl / "scp_statements.csv", index_col=0)
     always = set(statements.index[(statements.form == 1) | (statements.rhythm == 1)])
-    labels = labels_of(real(task="all"), "val")
+    labels = labels_of(real(labels="all"), "val")
     for record, names in labels.items():
         codes = ast.literal_eval(table.scp_codes[int(record)])
         assert names == {code for code, value in codes.items() if value >= 50 or code in always}
     assert len(labels) > 300
+
+
+def test_statements_may_be_asked_for_one_by_one_in_any_order(real, real_ptbxl):
+    table = pd.read_csv(real_ptbxl / "ptbxl_database.csv").set_index("ecg_id")
+    dataset = real(labels=["SR", "IMI", "AFIB"])
+    assert dataset.label_names == ("SR", "IMI", "AFIB")
+    labels = labels_of(dataset, "val")
+    for record, names in labels.items():
+        codes = ast.literal_eval(table.scp_codes[int(record)])
+        assert names == {
+            code for code, value in codes.items() if code in ("SR", "AFIB") or (code == "IMI" and value >= 50)
+        }
+    assert len(labels) > 200
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [(["SR", "XX"], "names 'XX', which is no statement"), (["SR", "SR"], "SR twice"), ([], "nothing")],
+)
+def test_statements_that_there_are_not_or_twice_are_refused(tmp_path, labels, words):
+    with pytest.raises(UserError, match=words):
+        PTBXL(tmp_path, cache_dir=tmp_path, labels=labels)

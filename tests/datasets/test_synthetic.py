@@ -383,10 +383,10 @@ def test_linear_features_know_something_but_not_everything(table, signals):
 
 
 class TestDataset:
-    def test_every_task_can_be_read(self, tmp_path):
-        tasks = {"superclass": 5, "subclass": 23, "diagnostic": 44, "form": 19, "rhythm": 12, "all": 71}
-        for task, classes in tasks.items():
-            data = Synthetic(tmp_path / "data", cache_dir=tmp_path / "cache", records=200, task=task, workers=1)
+    def test_every_label_set_can_be_read(self, tmp_path):
+        sets = {"superclass": 5, "subclass": 23, "diagnostic": 44, "form": 19, "rhythm": 12, "all": 71}
+        for task, classes in sets.items():
+            data = Synthetic(tmp_path / "data", cache_dir=tmp_path / "cache", records=200, labels=task, workers=1)
             assert len(data.label_names) == classes
             split = data.load("train")
             assert split.targets.shape == (len(split), classes) and len(split) > 40
@@ -410,7 +410,7 @@ class TestDataset:
             root(records=10),
             root(generator_seed=1),
             root(sampling_rate=500),
-            root(task="rhythm"),
+            root(labels="rhythm"),
         }
         assert len(roots) == 4
 

@@ -9,10 +9,17 @@ from ecgexp import CONF
 GROUPS = ("dataset", "model", "loss", "optimizer", "scheduler", "trainer", "tracking", "experiment")
 LAUNCHING = ("hydra/sweeper", "hydra/launcher", "hydra/sweeper/sampler", "hydra/sweeper/pruner")
 KEYS = (
-    *("lr", "batch_size", "max_epochs", "seed", "threshold", "precision", "compile", "monitor", "objective"),
+    *("lr", "batch_size", "max_epochs", "seed", "target.threshold", "precision", "compile", "monitor", "objective"),
     *("memory_budget", "cache_dir", "resume", "early_stopping", "early_stopping.patience", "early_stopping.min_delta"),
-    *("dataset.records", "dataset.root", "dataset.task", "dataset.val_fold", "dataset.labels", "dataset.normalize"),
-    *("dataset.samples", "dataset.classes", "dataset.leads", "dataset.multiclass", "dataset._target_", "dataset.nope"),
+    *(
+        "dataset.records",
+        "dataset.root",
+        "dataset.label_names",
+        "dataset.val_fold",
+        "dataset.labels",
+        "dataset.normalize",
+    ),
+    *("dataset.samples", "model.outputs", "dataset.leads", "target._target_", "dataset._target_", "dataset.nope"),
     *("model.width", "model._target_", "model", "optimizer.momentum", "optimizer._target_", "optimizer.weight_decay"),
     *("scheduler.interval", "scheduler.schedule", "scheduler.schedule.factor", "trainer.devices", "trainer.threads"),
     *("trainer.accelerator", "trainer.strategy", "tracking.root", "tracking.uri", "tracking.experiment", "sweep.name"),

@@ -293,7 +293,7 @@ def _make_old_run(folder: Path) -> None:
     from ecgexp.training.network import Network
 
     generator = torch.Generator().manual_seed(0)
-    network = Network(Linear(leads=2, samples=96, classes=3))
+    network = Network(Linear(leads=2, samples=96, outputs=3))
     state = {
         name: torch.rand(value.shape, generator=generator) if value.is_floating_point() else value
         for name, value in network.state_dict().items()

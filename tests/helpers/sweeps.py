@@ -16,7 +16,7 @@ from ecgexp.tracking.store import Store, open_store
 
 LABELS = ("NORM", "STTC", "CD", "MI", "HYP")
 PROTOCOL = {
-    "dataset.task": "superclass",
+    "dataset.labels": "superclass",
     "dataset.min_likelihood": "50",
     "dataset.sampling_rate": "100",
     "dataset.normalize": "none",
@@ -25,7 +25,8 @@ PROTOCOL = {
     "early_stopping.patience": "15",
     "early_stopping.min_delta": "0.0",
     "monitor": "val/loss",
-    "threshold": "0.5",
+    "target._target_": "ecgexp.targets.MultiLabel",
+    "target.threshold": "0.5",
     "precision": "32",
 }
 CHOICES = {"dataset": "ptbxl", "model": "ribeiro", "loss": "bce", "optimizer": "adam", "scheduler": "plateau"}

@@ -123,7 +123,7 @@ def test_it_is_the_installed_package_that_runs(wheel, python):
 
 def test_help_and_configuration_are_shown_in_any_folder(wheel, python):
     cfg = OmegaConf.to_container(OmegaConf.create(wheel.stdout), resolve=False)
-    assert (cfg["lr"], cfg["model"]["classes"]) == (0.001, "${dataset.classes}")
+    assert (cfg["lr"], cfg["model"]["outputs"]) == (0.001, "${ecgexp.outputs:${target},${dataset.label_names}}")
     assert "optimizer: adam, adamw, rmsprop, sgd" in fresh(wheel.folder / "elsewhere", "--help", python=python).stdout
 
 
@@ -137,7 +137,7 @@ def test_a_users_own_net_loss_optimizer_and_dataset_are_trained(tmp_path, python
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
     for run in runs:
         cfg = config(folder, run)
-        assert cfg.model == {"_target_": "ownstudy.nets.Deviations", "leads": 2, "samples": 60, "classes": 2}
+        assert cfg.model == {"_target_": "ownstudy.nets.Deviations", "leads": 2, "samples": 60, "outputs": 2}
         assert cfg.loss == {"_target_": "ownstudy.training.Focal", "gamma": 1.5}
         chosen = [run.data.tags[group] for group in ("model", "loss", "optimizer", "dataset")]
         assert chosen == ["mynet", "focal", "signs", "noise"]
@@ -174,7 +174,7 @@ from ecgexp.targets import MultiLabel
 
 torch.manual_seed(0)
 targets = torch.tensor([[1, 0], [0, 1], [1, 1], [0, 0]])
-logits = speed_up(Rajpurkar(leads=2, samples=256, classes=2))(torch.randn(4, 2, 256))
+logits = speed_up(Rajpurkar(leads=2, samples=256, outputs=2))(torch.randn(4, 2, 256))
 BinaryCrossEntropy()(logits, targets.float()).backward()
 metric = MLCM(num_labels=2)
 metric.update(logits.sigmoid().detach(), targets)

@@ -26,7 +26,7 @@ def conv(inputs, outputs):
 @pytest.mark.parametrize("attention", [True, False])
 def test_parameters_of_the_papers_net(layers, pools, places, attention):
     hidden = 64
-    net = ConvBlocks(leads=1, samples=192, classes=5, hidden=hidden, layers=layers, attention=attention)
+    net = ConvBlocks(leads=1, samples=192, outputs=5, hidden=hidden, layers=layers, attention=attention)
     convolutions = conv(1, hidden) + conv(hidden, hidden) + layers * 2 * conv(hidden, hidden)
     attended = pools * (4 * (hidden * hidden + hidden) + 1) if attention else 0  # query, key, value, output; w
     dense = places * hidden * hidden + hidden + hidden * 5 + 5
@@ -171,7 +171,7 @@ def test_hidden_sizes_that_the_heads_do_not_divide_are_refused():
 
 def test_annotations_refuse_impossible_arguments():
     hints = get_type_hints(ConvBlocks.__init__, include_extras=True)
-    assert list(hints)[:3] == ["leads", "samples", "classes"]
+    assert list(hints)[:3] == ["leads", "samples", "outputs"]
     for name in ("hidden", "layers", "heads", "columns"):
         for value in (0, -1, 2.5, "2", True):
             with pytest.raises(ValidationError):

@@ -83,7 +83,7 @@ def test_original_rajpurkar_has_33_convolutions_and_one_dense_layer():
 
 @pytest.mark.slow
 def test_original_rajpurkar_averages_one_prediction_per_256_samples():
-    net = RajpurkarOriginal(leads=1, samples=2560, classes=14).eval()
+    net = RajpurkarOriginal(leads=1, samples=2560, outputs=14).eval()
     x = torch.randn(2, 1, 2560)
     steps = net.step_logits(x)
     assert steps.shape == (2, 10, 14)
@@ -109,18 +109,18 @@ def test_original_ribeiro_has_the_published_layers():
 
 
 @pytest.mark.parametrize("build", SMALL)
-@pytest.mark.parametrize(("leads", "samples", "classes"), [(12, 1000, 5), (1, 997, 1), (3, 17, 4), (2, 1, 71)])
-def test_any_shape_of_record_gives_one_logit_per_class(build, leads, samples, classes):
-    net = build(leads=leads, samples=samples, classes=classes)
+@pytest.mark.parametrize(("leads", "samples", "outputs"), [(12, 1000, 5), (1, 997, 1), (3, 17, 4), (2, 1, 71)])
+def test_any_shape_of_record_gives_one_logit_per_class(build, leads, samples, outputs):
+    net = build(leads=leads, samples=samples, outputs=outputs)
     for batch in (1, 3):
         y = net(signals(batch, leads, samples))
-        assert y.shape == (batch, classes)
+        assert y.shape == (batch, outputs)
         assert y.isfinite().all()
 
 
 @pytest.mark.parametrize("build", SMALL)
 def test_a_record_does_not_depend_on_its_batch_or_memory_layout(build):
-    net = build(leads=3, samples=101, classes=2).eval()
+    net = build(leads=3, samples=101, outputs=2).eval()
     x = signals(4, 3, 101)
     torch.testing.assert_close(net(x)[1:2], net(x[1:2].contiguous()), rtol=1e-4, atol=1e-4)
 
@@ -154,7 +154,7 @@ def test_no_layer_is_computed_wrongly_in_bfloat16(net, leads):
 @pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 def test_dropout_acts_in_training_only(net):
-    built = net(leads=2, samples=64, classes=3)
+    built = net(leads=2, samples=64, outputs=3)
     x = signals(2, 2, 64)
     assert not torch.equal(built(x), built(x))
     built.eval()
@@ -164,7 +164,7 @@ def test_dropout_acts_in_training_only(net):
 @pytest.mark.parametrize("build", SMALL[:-1])
 def test_gradients_reach_every_parameter(build):
     torch.manual_seed(0)
-    net = build(leads=3, samples=300, classes=4)
+    net = build(leads=3, samples=300, outputs=4)
     for attention in (m for m in net.modules() if isinstance(m, ResidualAttention)):
         nn.init.ones_(attention.weight)  # which begins at zero
     loss = nn.functional.binary_cross_entropy_with_logits(net(signals(4, 3, 300)), torch.eye(4))
@@ -177,7 +177,7 @@ def test_gradients_reach_every_parameter(build):
 
 @pytest.mark.parametrize("build", SMALL)
 def test_state_dict_round_trip_through_a_file(build, tmp_path):
-    shape = {"leads": 2, "samples": 100, "classes": 3}
+    shape = {"leads": 2, "samples": 100, "outputs": 3}
     net = build(**shape)
     net(signals(4, 2, 100))
     torch.save(net.state_dict(), tmp_path / "weights.pt")
@@ -191,9 +191,9 @@ def test_state_dict_round_trip_through_a_file(build, tmp_path):
 @pytest.mark.parametrize("build", SMALL)
 def test_export_with_any_batch_size(build, tmp_path):
     torch.manual_seed(0)
-    net = build(leads=2, samples=60, classes=3)
-    if hasattr(net, "fit_labels"):
-        net.fit_labels(torch.tensor([[1, 0, 0], [0, 1, 0], [0, 1, 1]], dtype=torch.uint8))
+    net = build(leads=2, samples=60, outputs=3)
+    if hasattr(net, "fit_prior"):
+        net.fit_prior(torch.tensor([-0.7, 0.7, -0.7]))
     net(signals(8, 2, 60))
     net.eval()
     program = torch.export.export(net, (signals(4, 2, 60),), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -206,7 +206,7 @@ def test_export_with_any_batch_size(build, tmp_path):
 
 @pytest.mark.parametrize("build", SMALL)
 def test_copies_are_independent(build):
-    net = build(leads=2, samples=50, classes=3)
+    net = build(leads=2, samples=50, outputs=3)
     before = copy.deepcopy(net)
     net(signals(4, 2, 50))
     for name, value in before.state_dict().items():
@@ -217,14 +217,14 @@ def test_copies_are_independent(build):
 @pytest.mark.parametrize("build", [*SMALL[:2], *SMALL[3:]])
 @pytest.mark.parametrize("shape", [(2, 3, 100), (2, 2, 101), (2, 100)])
 def test_signals_of_another_shape_are_refused(build, shape):
-    net = build(leads=2, samples=100, classes=3)
+    net = build(leads=2, samples=100, outputs=3)
     with pytest.raises(UserError, match=r"\(batch, 2, 100\) but was given"):
         net(torch.zeros(shape))
 
 
 @pytest.mark.slow
 def test_original_rajpurkar_refuses_other_leads_only():
-    net = RajpurkarOriginal(leads=2, samples=100, classes=3).eval()
+    net = RajpurkarOriginal(leads=2, samples=100, outputs=3).eval()
     assert net(torch.zeros(1, 2, 333)).shape == (1, 3)
     with pytest.raises(UserError, match=r"\(batch, 2, samples\) but was given \(1, 3, 333\)"):
         net(torch.zeros(1, 3, 333))
@@ -234,7 +234,7 @@ def test_original_rajpurkar_refuses_other_leads_only():
 def test_annotations_refuse_impossible_arguments(net):
     hints = get_type_hints(net.__init__, include_extras=True)
     hints.pop("return")
-    assert list(hints)[:3] == ["leads", "samples", "classes"]
+    assert list(hints)[:3] == ["leads", "samples", "outputs"]
     for name, hint in hints.items():
         if hint is bool:
             continue
@@ -259,7 +259,7 @@ def test_annotations_refuse_impossible_arguments(net):
 )
 def test_a_handful_of_records_can_be_overfitted(net, steps):
     torch.manual_seed(0)
-    built = net(leads=2, samples=256, classes=3)
+    built = net(leads=2, samples=256, outputs=3)
     x = signals(8, 2, 256)
     y = torch.tensor([[i & 1, (i >> 1) & 1, (i >> 2) & 1] for i in range(8)], dtype=torch.float32)
     optimizer = torch.optim.Adam(built.parameters(), lr=0.003)

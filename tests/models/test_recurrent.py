@@ -127,7 +127,7 @@ def test_hidden_sizes_that_the_heads_do_not_divide_are_refused():
 
 def test_annotations_refuse_impossible_arguments():
     hints = get_type_hints(Recurrent.__init__, include_extras=True)
-    assert list(hints)[:3] == ["leads", "samples", "classes"]
+    assert list(hints)[:3] == ["leads", "samples", "outputs"]
     impossible = dict.fromkeys(("hidden", "layers", "heads"), (0, -1, 2.5, "2", True))
     impossible |= dict.fromkeys(("dropout", "attention_dropout"), (-0.1, 1.0, "much")) | {"cell": ("rnn", None)}
     for name, values in impossible.items():

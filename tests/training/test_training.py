@@ -11,6 +11,7 @@ from torch import nn
 from ecgexp.config.build import Parts, check_device, resolve_precision
 from ecgexp.datasets import SignalDataset, Split
 from ecgexp.errors import UserError
+from ecgexp.targets import MultiClass, MultiLabel
 from ecgexp.training.fit import load
 from ecgexp.trials.identity import identity
 
@@ -21,8 +22,8 @@ class Beats(SignalDataset):
     label_names = ("N", "V", "S")
     lead_names, sampling_rate, samples = ("I", "II"), 100.0, 10
 
-    def __init__(self, multiclass, classes=(0, 1, 2, 0)):
-        self.multiclass = multiclass
+    def __init__(self, kind=MultiLabel, classes=(0, 1, 2, 0)):
+        self.target = kind(self.label_names)
         self.targets = np.eye(3, dtype=np.uint8)[list(classes)]
 
     def load(self, split):
@@ -31,52 +32,50 @@ class Beats(SignalDataset):
 
 
 def loaded(dataset, monitor="val/loss", objective="best/val/loss", **keys):
-    shape = {"leads": 2, "samples": 10, "classes": 3, **keys}
-    judged = {"monitor": monitor, "objective": objective, "threshold": 0.5}
+    shape = {"leads": 2, "samples": 10, "label_names": list(dataset.label_names), **keys}
+    judged = {"monitor": monitor, "objective": objective}
     cfg = OmegaConf.create({"dataset": shape, "batch_size": 2, "seed": 0, "memory_budget": 1.0, **judged})
     return load(cfg, Parts(dataset, nn.Identity(), nn.Identity(), torch.optim.SGD, None))
 
 
-@pytest.mark.parametrize(
-    ("multiclass", "keys"), [(True, {"multiclass": True}), (False, {"multiclass": False}), (False, {})]
-)
-def test_data_that_are_as_the_configuration_says_are_loaded(multiclass, keys):
-    assert len(loaded(Beats(multiclass), **keys).splits["train"]) == 4
+@pytest.mark.parametrize("kind", [MultiLabel, MultiClass])
+def test_data_that_are_as_the_configuration_says_are_loaded(kind):
+    assert len(loaded(Beats(kind)).splits["train"]) == 4
 
 
 @pytest.mark.parametrize(
-    ("multiclass", "keys", "named"),
+    ("keys", "named"),
     [
-        (False, {"leads": 12}, r"'dataset\.leads' is 12, but the data have 2"),
-        (False, {"multiclass": True}, r"'dataset\.multiclass' is true, but that of Beats is false"),
-        (True, {}, r"'dataset\.multiclass' is false, but that of Beats is true"),
+        ({"leads": 12}, r"'dataset\.leads' is 12, but the data have 2"),
+        ({"label_names": ["N", "S", "V"]}, r"is \[N, S, V\], but the labels of the data are \[N, V, S\]"),
+        ({"label_names": ["N", "V"]}, r"is \[N, V\], but the labels of the data are \[N, V, S\]"),
     ],
 )
-def test_data_that_are_not_are_refused(multiclass, keys, named):
+def test_data_that_are_not_are_refused(keys, named):
     with pytest.raises(UserError, match=named):
-        loaded(Beats(multiclass), **keys)
+        loaded(Beats(), **keys)
 
 
-@pytest.mark.parametrize("multiclass", [False, True])
+@pytest.mark.parametrize("kind", [MultiLabel, MultiClass])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_metric_that_the_labels_do_not_allow_is_refused_before_training(multiclass, split):
+def test_a_metric_that_the_labels_do_not_allow_is_refused_before_training(kind, split):
     metric = "auroc_macro"  # which needs records with and without a label
-    one = Beats(multiclass, classes=(0, 0, 0, 0))
+    one = Beats(kind, classes=(0, 0, 0, 0))
     with pytest.raises(UserError, match=f"'monitor' is '{split}/{metric}', which cannot be computed on these data"):
-        loaded(one, monitor=f"{split}/{metric}", multiclass=multiclass)
+        loaded(one, monitor=f"{split}/{metric}")
     objectives = ["parameters", "best/val/loss", f"best/{split}/{metric}"]
     with pytest.raises(UserError, match=f"'objective' is 'best/{split}/{metric}', which cannot be computed"):
-        loaded(one, objective=objectives, multiclass=multiclass)
-    loaded(one, monitor="train/loss", objective=["best/val/loss", "latency"], multiclass=multiclass)
-    loaded(Beats(multiclass), monitor=f"{split}/{metric}", objective=objectives, multiclass=multiclass)
+        loaded(one, objective=objectives)
+    loaded(one, monitor="train/loss", objective=["best/val/loss", "latency"])
+    loaded(Beats(kind), monitor=f"{split}/{metric}", objective=objectives)
 
 
 @pytest.mark.parametrize(("row", "held"), [((0, 0, 0), "no label"), ((1, 0, 1), "N and S")])
 def test_a_record_that_has_none_or_several_labels_is_named_where_each_has_exactly_one(row, held):
-    dataset = Beats(multiclass=True)
+    dataset = Beats(MultiClass)
     dataset.targets[2] = row
     with pytest.raises(UserError, match=f"Record train-2 cannot be used: it has {held}, where exactly one"):
-        loaded(dataset, multiclass=True)
+        loaded(dataset)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def run(values: dict[str, list[str]]) -> None:
     tune = one_of(values, "thresholds", ("fixed", "tuned"), "fixed") == "tuned"
     keep_patients = one_of(values, "privacy.patients", ("hash", "keep"), "hash") == "keep"
 
-    from ecgexp.config.build import build_dataset, build_target
+    from ecgexp.config.build import build_dataset
     from ecgexp.tracking.privacy import hashed_patients
     from ecgexp.tracking.restore import load_run
     from ecgexp.tracking.runs import find_run
@@ -134,11 +134,11 @@ def run(values: dict[str, list[str]]) -> None:
     root, uri = place_of_runs(values)
     store, run = find_run(values["run"][0], root, uri)
     cfg, network = load_run(store, run.info.run_id, trusted)
-    for group in ("dataset", "loss"):
+    for group in ("dataset", "target", "loss", *(["metrics"] if cfg.get("metrics") else [])):
         check_trusted(group, cfg.get(group), trusted)
     cfg = _placed(cfg, values)
     dataset = build_dataset(cfg)
-    target = build_target(cfg, dataset.label_names)
+    target = dataset.target
     if tune and not target.can_tune:
         raise UserError(f"{target.records.capitalize()} take no thresholds: leave out thresholds=tuned.")
     difference = _check_data(cfg, dataset, store, run)
@@ -160,8 +160,8 @@ def run(values: dict[str, list[str]]) -> None:
             "names": names,
         }
         number, what = note_look(store, run, {**details, "place": place})
-    predictions = predict_split(network, dataset, split, cfg, target)
-    validation = predict_split(network, dataset, "val", cfg, target) if tune else None
+    predictions = predict_split(network, dataset, split, cfg)
+    validation = predict_split(network, dataset, "val", cfg) if tune else None
     findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
     if not keep_patients:
         predictions = replace(predictions, patients=hashed_patients(store, records.patients))
@@ -179,7 +179,7 @@ def run(values: dict[str, list[str]]) -> None:
     print(f"Files: {folder}")
 
 
-def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: DictConfig, target: Target) -> Predictions:
+def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: DictConfig) -> Predictions:
     """What a net says of a split, in full precision, on a GPU where there is one."""
     import torch
 
@@ -189,7 +189,7 @@ def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: Dic
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = dataset.load(split)
     records = Records(loaded, dataset.inputs, float(cfg.memory_budget) * GIGABYTE, device)
-    return predictions_of(loaded, logits_of(network, records, device), target)
+    return predictions_of(loaded, logits_of(network, records, device), dataset.target)
 
 
 def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
@@ -218,6 +218,12 @@ def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun)
     if wrong is not None:
         name, takes, found = wrong
         raise UserError(f"The net of this run takes dataset.{name}={takes}, but the data have {found}.")
+    labels = [str(label) for label in cfg.dataset.get("label_names", dataset.label_names)]
+    if labels != list(dataset.label_names):
+        raise UserError(
+            f"The net of this run predicts the labels {', '.join(labels)}, but those of the data are "
+            f"{', '.join(dataset.label_names)}."
+        )
     with run_folder(store, run.info.run_id) as folder:
         counts = read_json(folder / File.DATA).get("counts")
     if dataset.fingerprint() != run.data.tags.get(Tag.DATASET):
@@ -273,11 +279,11 @@ def _test_records(counts: Any) -> Any:
 
 
 def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
-    from ecgexp.config.build import instantiate_group
+    from ecgexp.config.components import instantiate_group
     from ecgexp.training.fit import fit_labels
 
     loss = instantiate_group("loss", cfg.loss)
-    fit_labels([loss], dataset.load("train"))
+    fit_labels([loss], dataset.load("train"), dataset.target)
     return loss
 
 

@@ -32,6 +32,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from ecgexp.config.upgrade import refuse_old_key
 from ecgexp.errors import UserError, said
 from ecgexp.foreign.hydra import GRID_SWEEPER, grid_cells
 from ecgexp.text import quoted
@@ -99,6 +100,8 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             _check_options(given, parser, searchpath)
             _check_globs(given)
             _check_once(given)
+            for override in given:
+                refuse_old_key(override.key_or_group)
             several = [o for o in given if o.is_sweep_override()]
             if several and not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
                 line = several[0].input_line

@@ -53,7 +53,8 @@ def run(values: dict[str, list[str]]) -> None:
     store = find_store(*place_of_runs(values))
     asked = [name.strip() for name in values.get("sweep", [""])[0].split(",") if name.strip()]
     parents = find_sweeps(store, asked)
-    study = read_study(store, parents)
+    trust = [package for package in values.get("trust", [""])[0].split(",") if package]
+    study = read_study(store, parents, trust)
     out = Path(values.get("out", [str(Path("reports") / _file_name(study.name))])[0]).expanduser()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -77,7 +78,7 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "sweep"
 
 
-def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
+def read_study(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str] = ()) -> Study:
     """Everything that a report of sweeps is made of.
 
     Raises
@@ -91,6 +92,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
     from ecgexp.reports.trial import validation_fingerprint
     from ecgexp.tracking.runs import children, left_out, standing
     from ecgexp.tracking.store import Store
+    from ecgexp.tracking.target import target_of
 
     stores = [Store(store.client, store.uri, parent.info.experiment_id, store.root) for parent in parents]
     found = {
@@ -111,7 +113,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
             if row["status"] != Status.FINISHED or row["pruned"] or source in predictions:
                 continue
             try:
-                read = _read_predictions(files, source, partial(_target, run))
+                read = _read_predictions(files, source, partial(target_of, run, trust=trust))
             except UserError as error:
                 print(error, file=sys.stderr)
                 read = None
@@ -130,7 +132,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun]) -> Study:
         validated = {run: hashes[source] for run, source in sources.items() if source in hashes}
         results["validation_set"] = validation_sets(runs, validated)
         sets = dict(zip(results["source_run_id"], results["validation_set"], strict=True))
-        groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids), sets)
+        groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids, trust), sets)
         search = _read_search(files, parents[0])
         statistics = {
             parent.data.tags[Tag.SWEEP]: kept for parent in parents if (kept := _read_statistics(files, parent))
@@ -215,16 +217,6 @@ class _Files:
         return local / name if (local / name).is_file() else None
 
 
-def _target(run: MlflowRun, label_names: Sequence[str]) -> Target:
-    """What a trial predicted."""
-    from ecgexp.targets import MultiClass, MultiLabel
-    from ecgexp.tracking.runs import setting
-
-    if setting(run, "dataset.multiclass") == "True":  # None in runs from before there was such a key
-        return MultiClass(label_names)
-    return MultiLabel(label_names, float(setting(run, "threshold") or 0.5))
-
-
 def _read_predictions(files: _Files, run_id: str, build: Callable[[Sequence[str]], Target]) -> Predictions | None:
     from ecgexp.training.predictions import read_predictions
 
@@ -265,7 +257,7 @@ def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
         return {}
 
 
-def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.str_] | None:
+def _patients(files: _Files, run_id: str, ids: NDArray[np.str_], trust: Sequence[str]) -> NDArray[np.str_] | None:
     """Whose records they are, from the data themselves; None where those are not here."""
     import numpy as np
 
@@ -278,7 +270,8 @@ def _patients(files: _Files, run_id: str, ids: NDArray[np.str_]) -> NDArray[np.s
         if path is None:
             return None
         cfg = read_config(path)
-        check_trusted("dataset", cfg.get("dataset"))
+        for group in ("dataset", "target", *(["metrics"] if cfg.get("metrics") else [])):
+            check_trusted(group, cfg.get(group), trust)
         split = build_dataset(own_folders(cfg)).load("val")
     except UserError:
         return None

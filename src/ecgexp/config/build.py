@@ -8,17 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import nn
 
+from ecgexp.config.components import build_target, instantiate_group
 from ecgexp.config.schema import DATA_KEYS, SIZES, accepts, locate, plain
 from ecgexp.datasets.base import SIGNAL, Dataset, Input, Split
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError
 from ecgexp.fast import speed_up
-from ecgexp.targets import MultiClass, MultiLabel, Target
 
 Example = NDArray[Any] | dict[str, NDArray[Any]]
 
@@ -75,24 +73,19 @@ def check_device(cfg: DictConfig) -> None:
 
 
 def build_dataset(cfg: DictConfig) -> Dataset:
-    """The dataset of a configuration; reads nothing yet."""
+    """The dataset of a configuration, with its target; reads nothing yet."""
     component = plain(cfg.dataset)
     target = locate("dataset", component)
     kept = {key: value for key, value in component.items() if key not in DATA_KEYS or accepts(target, key)}
-    return instantiate_group("dataset", kept)
+    dataset: Dataset = instantiate_group("dataset", kept)
+    dataset.target = build_target(cfg, None if "label_names" in component else dataset.label_names)
+    return dataset
 
 
 def build_net(cfg: DictConfig) -> nn.Module:
     """The net of a configuration, with new weights; with the faster layers where it says so, or is too old to say."""
     net: nn.Module = instantiate_group("model", cfg.model)
     return speed_up(net) if cfg.get("fast", True) else net
-
-
-def build_target(cfg: DictConfig, label_names: Sequence[str]) -> Target:
-    """What a configuration has predicted, of records with these labels."""
-    if cfg.dataset.get("multiclass", False):
-        return MultiClass(label_names)
-    return MultiLabel(label_names, float(cfg.threshold))
 
 
 def example(dataset: Dataset, split: Split, records: int = 2) -> Example:
@@ -118,7 +111,7 @@ def sizes(inputs: Sequence[Input]) -> dict[str, int | dict[str, int]]:
 
 
 def wrong_size(cfg: DictConfig, dataset: Dataset) -> tuple[str, Any, Any] | None:
-    """First size in a dataset's config that is not that of its inputs or labels.
+    """First size in a dataset's config that is not that of its inputs.
 
     Returns
     -------
@@ -127,7 +120,7 @@ def wrong_size(cfg: DictConfig, dataset: Dataset) -> tuple[str, Any, Any] | None
     """
     component = plain(cfg.dataset)
     own = locate("dataset", component) if "_target_" in component else type(dataset)
-    found: dict[str, Any] = {**sizes(dataset.inputs), "classes": len(dataset.label_names)}
+    found: dict[str, Any] = sizes(dataset.inputs)
     found |= {key: "none" for key in SIZES.values() if key in component and key not in found and not accepts(own, key)}
     said = {key: component.get(key) for key in found}
     return next(((key, said[key], found[key]) for key in found if said[key] != found[key]), None)
@@ -153,6 +146,26 @@ def check_inputs(dataset: Dataset, split: Split) -> None:
             raise UserError(f"{kind} says that input '{name}' has the shape {shape}, but its splits have {found}.")
 
 
+def build_callbacks(cfg: DictConfig) -> list[Any]:
+    """The user's own Lightning callbacks.
+
+    Raises
+    ------
+    UserError
+        Where one refuses its arguments, or is no callback.
+    """
+    from pytorch_lightning import Callback
+
+    built = {name: instantiate_group(f"callbacks.{name}", part) for name, part in cfg.get("callbacks", {}).items()}
+    for name, callback in built.items():
+        if not isinstance(callback, Callback):
+            raise UserError(
+                f"Config key 'callbacks.{name}' builds {type(callback).__name__}, which is no Lightning callback: name "
+                "a subclass of pytorch_lightning.Callback."
+            )
+    return list(built.values())
+
+
 def build_statistics(cfg: DictConfig) -> dict[str, Callable[..., Any]]:
     """The user's own statistics by name.
 
@@ -171,31 +184,11 @@ def build_statistics(cfg: DictConfig) -> dict[str, Callable[..., Any]]:
     return built
 
 
-def instantiate_group(group: str, component: Any) -> Any:
-    """Build what a config group names.
-
-    Raises
-    ------
-    UserError
-        Where its class refuses the arguments.
-    """
-    try:
-        return instantiate(component)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, UserError):
-            raise cause from error
-        message = said(cause).rstrip(".")
-        kind = type(cause).__name__
-        raise UserError(f"Config group '{group}' cannot be built: {kind}: {message}.") from error
-
-
 def describe(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
     """What one has to know to use a trained net on other records."""
-    described = {
+    described: dict[str, Any] = {
         "labels": list(dataset.label_names),
-        "multiclass": dataset.multiclass,
-        "threshold": cfg.threshold,
+        "target": plain(cfg.target),
         "inputs": [one.describe() for one in dataset.inputs],
     }
     for one in dataset.inputs:

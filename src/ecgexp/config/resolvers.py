@@ -1,10 +1,17 @@
-"""The interpolations that conf/ uses."""
+"""The interpolations that conf/ uses.
+
+One that cannot be computed gives what stands for nothing: `ecgexp.config.schema.check` then says what is wrong.
+"""
 
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from typing import Any
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ecgexp.errors import UserError
 
 
 def register_resolvers() -> None:
@@ -13,30 +20,49 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("ecgexp.product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("ecgexp.mode", _mode, replace=True)
     OmegaConf.register_new_resolver("ecgexp.directions", _directions, replace=True)
-    OmegaConf.register_new_resolver("ecgexp.macro_f1", _macro_f1, replace=True)
-    OmegaConf.register_new_resolver("ecgexp.ptbxl_classes", _ptbxl_classes, replace=True)
+    OmegaConf.register_new_resolver("ecgexp.main_metric", _main_metric, replace=True)
+    OmegaConf.register_new_resolver("ecgexp.outputs", _outputs, replace=True)
+    OmegaConf.register_new_resolver("ecgexp.label_names", _label_names, replace=True)
+    OmegaConf.register_new_resolver("ecgexp.ptbxl_labels", _ptbxl_labels, replace=True)
 
 
-def _mode(monitor: str) -> str:
-    from ecgexp.metrics.names import higher_is_better, is_metric_name
+def _mode(monitor: str, *, _root_: DictConfig) -> str:
+    from ecgexp.config.components import build_target
     from ecgexp.tracking.names import metric_of
 
-    metric = metric_of(monitor)
-    return "max" if is_metric_name(metric) and higher_is_better(metric) else "min"
+    with suppress(UserError):
+        return "max" if build_target(_root_).higher_is_better(metric_of(monitor)) else "min"
+    return "min"
 
 
-def _directions(objective: str | ListConfig) -> list[str]:
+def _directions(objective: str | ListConfig, *, _root_: DictConfig) -> list[str]:
     names = [objective] if isinstance(objective, str) else objective
-    return [f"{_mode(name)}imize" for name in names]
+    return [f"{_mode(name, _root_=_root_)}imize" for name in names]
 
 
-def _macro_f1(multiclass: bool) -> str:
-    from ecgexp.metrics.names import macro_f1_name
+def _main_metric(target: DictConfig) -> str:
+    from ecgexp.config.components import make_target
 
-    return macro_f1_name(multiclass)
+    with suppress(UserError):
+        return make_target(target, ()).main_metric
+    return "loss"
 
 
-def _ptbxl_classes(task: str) -> int | None:
-    from ecgexp.datasets.ecg.ptbxl import PTBXL_CLASSES
+def _outputs(target: DictConfig, label_names: Any) -> int | None:
+    from ecgexp.config.components import make_target
 
-    return PTBXL_CLASSES.get(task)
+    with suppress(UserError):
+        return make_target(target, label_names if isinstance(label_names, ListConfig) else ()).outputs
+    return None
+
+
+def _label_names(labels: Any) -> ListConfig:
+    return ListConfig([str(label).strip() for label in labels] if isinstance(labels, ListConfig) else [])
+
+
+def _ptbxl_labels(labels: Any) -> ListConfig:
+    from ecgexp.datasets.ecg.statements import statement_labels
+
+    with suppress(UserError):
+        return ListConfig(list(statement_labels(list(labels) if isinstance(labels, ListConfig) else labels)))
+    return ListConfig([])

@@ -13,13 +13,16 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
+from ecgexp.config.components import build_target
+from ecgexp.config.upgrade import refuse_old_keys
 from ecgexp.errors import UserError, first_line, said
-from ecgexp.metrics.names import COSTS, is_metric_name, macro_f1_name
+from ecgexp.metrics.names import COSTS, escape_labels
 from ecgexp.paths import check_address
+from ecgexp.targets import Target
 from ecgexp.tracking.names import best_metric, split_metric
 
-# What a net needs to know of a dataset: part of every dataset's config, passed to its constructor only
-# where the constructor takes it, and compared with the data after loading. So is `multiclass`, if it is true.
+# What a net and its target need to know of a dataset: part of every dataset's config, passed to its constructor only
+# where the constructor takes it, and compared with the data after loading.
 SIZES = {
     "lead": "leads",
     "time": "samples",
@@ -29,13 +32,13 @@ SIZES = {
     "feature": "features",
 }
 """Config keys of a dataset for the lengths of the axes of its inputs."""
-DATA_SHAPE = (*SIZES.values(), "classes")
-DATA_KEYS = (*DATA_SHAPE, "multiclass")
-
+DATA_SHAPE = tuple(SIZES.values())
+DATA_KEYS = (*DATA_SHAPE, "label_names")
 
 # Splits that a trial measures.
 MEASURED = ("train", "val")
 Component = dict[str, Any]
+Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 # Of the trainer group in conf/; more of Lightning's may be added.
 _TRAINER_KEYS = {"accelerator", "devices", "strategy", "threads"}
 _NO_TEXT = {"int_type", "float_type", "bool_type"}
@@ -83,11 +86,14 @@ class _Privacy(Checked):
 
 class _Trial(Checked):
     dataset: Component
+    target: Component
     model: Component
     loss: Component
     optimizer: Component
     scheduler: _Schedule
-    statistics: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Component]
+    metrics: dict[Name, Component]
+    callbacks: dict[Name, Component]
+    statistics: dict[Name, Component]
     trainer: dict[str, Any]
     tracking: _Tracking
     sweep: _Sweep
@@ -98,7 +104,6 @@ class _Trial(Checked):
     batch_size: Annotated[int, Field(ge=1)]
     max_epochs: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    threshold: Annotated[float, Field(ge=0, le=1)]
     precision: Literal[32, "bf16-mixed", "16-mixed", "auto"]
     compile: Literal["auto", True, False]
     fast: bool
@@ -116,6 +121,7 @@ def check(cfg: DictConfig) -> None:
     UserError
         For the first unknown key, wrong type or impossible value, naming its key.
     """
+    refuse_old_keys(OmegaConf.to_container(cfg, resolve=False))
     try:
         values = plain(cfg)
     except MissingMandatoryValue as error:
@@ -129,21 +135,22 @@ def check(cfg: DictConfig) -> None:
     for name in DATA_SHAPE:
         if name in values["dataset"]:
             _check_size(name, values["dataset"][name])
-    multiclass = values["dataset"].get("multiclass", False)
-    if not isinstance(multiclass, bool):
-        raise UserError(f"Config key 'dataset.multiclass' must be true or false, but is {multiclass!r}.")
+    _check_label_names(values["dataset"].get("label_names"))
+    _check_component("target", values["target"])
+    for group in ("metrics", "callbacks", "statistics"):
+        for name, component in values[group].items():
+            _check_component(f"{group}.{name}", component)
+    target = build_target(cfg)
     for group in ("model", "loss", "optimizer"):
         _check_component(group, values[group])
-    _check_loss(values["loss"], multiclass)
-    for name, component in values["statistics"].items():
-        _check_component(f"statistics.{name}", component)
+    _check_loss(values["loss"], target)
     if values["scheduler"]["schedule"] is not None:
         _check_component("scheduler.schedule", values["scheduler"]["schedule"])
     _check_trainer(values["trainer"], values["batch_size"])
-    _check_metric("monitor", values["monitor"], tuple(split_metric(split, "") for split in MEASURED), multiclass)
+    _check_metric("monitor", values["monitor"], tuple(split_metric(split, "") for split in MEASURED), target)
     first, *others = objectives(cfg)
     for objective in (first, *(other for other in others if other not in COSTS)):
-        _check_metric("objective", objective, tuple(best_metric(split, "") for split in MEASURED), multiclass)
+        _check_metric("objective", objective, tuple(best_metric(split, "") for split in MEASURED), target)
 
 
 def objectives(cfg: DictConfig) -> list[str]:
@@ -269,10 +276,11 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
         adapter.validate_python(value, strict=True)
     except ValidationError as error:
         # What is no list, say, or no path may be made one; a text is passed on, and no class computes with it.
-        wrong = [one for one in error.errors() if one["type"] in _NO_TEXT and isinstance(one["input"], str)]
+        wrong = [one for one in error.errors() if one["type"] in _NO_TEXT and isinstance(one["input"], str | bool)]
         if len(wrong) == error.error_count():
             message = wrong[0]["msg"][0].lower() + wrong[0]["msg"][1:]
-            raise UserError(f"Config key '{key}' is {value!r}: {message}, and not a text.") from error
+            other = "a text" if isinstance(wrong[0]["input"], str) else "true or false"
+            raise UserError(f"Config key '{key}' is {value!r}: {message}, and not {other}.") from error
 
 
 def _check_trainer(trainer: dict[str, Any], batch_size: int) -> None:
@@ -294,28 +302,36 @@ def _check_trainer(trainer: dict[str, Any], batch_size: int) -> None:
         )
 
 
-def _check_loss(loss: Component, multiclass: bool) -> None:
-    fits = getattr(locate("loss", loss), "multiclass", multiclass)  # a loss of one's own may not say
-    if fits != multiclass:
+def _check_label_names(names: Any) -> None:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str | int) for name in names):
+        raise UserError(f"Config key 'dataset.label_names' must name the labels, in order, but is {names!r}.")
+    escape_labels([str(name) for name in names])
+
+
+def _check_loss(loss: Component, target: Target) -> None:
+    fits = getattr(locate("loss", loss), "fits", (target.kind,))  # a loss of one's own may not say
+    if target.kind not in fits:
         raise UserError(
-            f"The loss {loss['_target_']} does not fit the dataset, whose records have exactly one label each: "
-            "choose loss=cross_entropy."
-            if multiclass
-            else f"The loss {loss['_target_']} is for records with exactly one label each, which the dataset does not "
-            "promise: choose loss=bce, or set dataset.multiclass=true where it is so."
+            f"The loss {loss['_target_']} does not fit target={target.kind}, {target.records}: choose "
+            f"loss={target.default_loss}, or target={' or '.join(fits)} where the records are such."
         )
 
 
-def _check_metric(key: str, value: str, prefixes: tuple[str, ...], multiclass: bool) -> None:
+def _check_metric(key: str, value: str, prefixes: tuple[str, ...], target: Target) -> None:
     prefix = next((p for p in prefixes if value.startswith(p)), None)
-    if prefix is None or not is_metric_name(value.removeprefix(prefix), multiclass):
-        starts = " or ".join(f"'{p}'" for p in prefixes)
-        records = "records with exactly one label each" if multiclass else "multi-label records"
-        raise UserError(
-            f"Config key '{key}' is '{value}', which no trial measures on {records}: "
-            f"it is {starts} and a metric, such as '{prefixes[-1]}{macro_f1_name(multiclass)}'"
-            + (f", or beside that one of {', '.join(COSTS)}." if key == "objective" else ".")
-        )
+    name = value.removeprefix(prefix or "")
+    if prefix is not None and target.find_metric(name) is not None:
+        return
+    first, slash, _ = name.partition("/")
+    if prefix is not None and slash and first in [one.name for one in target.all_metrics() if one.per_output]:
+        known = ", ".join(escape_labels(target.names))
+        raise UserError(f"Config key '{key}' is '{value}', but the labels are {known}.")
+    starts = " or ".join(f"'{p}'" for p in prefixes)
+    raise UserError(
+        f"Config key '{key}' is '{value}', which no trial measures on {target.records}: "
+        f"it is {starts} and a metric, such as '{prefixes[-1]}{target.main_metric}'"
+        + (f", or beside that one of {', '.join(COSTS)}." if key == "objective" else ".")
+    )
 
 
 def _sentence(key: str, values: Any, error: ValidationError) -> str:

@@ -7,14 +7,15 @@ if TYPE_CHECKING:
     from ecgexp.datasets.base import Dataset, Input, Normalization, SignalDataset, Split, SplitName
     from ecgexp.datasets.ecg.folder import WFDBFolder
     from ecgexp.datasets.ecg.mitbih import MITBIH, MITBIHTable
-    from ecgexp.datasets.ecg.ptbxl import PTBXL, PTBXL_CLASSES
+    from ecgexp.datasets.ecg.ptbxl import PTBXL
     from ecgexp.datasets.ecg.records import Reading, read_record
+    from ecgexp.datasets.ecg.statements import LABEL_SETS
     from ecgexp.datasets.ecg.synthetic import Synthetic
 
 __all__ = [
+    "LABEL_SETS",
     "MITBIH",
     "PTBXL",
-    "PTBXL_CLASSES",
     "Dataset",
     "Input",
     "MITBIHTable",
@@ -40,7 +41,7 @@ _MODULES = {
     "MITBIH": "ecg.mitbih",
     "MITBIHTable": "ecg.mitbih",
     "PTBXL": "ecg.ptbxl",
-    "PTBXL_CLASSES": "ecg.ptbxl",
+    "LABEL_SETS": "ecg.statements",
     "Reading": "ecg.records",
     "read_record": "ecg.records",
     "Synthetic": "ecg.synthetic",

@@ -17,6 +17,8 @@ from ecgexp.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ecgexp.targets import Target
+
 SplitName = Literal["train", "val", "test"]
 Normalization = Literal["none", "scalar", "per_lead"]
 Statistics = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -164,18 +166,19 @@ class Dataset(ABC):
     Attributes
     ----------
     label_names : tuple of str
-        The classes, in the order of the target columns.
+        In the order of the target columns.
     inputs : tuple of Input
         The inputs of a record. A net takes a single input as its only argument, and several inputs by name.
-    multiclass : bool
-        Each record has exactly one label.
+    target : Target
+        What is predicted. `ecgexp.config.build.build_dataset` sets it from the configuration; a dataset that is used
+        by itself has none.
     warning : str or None
         A caution for every result on these data: each run, table and report shows it.
     """
 
     label_names: tuple[str, ...]
     inputs: tuple[Input, ...]
-    multiclass: bool = False
+    target: Target
     warning: str | None = None
 
     @abstractmethod

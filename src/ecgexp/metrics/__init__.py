@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ecgexp.metrics.names import escape_label, higher_is_better, is_metric_name
+from ecgexp.metrics.base import Metric
+from ecgexp.metrics.names import escape_label
 
 if TYPE_CHECKING:
     from ecgexp.metrics.confusion import MLCM, Rule, mlcm
@@ -15,19 +16,18 @@ __all__ = [
     "MLCM",
     "Evaluation",
     "MLCMReport",
+    "Metric",
     "Rule",
     "classification_metrics",
     "confusion_matrix",
     "escape_label",
-    "higher_is_better",
-    "is_metric_name",
     "mlcm",
     "mlcm_report",
     "multiclass_metrics",
     "predicted_classes",
 ]
 
-# The command line checks the name of an objective, and torch takes seconds to import: it waits for first use.
+# Targets say the names of their metrics, and torch takes seconds to import: it waits for first use.
 _MODULES = {
     "MLCM": "confusion",
     "Rule": "confusion",

@@ -1,4 +1,4 @@
-"""Nets on (batch, leads, samples) that return logits (batch, classes)."""
+"""Nets on (batch, leads, samples) that return logits (batch, outputs)."""
 
 from ecgexp.models.baselines import Constant, Linear
 from ecgexp.models.convblocks import ConvBlocks

@@ -11,18 +11,16 @@ from ecgexp.models.layers import BatchNorm, Count, check_signals
 class Linear(nn.Module):
     """Logistic regression on the mean and the standard deviation of each lead.
 
-    (batch, leads, samples) to logits (batch, classes). The features are standardised with their averages
-    over the training batches; weights start at zero and, where `fit_labels` is called, biases at the
+    (batch, leads, samples) to logits (batch, outputs). The features are standardised with their averages
+    over the training batches; weights start at zero and, where `fit_prior` is called, biases at the
     prevalences, so that training starts from what `Constant` predicts.
 
     Parameters
     ----------
     leads, samples : int
         Shape of one record.
-    classes : int
-        Labels to predict.
-    multiclass : bool
-        Each record has exactly one of them: the logits are for a softmax.
+    outputs : int
+        Logits of a record.
 
     Examples
     --------
@@ -32,72 +30,64 @@ class Linear(nn.Module):
     torch.Size([3, 5])
     """
 
-    def __init__(self, leads: Count = 12, samples: Count = 1000, classes: Count = 5, multiclass: bool = False) -> None:
+    def __init__(self, leads: Count = 12, samples: Count = 1000, outputs: Count = 5) -> None:
         super().__init__()
-        self.leads, self.samples, self.multiclass = leads, samples, multiclass
+        self.leads, self.samples = leads, samples
         self.standardize = BatchNorm(2 * leads, momentum=None, affine=False)
-        self.head = nn.Linear(2 * leads, classes)
+        self.head = nn.Linear(2 * leads, outputs)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def fit_labels(self, targets: Tensor) -> None:
-        """Start from the prevalences in the training targets, (records, classes)."""
+    def fit_prior(self, logits: Tensor) -> None:
+        """Start from what predicts the distribution of the training targets, (outputs,)."""
         with torch.no_grad():
-            self.head.bias.copy_(_prevalence_logits(targets, self.multiclass))
+            self.head.bias.copy_(logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, leads, samples) to logits (batch, classes)."""
+        """(batch, leads, samples) to logits (batch, outputs)."""
         check_signals(x, self.leads, self.samples)
         deviation, mean = torch.std_mean(x, dim=-1, correction=0)
         return self.head(self.standardize(torch.cat([mean, deviation], dim=1)))
 
 
 class Constant(nn.Module):
-    """The prevalence of each label, whatever the record: (batch, leads, samples) to logits (batch, classes).
+    """The prevalence of each label, whatever the record: (batch, leads, samples) to logits (batch, outputs).
 
-    Nothing is trained; until `fit_labels` is called all logits are 0.
+    Nothing is trained; until `fit_prior` is called all logits are 0.
 
     Parameters
     ----------
     leads, samples : int
         Shape of one record.
-    classes : int
-        Labels to predict.
-    multiclass : bool
-        Each record has exactly one of them: the logits are for a softmax.
+    outputs : int
+        Logits of a record.
 
     Attributes
     ----------
-    logits : Tensor, (classes,)
+    logits : Tensor, (outputs,)
         What it answers.
 
     Examples
     --------
     >>> import torch
     >>> net = Constant(leads=2, samples=256)
-    >>> net.fit_labels(torch.tensor([[1, 0, 0, 1, 1], [0, 0, 1, 1, 0]]))
+    >>> net.fit_prior(torch.zeros(5))
     >>> net(torch.zeros(1, 2, 256))[0, 0].sigmoid()
     tensor(0.5000)
     """
 
     logits: Tensor
 
-    def __init__(self, leads: Count = 12, samples: Count = 1000, classes: Count = 5, multiclass: bool = False) -> None:
+    def __init__(self, leads: Count = 12, samples: Count = 1000, outputs: Count = 5) -> None:
         super().__init__()
-        self.leads, self.samples, self.multiclass = leads, samples, multiclass
-        self.register_buffer("logits", torch.zeros(classes))
+        self.leads, self.samples = leads, samples
+        self.register_buffer("logits", torch.zeros(outputs))
 
-    def fit_labels(self, targets: Tensor) -> None:
-        """Take the prevalences from the training targets, (records, classes)."""
-        self.logits.copy_(_prevalence_logits(targets, self.multiclass))
+    def fit_prior(self, logits: Tensor) -> None:
+        """Take what predicts the distribution of the training targets, (outputs,)."""
+        self.logits.copy_(logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, leads, samples) to logits (batch, classes)."""
+        """(batch, leads, samples) to logits (batch, outputs)."""
         check_signals(x, self.leads, self.samples)
         return self.logits.repeat(x.shape[0], 1)
-
-
-def _prevalence_logits(targets: Tensor, multiclass: bool) -> Tensor:
-    """What gives each column its prevalence, (classes,); finite also where a label always or never holds."""
-    prevalences = targets.double().mean(dim=0)
-    return prevalences.clamp(min=1e-6).log() if multiclass else torch.logit(prevalences, eps=1e-6)

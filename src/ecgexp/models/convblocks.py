@@ -16,7 +16,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "leaky_relu": nn.LeakyReLU}
 class ConvBlocks(nn.Module):
     """Blocks of two 3 x 3 convolutions on folded signals, with pooling and self-attention after every second.
 
-    (batch, leads, samples) to logits (batch, classes). Each lead is one channel of a picture, its samples line
+    (batch, leads, samples) to logits (batch, outputs). Each lead is one channel of a picture, its samples line
     by line in rows of `columns`, the last one filled up with zeros: a beat of 192 samples is 16 x 12 as in the
     paper, a record of 12 x 1000 is 12 channels of 84 x 12. 1 + `layers` blocks of two convolutions with padding
     and ReLU; after the second, fourth, ... block the maximum of each 2 x 2, and x + w MHSA(x) over the places
@@ -29,8 +29,8 @@ class ConvBlocks(nn.Module):
     ----------
     leads, samples : int
         Shape of one record.
-    classes : int
-        Classes to predict.
+    outputs : int
+        Logits of a record.
     hidden : int
         Filters of every convolution, and units between the dense layers.
     layers : int
@@ -66,7 +66,7 @@ class ConvBlocks(nn.Module):
         self,
         leads: Count = 12,
         samples: Count = 1000,
-        classes: Count = 5,
+        outputs: Count = 5,
         hidden: Count = 64,
         layers: Count = 1,
         attention: bool = True,
@@ -89,7 +89,7 @@ class ConvBlocks(nn.Module):
         self.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # which torch has forgotten
         self.hidden = nn.Linear(sides[0] * sides[1] * hidden, hidden)
         self.activation = ACTIVATIONS[activation]()
-        self.head = nn.Linear(hidden, classes)
+        self.head = nn.Linear(hidden, outputs)
 
     @staticmethod
     def check_arguments(hidden: int = 64, heads: int = 8, attention: bool = True, **_: Any) -> None:
@@ -103,7 +103,7 @@ class ConvBlocks(nn.Module):
         return ceil_div(self.samples, self.columns)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, leads, samples) to logits (batch, classes)."""
+        """(batch, leads, samples) to logits (batch, outputs)."""
         check_signals(x, self.leads, self.samples)
         lines = F.pad(x, (0, self.rows * self.columns - self.samples))
         picture = lines.reshape(-1, self.leads, self.rows, self.columns).contiguous(memory_format=torch.channels_last)

@@ -23,7 +23,7 @@ from ecgexp.models.layers import (
 class Rajpurkar(nn.Module):
     """Residual net of 34 layers on whole records, adapted from Rajpurkar et al. 2017.
 
-    (batch, leads, samples) to logits (batch, classes). A convolution of `width` filters with batch
+    (batch, leads, samples) to logits (batch, outputs). A convolution of `width` filters with batch
     normalisation and ReLU; `depth` pre-activation residual blocks of two convolutions each, whose width
     grows by `width` every fourth block and of which every other one, from the first on, halves the length;
     batch normalisation, ReLU, and two dense layers on the flattened rest.
@@ -37,8 +37,8 @@ class Rajpurkar(nn.Module):
     ----------
     leads, samples : int
         Shape of one record.
-    classes : int
-        Labels to predict.
+    outputs : int
+        Logits of a record.
     width : int
         Filters of the first four blocks.
     depth : int
@@ -71,7 +71,7 @@ class Rajpurkar(nn.Module):
         self,
         leads: Count = 12,
         samples: Count = 1000,
-        classes: Count = 5,
+        outputs: Count = 5,
         width: Count = 64,
         depth: Count = 16,
         kernel: Count = 16,
@@ -94,10 +94,10 @@ class Rajpurkar(nn.Module):
         self.stem = nn.Sequential(SameConv(leads, width, kernel), NormReLU(width))
         self.activation = NormReLU(inputs)
         self.hidden = initialize(nn.Linear(steps * inputs, hidden), nn.init.xavier_uniform_)
-        self.head = initialize(nn.Linear(hidden, classes), nn.init.xavier_uniform_)
+        self.head = initialize(nn.Linear(hidden, outputs), nn.init.xavier_uniform_)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, leads, samples) to logits (batch, classes)."""
+        """(batch, leads, samples) to logits (batch, outputs)."""
         check_signals(x, self.leads, self.samples)
         features = self.activation(self.blocks(self.stem(x)))
         return self.head(self.hidden(flatten(features)))
@@ -106,7 +106,7 @@ class Rajpurkar(nn.Module):
 class RajpurkarOriginal(nn.Module):
     """Residual net of 34 layers of Rajpurkar et al. 2017, as published.
 
-    (batch, leads, samples) to logits (batch, classes). A convolution of 64 filters with batch normalisation
+    (batch, leads, samples) to logits (batch, outputs). A convolution of 64 filters with batch normalisation
     and ReLU; 16 pre-activation residual blocks of two convolutions each, with 64, 128, 192 and 256 filters,
     four blocks each, of which every second one halves the length; batch normalisation, ReLU and a dense
     layer at each of the ceil(samples / 256) steps that are left.
@@ -123,8 +123,8 @@ class RajpurkarOriginal(nn.Module):
         Leads of a record; 1 in the paper.
     samples : int
         Samples of a record, 30 s at 200 Hz in the paper. The net is the same whatever it is.
-    classes : int
-        Labels to predict; 14 rhythms in the paper.
+    outputs : int
+        Logits of a record; 14 rhythms in the paper.
 
     References
     ----------
@@ -138,7 +138,7 @@ class RajpurkarOriginal(nn.Module):
     torch.Size([3, 14])
     """
 
-    def __init__(self, leads: Count = 1, samples: Count = 6000, classes: Count = 14) -> None:
+    def __init__(self, leads: Count = 1, samples: Count = 6000, outputs: Count = 14) -> None:
         super().__init__()
         kernel, dropout = 16, 0.2
         self.leads = leads
@@ -151,16 +151,16 @@ class RajpurkarOriginal(nn.Module):
             inputs = filters
         self.stem = nn.Sequential(SameConv(leads, 64, kernel), NormReLU(64))
         self.activation = NormReLU(inputs)
-        self.head = initialize(nn.Linear(inputs, classes), nn.init.xavier_uniform_)
+        self.head = initialize(nn.Linear(inputs, outputs), nn.init.xavier_uniform_)
 
     def step_logits(self, x: Tensor) -> Tensor:
-        """(batch, leads, samples) to the logits of each step, (batch, ceil(samples / 256), classes)."""
+        """(batch, leads, samples) to the logits of each step, (batch, ceil(samples / 256), outputs)."""
         check_signals(x, self.leads)
         features = self.activation(self.blocks(self.stem(x)))
         return self.head(features.transpose(1, 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, leads, samples) to the mean logits (batch, classes)."""
+        """(batch, leads, samples) to the mean logits (batch, outputs)."""
         return self.step_logits(x).mean(dim=1)
 
 

@@ -14,7 +14,7 @@ CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 class Recurrent(nn.Module):
     """GRU or LSTM, multi-head attention on its outputs, and a dense layer on what the last step attends to.
 
-    (batch, leads, samples) to logits (batch, classes). The samples are the steps, the leads what comes in at
+    (batch, leads, samples) to logits (batch, outputs). The samples are the steps, the leads what comes in at
     each. Attention is over the outputs of all steps; that of the last step goes to the dense layer, so no other
     is computed, which makes no difference to it. There is no shortcut around the attention, as in the
     authors' code.
@@ -23,8 +23,8 @@ class Recurrent(nn.Module):
     ----------
     leads, samples : int
         Shape of one record. The net is the same whatever `samples` is.
-    classes : int
-        Classes to predict.
+    outputs : int
+        Logits of a record.
     cell : {'gru', 'lstm'}
         Kind of the recurrent layers.
     hidden : int
@@ -60,7 +60,7 @@ class Recurrent(nn.Module):
         self,
         leads: Count = 12,
         samples: Count = 1000,
-        classes: Count = 5,
+        outputs: Count = 5,
         cell: Literal["gru", "lstm"] = "gru",
         hidden: Count = 64,
         layers: Count = 2,
@@ -74,7 +74,7 @@ class Recurrent(nn.Module):
         between = dropout if layers > 1 else 0.0
         self.recurrent = CELLS[cell](leads, hidden, layers, dropout=between, batch_first=True)
         self.attention = nn.MultiheadAttention(hidden, heads, dropout=attention_dropout, batch_first=True)
-        self.head = nn.Linear(hidden, classes)
+        self.head = nn.Linear(hidden, outputs)
 
     @staticmethod
     def check_arguments(hidden: int = 64, heads: int = 4, **_: Any) -> None:
@@ -82,7 +82,7 @@ class Recurrent(nn.Module):
         check_heads(hidden, heads)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, leads, samples) to logits (batch, classes)."""
+        """(batch, leads, samples) to logits (batch, outputs)."""
         check_signals(x, self.leads, self.samples)
         steps, _ = self.recurrent(x.transpose(1, 2))
         attended, _ = self.attention(steps[:, -1:], steps, steps, need_weights=False)

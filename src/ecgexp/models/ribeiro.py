@@ -28,7 +28,7 @@ class _RibeiroNet(nn.Module):
         self,
         leads: int,
         samples: int,
-        classes: int,
+        outputs: int,
         width: int,
         filters: Sequence[int],
         kernel: int,
@@ -42,13 +42,13 @@ class _RibeiroNet(nn.Module):
         self.stem = nn.Sequential(SameConv(leads, width, kernel, bias=bias), NormReLU(width))
         self.blocks = nn.ModuleList()
         inputs, steps = width, samples
-        for outputs in filters:
-            self.blocks.append(_Block(inputs, outputs, kernel, downsample, dropout, bias, projection))
-            inputs, steps = outputs, ceil_div(steps, downsample)
-        self.head = initialize(nn.Linear(steps * inputs, classes), he_normal_)
+        for wider in filters:
+            self.blocks.append(_Block(inputs, wider, kernel, downsample, dropout, bias, projection))
+            inputs, steps = wider, ceil_div(steps, downsample)
+        self.head = initialize(nn.Linear(steps * inputs, outputs), he_normal_)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, leads, samples) to logits (batch, classes)."""
+        """(batch, leads, samples) to logits (batch, outputs)."""
         check_signals(x, self.leads, self.samples)
         main = skip = self.stem(x)
         for block in self.blocks:
@@ -88,7 +88,7 @@ class _Block(nn.Module):
 class Ribeiro(_RibeiroNet):
     """Residual net of 10 layers, adapted from Ribeiro et al. 2020.
 
-    (batch, leads, samples) to logits (batch, classes). A convolution of `width` filters with batch
+    (batch, leads, samples) to logits (batch, outputs). A convolution of `width` filters with batch
     normalisation and ReLU; `depth` residual blocks of two convolutions with 2, 3, 4, ... times `width`
     filters, each of which divides the length by `downsample`; a dense layer on the flattened rest.
 
@@ -99,8 +99,8 @@ class Ribeiro(_RibeiroNet):
     ----------
     leads, samples : int
         Shape of one record.
-    classes : int
-        Labels to predict.
+    outputs : int
+        Logits of a record.
     width : int
         Filters of the first convolution; block 1, 2, ... has 2, 3, ... times as many.
     depth : int
@@ -133,7 +133,7 @@ class Ribeiro(_RibeiroNet):
         self,
         leads: Count = 12,
         samples: Count = 1000,
-        classes: Count = 5,
+        outputs: Count = 5,
         width: Count = 64,
         depth: Count = 4,
         kernel: Count = 16,
@@ -143,7 +143,7 @@ class Ribeiro(_RibeiroNet):
         super().__init__(
             leads,
             samples,
-            classes,
+            outputs,
             width,
             filters=[width * (2 + block) for block in range(depth)],
             kernel=kernel,
@@ -157,7 +157,7 @@ class Ribeiro(_RibeiroNet):
 class RibeiroOriginal(_RibeiroNet):
     """Residual net of 10 layers of Ribeiro et al. 2020, as published.
 
-    (batch, leads, samples) to logits (batch, classes). A convolution of 64 filters with batch normalisation
+    (batch, leads, samples) to logits (batch, outputs). A convolution of 64 filters with batch normalisation
     and ReLU; four residual blocks of two convolutions with 128, 196, 256 and 320 filters, each of which
     divides the length by 4 (4096 to 1024, 256, 64, 16); a dense layer on the flattened rest.
 
@@ -167,8 +167,8 @@ class RibeiroOriginal(_RibeiroNet):
     ----------
     leads, samples : int
         Shape of one record; in the paper 12 leads of 4096 samples at 400 Hz.
-    classes : int
-        Labels to predict; 6 abnormalities in the paper.
+    outputs : int
+        Logits of a record; 6 abnormalities in the paper.
     kernel : int
         Length of the filters, in samples: 16 in the paper and in the net that its authors' code builds; 17
         is that code's default for a single block and is found in later nets of the group.
@@ -186,11 +186,11 @@ class RibeiroOriginal(_RibeiroNet):
     torch.Size([3, 6])
     """
 
-    def __init__(self, leads: Count = 12, samples: Count = 4096, classes: Count = 6, kernel: Count = 16) -> None:
+    def __init__(self, leads: Count = 12, samples: Count = 4096, outputs: Count = 6, kernel: Count = 16) -> None:
         super().__init__(
             leads,
             samples,
-            classes,
+            outputs,
             width=64,
             filters=[128, 196, 256, 320],
             kernel=kernel,

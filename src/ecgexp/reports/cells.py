@@ -169,7 +169,7 @@ def collect_cells(results: pd.DataFrame, keys: Sequence[str], metric: str, again
                 validation_sets=tuple(sorted(set(measured["validation_set"]))),
             )
         )
-    best = max if maximizes(metric) else min
+    best = max if maximizes(results, metric) else min
     families = comparable(cells)
     best_means = {
         family[0].validation_sets: best(cell.mean for cell in family)

@@ -31,9 +31,10 @@ from ecgexp.reports.tables import (
     warnings_of,
 )
 from ecgexp.statistics import VarianceComponents, variance_components
-from ecgexp.targets import MultiClass, MultiLabel, Target
+from ecgexp.targets import Target
 from ecgexp.tracking.names import EPOCHS, Attribute, File, Status, Tag, best_metric, metric_of, split_of
 from ecgexp.tracking.runs import setting
+from ecgexp.tracking.target import note_of
 from ecgexp.training.predictions import Predictions
 
 # Columns of the table of cells that a page has room for.
@@ -143,7 +144,7 @@ class Study:
     def monitor(self) -> str:
         """What the trials of a search reported after each epoch, with the sign that they gave it."""
         name = next((found for run in self.runs if (found := setting(run, "monitor"))), "")
-        same = not name or maximizes(name) == maximizes(self.objective)
+        same = not name or maximizes(self.results, name) == maximizes(self.results, self.objective)
         return name if same else f"\N{MINUS SIGN}{name}"
 
     @cached_property
@@ -158,7 +159,7 @@ class Study:
         """Trials that a search stopped early, with the epochs that they had and the best that they reported."""
         if self.search is None:
             return []
-        largest = maximizes(self.objective)
+        largest = maximizes(self.results, self.objective)
         found = [
             {
                 "row": row,
@@ -187,10 +188,8 @@ class Study:
     @cached_property
     def main_metric(self) -> str:
         """The metric that trials of this target are compared by unless told otherwise."""
-        if self.target is not None:
-            return self.target.main_metric
-        names = [kind.main_metric for kind in (MultiLabel, MultiClass)]
-        return next((name for name in names if best_metric("val", name) in self.results), names[0])
+        names = [note_of(run).main for run in self.runs]
+        return next((name for name in names if best_metric("val", name) in self.results), paper.METRIC_NAME)
 
     @cached_property
     def metric(self) -> str:

@@ -13,13 +13,14 @@ from ecgexp.tracking.names import best_metric, split_metric
 from ecgexp.tracking.runs import overridden, setting
 
 KEYS = ("model", "batch_size", "optimizer", "lr")
-METRIC = best_metric("val", "mlcm_f1_macro")
+METRIC_NAME = "mlcm_f1_macro"
+METRIC = best_metric("val", METRIC_NAME)
 SOURCE = "Leandro et al. 2023, Table 1 (macro F1 on validation fold 9)"
 # Records in folds 1 to 8 of PTB-XL 1.0.3, of which those without a superclass are left out.
 RECORDS = 17_418
 _PROTOCOL = {
     "dataset": "ptbxl",
-    "dataset.task": "superclass",
+    "dataset.labels": "superclass",
     "dataset.min_likelihood": "50",
     "dataset.sampling_rate": "100",
     "dataset.normalize": "none",
@@ -33,7 +34,7 @@ _PROTOCOL = {
     "early_stopping.patience": "15",
     "early_stopping.min_delta": "0.0",
     "monitor": split_metric("val", "loss"),
-    "threshold": "0.5",
+    "target.threshold": "0.5",
     "precision": "32",
 }
 _OF_THE_CELL = ("model", "optimizer")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 from mlflow.entities import Run as MlflowRun
 
-from ecgexp.metrics import higher_is_better
 from ecgexp.metrics.names import PARAMETERS
 from ecgexp.paths import PLACES
 from ecgexp.reports.figures import heat_map, save_figure
@@ -31,6 +30,7 @@ from ecgexp.tracking.runs import (
     status_of,
 )
 from ecgexp.tracking.store import Store
+from ecgexp.tracking.target import note_of
 
 DPI = 110
 # Validation sets that are told of one by one.
@@ -39,8 +39,6 @@ NOT_RANKED = (
     "The trials have {} validation sets (column validation_set): they are ranked only within each, and * is the best "
     "of its set."
 )
-# Those of them that trials have: multi-label ones first, then those of records with exactly one label.
-TABLE_METRICS = ("mlcm_f1_macro", "mlcm_f1_micro", "f1_macro", "recall_macro", "accuracy", "auroc_macro", "loss")
 # Keys whose values repeat a cell.
 REPETITIONS = ("seed", "dataset.val_fold")
 # Columns in which trials may differ without a word on the command line: what they are called, and the config groups
@@ -86,7 +84,8 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
         ``package`` (version and code of ecgexp), ``warning`` (of the data), ``validation_set`` (see
         `validation_sets`), then each overridden key (also listed in
         ``attrs["overridden"]``; of a trial that does not override it, the value it was trained with), then all
-        metrics.
+        metrics. ``attrs["metrics"]``: those that tables show; ``attrs["lower_is_better"]``: those of which a smaller
+        value is the better one.
     """
     rows: list[dict[str, object]] = []
     keys = dict.fromkeys(key for run in runs for key in overridden(run))
@@ -116,7 +115,10 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
             }
         )
     results = pd.DataFrame(rows, columns=None if rows else list(FIXED))
+    notes = [note_of(run) for run in runs]
     results.attrs["overridden"] = list(keys)
+    results.attrs["metrics"] = list(dict.fromkeys(name for note in notes for name in note.table))
+    results.attrs["lower_is_better"] = list(dict.fromkeys(name for note in notes for name in note.lower_is_better))
     results.attrs["remarks"] = [*remarks, *_same_trainings(results), *_differences(results)]
     return results
 
@@ -235,7 +237,7 @@ def ranked(results: pd.DataFrame, objective: str) -> list[pd.DataFrame]:
     if objective not in results:
         return []
     finished = results[(results["status"] == Status.FINISHED) & results[objective].notna()]
-    ordered = finished.sort_values(objective, ascending=not maximizes(objective), kind="stable")
+    ordered = finished.sort_values(objective, ascending=not maximizes(results, objective), kind="stable")
     return [trials for _, trials in ordered.groupby("validation_set")]
 
 
@@ -250,9 +252,9 @@ def best_trial(results: pd.DataFrame, objective: str) -> pd.Series | None:
     return best[0] if len(best) == 1 else None
 
 
-def maximizes(objective: str) -> bool:
-    """Whether larger values of an objective such as 'best/val/mlcm_f1_macro' are better."""
-    return higher_is_better(metric_of(objective))
+def maximizes(results: pd.DataFrame, objective: str) -> bool:
+    """Whether larger values of a metric such as 'best/val/mlcm_f1_macro' are better, as the trials say."""
+    return metric_of(objective).partition("/")[0] not in results.attrs.get("lower_is_better", ["loss"])
 
 
 def described(trial: pd.Series, keys: list[str]) -> str:
@@ -278,7 +280,7 @@ def warnings_of(results: pd.DataFrame) -> list[str]:
 
 def sweep_table(results: pd.DataFrame, keys: list[str], objectives: list[str]) -> str:
     """Table for a terminal: a line per trial, the best one marked; below it the warnings of the data."""
-    wanted = [*objectives, *(best_metric("val", name) for name in TABLE_METRICS)]
+    wanted = [*objectives, *(best_metric("val", name) for name in results.attrs.get("metrics", []))]
     metrics = [name for name in dict.fromkeys(wanted) if name in results]
     best = best_trials(results, objectives[0])
     sets = ["validation_set"] if len(best) > 1 else []

@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 
 from ecgexp.config.build import build_dataset, build_statistics, build_target, describe, example
 from ecgexp.config.schema import objectives
+from ecgexp.config.upgrade import FORM
 from ecgexp.errors import UserError
 from ecgexp.reports.statistics import compute_statistics, lines_of, write_statistics
 from ecgexp.reports.tables import (
@@ -31,7 +32,6 @@ from ecgexp.reports.tables import (
     best_trials,
     described,
     failures,
-    maximizes,
     set_name,
     sweep_results,
     sweep_table,
@@ -44,10 +44,19 @@ from ecgexp.text import quoted
 from ecgexp.tracking import provenance
 from ecgexp.tracking.heartbeat import SILENCE, is_alive
 from ecgexp.tracking.model import log_model
-from ecgexp.tracking.names import TRAIN_SECONDS, File, Kind, Status, Tag
+from ecgexp.tracking.names import TRAIN_SECONDS, File, Kind, Status, Tag, metric_of
 from ecgexp.tracking.restore import load_run
 from ecgexp.tracking.run import Run, end_orphans
-from ecgexp.tracking.runs import is_pruned, job_of, name_before, overrides_of, sweep_runs, sweeps_named
+from ecgexp.tracking.runs import (
+    children,
+    form_of,
+    is_pruned,
+    job_of,
+    name_before,
+    overrides_of,
+    sweep_runs,
+    sweeps_named,
+)
 from ecgexp.tracking.store import Store, StoreAway, open_store
 from ecgexp.tracking.trust import named_packages
 from ecgexp.trials.identity import key_of
@@ -108,6 +117,7 @@ def sweep_session(
             plan.check_afresh()
         earlier = _earlier(store, name, cfg.resume) if alone else _begun(store, name)
         plan.check_goes_on(store, earlier)
+        _tell_of_earlier_form(store, earlier)
         if not alone or _is_elsewhere(store, earlier):
             with _joined(store, plan, earlier) as further:
                 yield further
@@ -167,6 +177,11 @@ class _Plan:
     def objective(self) -> str:
         """Which ranks the trials."""
         return objectives(self.cfg)[0]
+
+    @property
+    def maximizes(self) -> bool:
+        """Whether a larger value of the objective is better."""
+        return build_target(self.cfg).higher_is_better(metric_of(self.objective))
 
     def overrides(self, store: Store, parent: str) -> list[str]:
         """What tells the trials of their sweep."""
@@ -229,7 +244,7 @@ def _watched(board: Board, plan: _Plan) -> Iterator[None]:
     search = plan.search
     told = (search.n_trials, search.fixed) if search else ()
     try:
-        with StatusLine(board, plan.cells, maximizes(plan.objective), *told):
+        with StatusLine(board, plan.cells, plan.maximizes, *told):
             yield
     except BrokenProcessPool as error:  # of joblib's, all of whose processes then end
         raise UserError("A process that ran trials was killed (out of memory?): the same command goes on.") from error
@@ -305,6 +320,19 @@ def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
     for run in runs:
         store.client.set_tag(run.info.run_id, Tag.SWEEP, name_before(name, datetime.now(UTC)))
     return None
+
+
+def _tell_of_earlier_form(store: Store, earlier: MlflowRun | None) -> None:
+    """Say that trials of an earlier form of the configuration are not reused."""
+    runs = children(store, earlier.info.run_id) if earlier is not None else []
+    old = sum(form_of(run) < FORM for run in runs)
+    if old:
+        print(
+            f"{old} trial{'s' * (old > 1)} of this sweep {'were' if old > 1 else 'was'} trained by an earlier version, "
+            "with another form of the configuration: reports still show them, but they are trained again rather than "
+            "resumed or reused.",
+            file=sys.stderr,
+        )
 
 
 def _begun(store: Store, name: str) -> MlflowRun | None:
@@ -424,5 +452,5 @@ def _log_best(run: Run, run_id: str, cfg: DictConfig) -> None:
     if cfg.tracking.log_model == "best" and not (best.outputs and best.outputs.model_outputs):
         trained, network = load_run(run.store, run_id, trust=named_packages(cfg))
         dataset = build_dataset(trained)
-        target, inputs = build_target(trained, dataset.label_names), example(dataset, dataset.load("val"))
-        log_model(run.store, run_id, network, inputs, describe(trained, dataset), target)
+        inputs = example(dataset, dataset.load("val"))
+        log_model(run.store, run_id, network, inputs, describe(trained, dataset), dataset.target)

@@ -72,7 +72,7 @@ class MultiClass(Target):
     def problems(self, targets: NDArray[Any]) -> dict[int, str]:
         """Records with no label, or with several."""
         wrong = (targets.sum(axis=1, dtype=int) != 1).nonzero()[0].tolist()
-        return {row: f"it has {self._named(targets[row])}, where exactly one has to hold" for row in wrong}
+        return {row: f"it has {self._named(targets[row])}, where exactly one label has to hold" for row in wrong}
 
     def _named(self, row: NDArray[Any]) -> str:
         return " and ".join(compress(self.names, row.tolist())) or "no label"

@@ -16,6 +16,8 @@ from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ecgexp.config.schema import plain
+from ecgexp.config.upgrade import upgrade
 from ecgexp.errors import UserError, said
 from ecgexp.saved import check_sum, load_tensors
 from ecgexp.tracking.names import File
@@ -108,7 +110,7 @@ def keep_files(store: Store, run: MlflowRun, source: Path, place: str) -> str:
 
 
 def read_config(path: Path) -> DictConfig:
-    """A logged configuration; nothing in it is evaluated.
+    """A logged configuration, in today's form; nothing in it is evaluated.
 
     Raises
     ------
@@ -127,9 +129,12 @@ def read_config(path: Path) -> DictConfig:
         raise UserError(f"{path} holds an interpolation '${{...}}', which no run writes: it was tampered with.")
     if not isinstance(cfg, DictConfig) or not isinstance(cfg.get("model"), DictConfig):
         raise UserError(f"{path} is not the configuration of a trial: it names no model.")
-    if not isinstance(cfg.get("threshold"), float | int):
-        raise UserError(f"{path} is not the configuration of a trial: it has no threshold.")
-    return cfg
+    if not isinstance(cfg.get("target"), DictConfig) and not isinstance(cfg.get("threshold"), float | int):
+        raise UserError(f"{path} is not the configuration of a trial: it has no target.")
+    try:
+        return OmegaConf.create(upgrade(plain(cfg)))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not the configuration of a trial: {said(error)}.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

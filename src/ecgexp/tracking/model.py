@@ -47,7 +47,7 @@ def log_model(
     example : array, or dict of str to array
         Inputs of two records or more that the graph is traced with, and kept beside it.
     description : mapping
-        What one has to know to use it: labels, multiclass, leads, sampling rate, samples, threshold.
+        What one has to know to use it: labels, target, inputs.
     target : Target
         What is predicted.
 

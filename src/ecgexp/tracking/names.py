@@ -46,6 +46,7 @@ class Tag:
     BEST_TRIAL = "best_trial"  # the best trial in words
 
     # When two trials are the same one
+    FORM = "config_form"  # of a trial: number of the form of its configuration
     CONFIG_HASH = "config_hash"  # of the whole configuration
     CELL = "cell"  # hash of what the configuration says of the trial
     SLOT = "slot"  # what the trial is within its sweep
@@ -76,6 +77,7 @@ class Tag:
     DIVERGED = "diverged"  # 'true' where the loss stopped being finite
     PRUNED = "pruned"  # 'true' where a search stopped the trial early
     BEST_EPOCH = "best_epoch"  # that the kept weights are of, from 0; 'None' where there are none
+    METRICS = "target_metrics"  # JSON: which metrics tables show, and which way is better
     METRICS_SUM = "metrics_sum"  # hash of the metrics of the kept weights, which a database keeps without one
 
     # Looks at the test fold

@@ -21,12 +21,14 @@ from typing import Any
 import torch
 import yaml  # type: ignore[import-untyped]
 from mlflow.exceptions import MlflowException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ecgexp.config.build import build_net
+from ecgexp.config.components import make_target
+from ecgexp.config.upgrade import upgrade_description
 from ecgexp.errors import UserError, said
-from ecgexp.targets import MultiClass, MultiLabel, Target
+from ecgexp.targets import Target
 from ecgexp.tracking.artifacts import read_config, read_json, read_weights, run_folder
 from ecgexp.tracking.names import File
 from ecgexp.tracking.runs import find_run
@@ -160,7 +162,8 @@ def _load_from_folder(folder: Path, name: str, trust: Collection[str]) -> Traine
 
 def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
     cfg, network = load_folder(folder, trust)
-    described = _description({**read_json(folder / File.DATA), "threshold": cfg.threshold}, folder / File.DATA)
+    told = {**read_json(folder / File.DATA), "target": OmegaConf.to_container(cfg.target)}
+    described = _description(told, folder / File.DATA, trust)
     net = nn.Sequential(network, described["target"].activation()).eval()
     _check_fit(net, described, folder)
     return Trained(name, net, **described)
@@ -182,19 +185,19 @@ def _check_fit(net: nn.Module, described: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _description(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What the records were that the net was trained on."""
+def _description(data: dict[str, Any], path: Path, trust: Collection[str]) -> dict[str, Any]:
+    """What the records were that the net was trained on, and what it predicts."""
     try:
-        names, threshold = tuple(map(str, data["labels"])), float(data["threshold"])
-        multiclass = data.get("multiclass", False) is True  # earlier runs say neither this nor the unit
+        component = dict(data["target"])
+        check_trusted("target", component, trust)
         return {
-            "target": MultiClass(names) if multiclass else MultiLabel(names, threshold),
+            "target": make_target(component, tuple(map(str, data["labels"]))),
             "lead_names": tuple(map(str, data["leads"])),
             "sampling_rate": float(data["sampling_rate"]),
             "samples": int(data["samples"]),
-            "unit": str(data.get("unit", "mV")),
+            "unit": str(data.get("unit", "mV")),  # earlier runs do not say it
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} does not say which labels, leads, sampling_rate and samples the net has.") from error
 
 
@@ -209,11 +212,11 @@ def _from_exported(folder: Path, name: str, trust: Collection[str]) -> Trained:
         )
     try:
         described = yaml.safe_load((folder / "MLmodel").read_text())["metadata"]["ecgexp"]
-        float(described["threshold"])
+        described = upgrade_description(described)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'MLmodel'} does not say which labels and leads the net has.") from error
     try:
         net = torch.export.load(path).module()
     except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
         raise UserError(f"{path} is damaged ({type(error).__name__}).") from error
-    return Trained(name, net, **_description(described, folder / "MLmodel"))
+    return Trained(name, net, **_description(described, folder / "MLmodel", trust))

@@ -19,6 +19,7 @@ from pathlib import Path
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
+from ecgexp.config.upgrade import upgrade_params
 from ecgexp.errors import UserError, said
 from ecgexp.tracking.names import File, Kind, Status, Tag, is_best, is_system, where
 from ecgexp.tracking.store import Store, find_store
@@ -143,7 +144,8 @@ def source_of(run: MlflowRun) -> str:
 
 def setting(run: MlflowRun, key: str) -> str | None:
     """What a key, or a configuration group, was in a trial; None where it did not come to saying so."""
-    return run.data.params.get(key, run.data.tags.get(key))
+    known = run.data.params
+    return known.get(key) or upgrade_params(known).get(key, known.get(key, run.data.tags.get(key)))
 
 
 def overrides_of(run: MlflowRun) -> list[str]:
@@ -199,14 +201,20 @@ def claim_of(run: MlflowRun) -> int:
 
 
 def standing(runs: Iterable[MlflowRun]) -> list[MlflowRun]:
-    """Of the runs of a sweep those that stand for its slots, in the order of its jobs."""
+    """Of the runs of a sweep those that stand for its slots, in the order of its jobs.
+
+    Trials of an earlier form of the configuration stand for nothing once there is one of a later form.
+    """
     chosen = [slot[-1] for slot in _by_slot(runs)]
     return sorted(chosen, key=job_of)
 
 
 def left_out(runs: Iterable[MlflowRun]) -> list[str]:
-    """What has to be said of the runs of a sweep that do not stand for their slots: one sentence at most."""
+    """What has to be said of the runs of a sweep that do not stand for their slots."""
+    runs = list(runs)
     said = []
+    old = len(runs) - len(_of_last_form(runs))
+    before = [f"Left out: {old} trial{'s' * (old > 1)} of an earlier form of the configuration."] if old else []
     for *earlier, chosen in _by_slot(runs):
         for run in earlier:
             differing = [name for tag, name in _REASONS.items() if _differs(run, chosen, tag)]
@@ -215,9 +223,9 @@ def left_out(runs: Iterable[MlflowRun]) -> list[str]:
                 reason = run.info.status.lower()
             said.append(f"run {run.info.run_id[:8]} of trial {chosen.data.tags.get(Tag.JOB, '?')} ({reason})")
     if not said:
-        return []
+        return before
     more = f" and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
-    return [f"Left out, since another run stands for the same trial: {', '.join(said[:_NAMED])}{more}."]
+    return [*before, f"Left out, since another run stands for the same trial: {', '.join(said[:_NAMED])}{more}."]
 
 
 def _differs(run: MlflowRun, other: MlflowRun, tag: str) -> bool:
@@ -228,12 +236,22 @@ def _differs(run: MlflowRun, other: MlflowRun, tag: str) -> bool:
 def _by_slot(runs: Iterable[MlflowRun]) -> list[Sequence[MlflowRun]]:
     """Runs of each slot, the one that stands for it last."""
     slots: defaultdict[str, list[MlflowRun]] = defaultdict(list)
-    for run in runs:
+    for run in _of_last_form(list(runs)):
         if Tag.SLOT in run.data.tags:
             slots[run.data.tags[Tag.SLOT]].append(run)
         elif Tag.SUPERSEDED not in run.data.tags:
             slots[run.info.run_id].append(run)
     return [sorted(slot, key=precedence) for slot in slots.values()]
+
+
+def form_of(run: MlflowRun) -> int:
+    """Number of the form of the configuration that a trial was trained with."""
+    return int(run.data.tags.get(Tag.FORM, 1))
+
+
+def _of_last_form(runs: Sequence[MlflowRun]) -> list[MlflowRun]:
+    last = max(map(form_of, runs), default=1)
+    return [run for run in runs if form_of(run) == last]
 
 
 def precedence(run: MlflowRun) -> tuple[int, bool, int]:

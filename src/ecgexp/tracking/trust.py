@@ -18,6 +18,7 @@ from ecgexp.config.schema import locate, plain
 from ecgexp.datasets import Synthetic
 from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError
+from ecgexp.targets import Target
 from ecgexp.tracking.code import targets
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ _OWN: dict[str, tuple[str, type]] = {
     "model": ("ecgexp.models", nn.Module),
     "loss": ("ecgexp.losses", nn.Module),
     "dataset": ("ecgexp.datasets", Dataset),
+    "target": ("ecgexp.targets", Target),
+    "metrics": ("ecgexp.metrics", object),
 }
 
 
@@ -37,10 +40,10 @@ def check_trusted(group: str, component: Any, trust: Collection[str] = ()) -> No
 
     Parameters
     ----------
-    group : {'model', 'loss', 'dataset'}
+    group : {'model', 'loss', 'dataset', 'target', 'metrics'}
         Of the config.
     component : mapping
-        With its ``_target_``.
+        With its ``_target_``, or several by name.
     trust : collection of str
         Packages that may define what is built, too.
 

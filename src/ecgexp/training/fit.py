@@ -17,13 +17,19 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import nn
 
-from ecgexp.config.build import Parts, build_target, check_inputs, device_kind, example, resolve_precision, wrong_size
+from ecgexp.config.build import (
+    Parts,
+    build_callbacks,
+    check_inputs,
+    device_kind,
+    example,
+    resolve_precision,
+    wrong_size,
+)
 from ecgexp.config.schema import objectives
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError, said
 from ecgexp.fast.training import Optimizer, fused
-from ecgexp.metrics import higher_is_better
-from ecgexp.metrics.names import macro_f1_name
 from ecgexp.targets import Target
 from ecgexp.tracking.names import metric_of, split_metric, split_of
 from ecgexp.training.batches import tensors
@@ -32,7 +38,7 @@ from ecgexp.training.compiled import compiles
 from ecgexp.training.data import TrainingData
 from ecgexp.training.inference import logits_of, predictions_of
 from ecgexp.training.module import Diverged, TrainingModule
-from ecgexp.training.network import Network, as_float, check_layers, check_takes, measure
+from ecgexp.training.network import Network, as_float, check_layers, check_takes
 from ecgexp.training.predictions import Predictions
 
 Judge = Callable[[list[dict[str, float]]], bool]
@@ -93,6 +99,8 @@ def load(cfg: DictConfig, parts: Parts) -> TrainingData:
     data = TrainingData(parts.dataset, cfg.batch_size, cfg.seed, cfg.memory_budget)
     _check_data(cfg, parts.dataset, data.splits["train"])
     check_takes(parts.net, [one.name for one in parts.dataset.inputs])
+    for split in data.splits.values():
+        parts.dataset.target.check(split.targets, split.ids)
     _check_metrics(cfg, parts, data)
     return data
 
@@ -133,8 +141,8 @@ def fit(
     UserError
         Where the trainer cannot be used here, or computes a layer wrongly in the precision that was asked for.
     """
-    fit_labels((parts.net, parts.loss), data.splits["train"])
-    target = build_target(cfg, parts.dataset.label_names)
+    target = parts.dataset.target
+    fit_labels((parts.net, parts.loss), data.splits["train"], target)
     module = TrainingModule(
         Network(parts.net, parts.dataset.normalization()),
         parts.loss,
@@ -148,12 +156,12 @@ def fit(
     history = History(log)
     # on a GPU an epoch may take less time than writing what it ended with
     share = 1.0 if device_kind(cfg) == "cpu" else 0.1
-    kept = Checkpoints(scratch, cfg.monitor, best_is(cfg.monitor), share)
+    kept = Checkpoints(scratch, cfg.monitor, best_is(target, cfg.monitor), share)
     pruning = Pruning(history, judge or (lambda epochs: False))
     callbacks = [
         history,
         kept,
-        *_callbacks(cfg, quiet),
+        *_callbacks(cfg, target, quiet),
         *([pruning] if judge else []),
         *([Faster()] if cfg.fast else []),
     ]
@@ -185,19 +193,24 @@ def fit(
     )
 
 
-def fit_labels(parts: Iterable[nn.Module], train: Split) -> None:
-    """Tell nets and losses that ask for them the targets of the training split.
+def fit_labels(parts: Iterable[nn.Module], train: Split, target: Target) -> None:
+    """Tell nets and losses that ask for it what the targets of the training split are.
 
     Parameters
     ----------
     parts : iterable of nn.Module
-        Those with a method ``fit_labels`` are called with the targets, in the type that they are stored in.
+        Those with a method ``fit_labels`` are called with the targets, in the type that they are stored in; those
+        with a method ``fit_prior`` with the logits that predict the distribution of the targets.
     train : Split
         The training split.
+    target : Target
+        What is predicted.
     """
     for part in parts:
         if hasattr(part, "fit_labels"):
             part.fit_labels(torch.from_numpy(train.targets))  # type: ignore[operator]
+        if hasattr(part, "fit_prior"):
+            part.fit_prior(target.prior(torch.from_numpy(train.targets)))  # type: ignore[operator]
 
 
 def predict(fitted: Fitted, split: SplitName) -> Predictions:
@@ -209,15 +222,15 @@ def predict(fitted: Fitted, split: SplitName) -> Predictions:
     return predictions_of(fitted.data.splits[split], logits, fitted.target)
 
 
-def shown(cfg: DictConfig) -> str:
+def shown(cfg: DictConfig, target: Target) -> str:
     """Metric that the progress display and the curves show beside the loss."""
     metric = metric_of(objectives(cfg)[0])
-    return macro_f1_name(bool(cfg.dataset.get("multiclass", False))) if metric == "loss" else metric
+    return target.main_metric if metric == "loss" else metric
 
 
-def best_is(metric: str) -> str:
-    """'max' or 'min': which of a metric's values is best."""
-    return "max" if higher_is_better(metric_of(metric)) else "min"
+def best_is(target: Target, metric: str) -> str:
+    """'max' or 'min': which value of a metric such as 'val/loss' is best."""
+    return "max" if target.higher_is_better(metric_of(metric)) else "min"
 
 
 def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
@@ -227,13 +240,12 @@ def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
         name, said, found = wrong
         said = "missing" if said is None else said
         raise UserError(f"Config key 'dataset.{name}' is {said}, but the data have {found}.")
-    multiclass = bool(cfg.dataset.get("multiclass", False))
-    if multiclass != dataset.multiclass:
+    named, known = [str(name) for name in cfg.dataset.label_names], list(dataset.label_names)
+    if named != known:
         raise UserError(
-            f"Config key 'dataset.multiclass' is {str(multiclass).lower()}, "
-            f"but that of {type(dataset).__name__} is {str(dataset.multiclass).lower()}: set both alike."
+            f"Config key 'dataset.label_names' is [{', '.join(named)}], but the labels of the data are "
+            f"[{', '.join(known)}]: name them alike, in the same order."
         )
-    build_target(cfg, dataset.label_names).check(split.targets, split.ids)
 
 
 def _check_metrics(cfg: DictConfig, parts: Parts, data: TrainingData) -> None:
@@ -244,9 +256,8 @@ def _check_metrics(cfg: DictConfig, parts: Parts, data: TrainingData) -> None:
         wanted = [(key, name) for key, name in asked if split_of(name) == split and metric_of(name) != "loss"]
         if not wanted:
             continue
-        targets = torch.from_numpy(data.splits[split].targets.astype(np.float32))
-        outputs = (torch.zeros_like(targets), targets, nn.MSELoss())  # whichever: no loss is asked for
-        found = measure(*outputs, build_target(cfg, parts.dataset.label_names)).metrics
+        target, targets = parts.dataset.target, torch.from_numpy(data.splits[split].targets.astype(np.float32))
+        found = target.measure(target.activation()(torch.zeros(len(targets), target.outputs)), targets).metrics
         for key, name in wanted:
             if metric_of(name) not in found:
                 raise UserError(
@@ -262,17 +273,16 @@ def _optimizer(cfg: DictConfig, parts: Parts) -> Optimizer:
     return fused(parts.optimizer, device_kind(cfg))
 
 
-def _callbacks(cfg: DictConfig, quiet: bool) -> list[Callback]:
+def _callbacks(cfg: DictConfig, target: Target, quiet: bool) -> list[Callback]:
     callbacks: list[Callback] = []
     if cfg.early_stopping.patience is not None:
         patience, min_delta = cfg.early_stopping.patience, cfg.early_stopping.min_delta
-        mode = best_is(cfg.monitor)
+        mode = best_is(target, cfg.monitor)
         callbacks.append(Patience(cfg.monitor, mode=mode, patience=patience, min_delta=min_delta, check_finite=False))
     if not quiet:
-        callbacks.append(
-            progress((split_metric("train", "loss"), split_metric("val", "loss"), split_metric("val", shown(cfg))))
-        )
-    return callbacks
+        shown_metrics = ("train", "loss"), ("val", "loss"), ("val", shown(cfg, target))
+        callbacks.append(progress(tuple(split_metric(split, metric) for split, metric in shown_metrics)))
+    return [*callbacks, *build_callbacks(cfg)]
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:

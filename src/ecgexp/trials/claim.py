@@ -15,14 +15,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.config.build import Parts, build, device_kind, resolve_precision
-from ecgexp.config.schema import check, objectives, plain
-from ecgexp.datasets.base import Dataset
-from ecgexp.errors import UserError, without_passwords
-from ecgexp.metrics.names import PER_LABEL_METRIC_NAMES, escape_labels
+from ecgexp.config.schema import check, plain
+from ecgexp.config.upgrade import FORM
+from ecgexp.errors import without_passwords
 from ecgexp.tracking import code, provenance
-from ecgexp.tracking.names import File, Kind, Status, Tag, metric_of
+from ecgexp.tracking.names import File, Kind, Status, Tag
 from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, open_store
+from ecgexp.tracking.target import metric_note, to_tag
 from ecgexp.training.callbacks import find_checkpoint
 from ecgexp.trials.identity import cell, identity
 from ecgexp.trials.job import Interrupted, Job
@@ -125,9 +125,8 @@ def _build(cfg: DictConfig, tags: dict[str, Any]) -> Parts:
     if parts.dataset.warning:
         logger.warning(parts.dataset.warning)
         tags |= provenance.warn(parts.dataset.warning)
-    tags |= {Tag.CODE: code.own_code(plain(cfg))}
+    tags |= {Tag.CODE: code.own_code(plain(cfg)), Tag.METRICS: to_tag(metric_note(parts.dataset.target))}
     parts.dataset.prepare()
-    _check_labels(cfg, parts.dataset)
     tags |= {Tag.DATASET: parts.dataset.fingerprint()}
     return parts
 
@@ -135,14 +134,6 @@ def _build(cfg: DictConfig, tags: dict[str, Any]) -> Parts:
 def _identity(cfg: DictConfig, tags: dict[str, Any]) -> str:
     here = (tags[Tag.DATASET], device_kind(cfg), tags[Tag.THREADS], tags[Tag.PRECISION], tags[Tag.CODE])
     return identity(plain(cfg), *here)
-
-
-def _check_labels(cfg: DictConfig, dataset: Dataset) -> None:
-    known = escape_labels(dataset.label_names)
-    for key, value in [("monitor", cfg.monitor), *(("objective", value) for value in objectives(cfg))]:
-        metric, _, label = metric_of(value).partition("/")
-        if label and metric in PER_LABEL_METRIC_NAMES and label not in known:
-            raise UserError(f"Config key '{key}' is '{value}', but the labels are {', '.join(known)}.")
 
 
 def _checkpoint(store: Store, claimed: Claim) -> tuple[Path | None, dict[str, Any]]:
@@ -179,6 +170,7 @@ def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:
         Tag.OVERRIDES: json.dumps(job.overrides),
         Tag.JOB: job.number,
         **provenance.git_state(Path.cwd()),
+        Tag.FORM: FORM,
         Tag.CONFIG_HASH: provenance.config_hash(config),
         Tag.CELL: cell(config),
         Tag.SLOT: slot_of(config, job),

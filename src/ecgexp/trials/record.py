@@ -134,7 +134,7 @@ def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, predictions: Predic
             predictions = replace(predictions, patients=hashed_patients(run.store, predictions.patients))
         write_predictions(folder / predictions_file("val"), predictions)
         write_confusion(folder, "val", predictions)
-        write_curves(folder / File.CURVES, fitted.history, shown(cfg), fitted.best_epoch)
+        write_curves(folder / File.CURVES, fitted.history, shown(cfg, target), fitted.best_epoch)
         write_trained_on(folder / File.TRAINED_ON, run.store, fitted.data.splits)
         (folder / File.DATA).write_text(json.dumps(description, indent=1))
         torch.save(fitted.network.cpu().state_dict(), folder / File.WEIGHTS)

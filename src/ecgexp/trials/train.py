@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.config.build import build
 from ecgexp.config.schema import objectives, plain
+from ecgexp.targets import Target
 from ecgexp.tracking.run import EpochLog, Run
 from ecgexp.training.fit import Fitted, Judge, best_is, fit, load
 from ecgexp.training.ranks import other_ranks
@@ -30,7 +31,9 @@ def train_trial(claimed: Claimed, run: Run) -> Fitted:
     rank = (plain(cfg), claimed.checkpoint, _is_judged(cfg, job))
     with epoch_log as log, other_ranks(cfg.trainer.devices, fit_rank, *rank):
         data, quiet = load(cfg, parts), job.parent is not None
-        return fit(cfg, parts, data, claimed.checkpoint, run.scratch, log, quiet, _judge(cfg, job))
+        return fit(
+            cfg, parts, data, claimed.checkpoint, run.scratch, log, quiet, _judge(cfg, parts.dataset.target, job)
+        )
 
 
 def fit_rank(config: dict[str, Any], checkpoint: Path | None, judged: bool, ready: Callable[[], None]) -> None:
@@ -47,10 +50,10 @@ def _is_judged(cfg: DictConfig, job: Job) -> bool:
     return job.study is not None and len(objectives(cfg)) == 1
 
 
-def _judge(cfg: DictConfig, job: Job) -> Judge | None:
+def _judge(cfg: DictConfig, target: Target, job: Job) -> Judge | None:
     if job.study is None or not _is_judged(cfg, job):
         return None
     from ecgexp.search.study import judge
 
-    alike = best_is(cfg.monitor) == best_is(objectives(cfg)[0])
+    alike = best_is(target, cfg.monitor) == best_is(target, objectives(cfg)[0])
     return judge(job.study, cfg.monitor, 1 if alike else -1)

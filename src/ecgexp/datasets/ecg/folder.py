@@ -7,7 +7,6 @@ import math
 import os
 import posixpath
 from collections import defaultdict
-from itertools import compress
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -49,7 +48,8 @@ class WFDBFolder(RecordDataset):
     labels_csv : path
         Table with one row per record; relative to `root` unless absolute.
     labels : list of str or int
-        The classes, in order; a number is read as text.
+        In order; a number is read as text. A record is bad (see `on_bad_record`) if the target does not allow its
+        labels: two of them, say, where exactly one has to hold.
     lead_names : list of str
         The leads, in order, matched by name in any letter case.
     sampling_rate : float
@@ -72,8 +72,6 @@ class WFDBFolder(RecordDataset):
         Shares of the train, validation and test splits, if there is no `split_column`.
     split_seed : int
         Same seed, same splits.
-    multiclass : bool
-        Each record has exactly one label; a record with none or several is bad (see `on_bad_record`).
     uncalibrated : {'refuse', 'assume'}
         How to treat a lead whose header gives no gain. 'refuse': its record is bad (see `on_bad_record`). 'assume': it
         has 200 steps per mV, and its record is counted as adapted in `summary`.
@@ -106,7 +104,6 @@ class WFDBFolder(RecordDataset):
         split_column: str | None = None,
         fractions: list[Share] = [0.8, 0.1, 0.1],  # noqa: B006 - only read
         split_seed: Annotated[int, Field(ge=0)] = 0,
-        multiclass: bool = False,
         uncalibrated: Uncalibrated = "refuse",
         normalize: Normalization = "none",
         on_bad_record: Literal["raise", "skip"] = "raise",
@@ -119,7 +116,6 @@ class WFDBFolder(RecordDataset):
         self.record_column, self.label_column, self.separator = record_column, label_column, separator
         self.patient_column, self.split_column = patient_column, split_column
         self.fractions, self.split_seed = tuple(fractions), split_seed
-        self.multiclass = multiclass
         for key, names in (("labels", self.label_names), ("lead_names", self.lead_names)):
             folded = [name.casefold() if key == "lead_names" else name for name in names]
             twice = [name for name, fold in zip(names, folded, strict=True) if folded.count(fold) > 1]
@@ -214,9 +210,11 @@ class WFDBFolder(RecordDataset):
         for i, record in enumerate(records.ids.tolist()):
             try:
                 targets[i] = self._text(rows[record][0]) if self.label_column else self._flags(rows[record])
-                self._check_count(targets[i])
             except _LabelError as error:
                 problems[i] = str(error)
+        if hasattr(self, "target"):
+            found = self.target.problems(targets)
+            problems = {i: f"{text} ({self.table.name})" for i, text in found.items()} | problems
         return Labels(targets, problems)
 
     def _flags(self, cells: tuple[str, ...]) -> list[int]:
@@ -233,11 +231,6 @@ class WFDBFolder(RecordDataset):
         if unknown:
             raise _LabelError(f"its label {unknown[0]!r} in {self.table.name} is not in dataset.labels")
         return np.isin(self.label_names, list(labels))
-
-    def _check_count(self, flags: NDArray[np.uint8]) -> None:
-        if self.multiclass and flags.sum() != 1:
-            held = " and ".join(compress(self.label_names, flags)) or "no label"
-            raise _LabelError(f"it has {held} in {self.table.name}, where dataset.multiclass takes exactly one label")
 
     def _empty_split_advice(self, name: str) -> str:
         if self.split_column:

@@ -112,7 +112,6 @@ class _BeatDataset(SignalDataset):
     """Common part of the data sets of beats: one label each, stratified splits, test beats read only on request."""
 
     unit = "single beats from 0 to 1"
-    multiclass = True
     label_names = tuple(SYMBOLS)
     sampling_rate = RATE
     samples = PADDED

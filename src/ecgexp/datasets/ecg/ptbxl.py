@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from posixpath import normpath
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from ecgexp.datasets.base import Normalization, SplitName
 from ecgexp.datasets.ecg.recordset import Labels, RecordDataset, Records
+from ecgexp.datasets.ecg.statements import statement_labels
 from ecgexp.datasets.paths import absent
 from ecgexp.datasets.tables import check_exact, plain_id, read_metadata, read_patients, read_table
 from ecgexp.errors import UserError
@@ -23,15 +24,9 @@ if TYPE_CHECKING:
 
 DATABASE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
-SUPERCLASSES = ("NORM", "STTC", "CD", "MI", "HYP")
-"""In the order of Leandro et al. 2023."""
-
 SEXES = {"0": "male", "1": "female"}
 
-PTBXL_CLASSES = {"superclass": 5, "subclass": 23, "diagnostic": 44, "form": 19, "rhythm": 12, "all": 71}
-"""Number of labels of each task."""
-
-Task = Literal["superclass", "subclass", "diagnostic", "form", "rhythm", "all"]
+LabelSet = Literal["superclass", "subclass", "diagnostic", "form", "rhythm", "all"]
 
 
 class PTBXL(RecordDataset):
@@ -45,9 +40,10 @@ class PTBXL(RecordDataset):
         Folder for the cache of signals.
     sampling_rate : {100, 500}
         In Hz; a record then has 1000 or 5000 samples.
-    task : {'superclass', 'subclass', 'diagnostic', 'form', 'rhythm', 'all'}
-        The labels, as in the PTB-XL benchmark. The superclasses come in the order NORM, STTC, CD, MI,
-        HYP, all others in alphabetical order. A record with no label of the task is left out.
+    labels : {'superclass', 'subclass', 'diagnostic', 'form', 'rhythm', 'all'} or list of str
+        A set of labels of the PTB-XL benchmark: the superclasses come in the order NORM, STTC, CD, MI, HYP, all
+        others in alphabetical order. Or statements, such as ['AFIB', 'SR'], in the order of the columns. A record
+        with none of the labels is left out.
     min_likelihood : float
         A diagnostic statement counts if its likelihood is at least this, in percent: 50 is the protocol of Leandro et
         al., 0 that of the benchmark. Form and rhythm statements always count, because the data do not give their
@@ -77,7 +73,7 @@ class PTBXL(RecordDataset):
         *,
         cache_dir: str | Path,
         sampling_rate: Literal[100, 500] = 100,
-        task: Task = "superclass",
+        labels: LabelSet | list[str] = "superclass",
         min_likelihood: Annotated[float, Field(ge=0, le=100)] = 50,
         val_fold: int | list[int] = 9,
         test_fold: int | list[int] = 10,
@@ -90,7 +86,8 @@ class PTBXL(RecordDataset):
         self.lead_names = LEADS
         self.sampling_rate = sampling_rate
         self.samples = 10 * sampling_rate
-        self.task = task
+        self.labels = labels
+        self._expected = statement_labels(labels)
         self.min_likelihood = min_likelihood
         self.folds = {"val": _folds(val_fold), "test": _folds(test_fold)}
         if train_folds is not None:
@@ -103,21 +100,24 @@ class PTBXL(RecordDataset):
                 "have no fold in common."
             )
 
+    @staticmethod
+    def check_arguments(labels: LabelSet | list[str] = "superclass", **_: Any) -> None:
+        """Refuse labels that PTB-XL does not have."""
+        statement_labels(labels)
+
     @cached_property
     def label_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The classes of the task; reads ``scp_statements.csv``."""
-        labels = {statement.label for statement in self._statements.values() if statement.label}
-        if len(labels) != PTBXL_CLASSES[self.task]:
+        """The labels, in order; reads ``scp_statements.csv``, which must have them."""
+        found = {statement.label for statement in self._statements.values() if statement.label}
+        if len(found) != len(self._expected):
             raise UserError(
-                f"{self.root / STATEMENTS} gives {len(labels)} labels for dataset.task={self.task} where "
-                f"PTB-XL has {PTBXL_CLASSES[self.task]}: restore the file of the release."
+                f"{self.root / STATEMENTS} gives {len(found)} labels for dataset.labels={self.labels} where "
+                f"PTB-XL has {len(self._expected)}: restore the file of the release."
             )
-        if self.task != "superclass":
-            return tuple(sorted(labels))
-        others = sorted(labels - set(SUPERCLASSES))
+        others = sorted(found - set(self._expected))
         if others:
-            raise UserError(f"{self.root / STATEMENTS} has the class {others[0]!r}: restore the file of the release.")
-        return SUPERCLASSES
+            raise UserError(f"{self.root / STATEMENTS} has the label {others[0]!r}: restore the file of the release.")
+        return self._expected
 
     def metadata(self, split: SplitName) -> pd.DataFrame | None:
         """Age, sex, site and device of the records of a split, from ``ptbxl_database.csv``.
@@ -133,10 +133,11 @@ class PTBXL(RecordDataset):
 
     @cached_property
     def _statements(self) -> dict[str, _Statement]:
-        """What each SCP-ECG statement means for the task."""
+        """What each SCP-ECG statement means for the labels."""
         kinds = ("diagnostic", "form", "rhythm")
         table = read_table(self.root / STATEMENTS, ("", *kinds, "diagnostic_class", "diagnostic_subclass"))
         statements: dict[str, _Statement] = {}
+        mixed = isinstance(self.labels, list) or self.labels == "all"
         for row in table.to_dict("records"):
             code = row[""]
             if code in statements:
@@ -148,15 +149,18 @@ class PTBXL(RecordDataset):
                     "not 1 or nothing: restore the file."
                 )
             diagnostic, form, rhythm = (row[kind] in ("1", "1.0") for kind in kinds)
-            label = {
-                "superclass": row["diagnostic_class"] if diagnostic else "",
-                "subclass": row["diagnostic_subclass"] if diagnostic else "",
-                "diagnostic": code if diagnostic else "",
-                "form": code if form else "",
-                "rhythm": code if rhythm else "",
-                "all": code,
-            }[self.task]
-            certain = self.task in ("form", "rhythm") or (self.task == "all" and (form or rhythm))
+            if isinstance(self.labels, list):
+                label = code if code in self._expected else ""
+            else:
+                label = {
+                    "superclass": row["diagnostic_class"] if diagnostic else "",
+                    "subclass": row["diagnostic_subclass"] if diagnostic else "",
+                    "diagnostic": code if diagnostic else "",
+                    "form": code if form else "",
+                    "rhythm": code if rhythm else "",
+                    "all": code,
+                }[self.labels]
+            certain = self.labels in ("form", "rhythm") or (mixed and (form or rhythm))
             statements[code] = _Statement(label, 0.0 if certain else self.min_likelihood)
         return statements
 
@@ -232,7 +236,7 @@ class PTBXL(RecordDataset):
 
 @dataclass(frozen=True)
 class _Statement:
-    """The label that a statement gives ('' for none of this task's), and from which likelihood."""
+    """The label that a statement gives ('' for none of those asked for), and from which likelihood."""
 
     label: str
     from_likelihood: float

@@ -35,8 +35,9 @@ from ecgexp.datasets.ecg.heart import (
     healthy,
     record,
 )
-from ecgexp.datasets.ecg.ptbxl import DATABASE, PTBXL, STATEMENTS, Task, _Statement
+from ecgexp.datasets.ecg.ptbxl import DATABASE, PTBXL, STATEMENTS, LabelSet, _Statement
 from ecgexp.datasets.ecg.recordset import Records
+from ecgexp.datasets.ecg.statements import STATEMENT_TABLE, SUPERCLASS_OF
 from ecgexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,85 +62,6 @@ _LICENSE: Final = """\
 The records in this folder are synthetic. They contain no data of any person and no part of PTB-XL, and may be
 used without restriction (CC0 1.0). They come without any warranty, and nothing clinical follows from them.
 """
-
-# --- the SCP-ECG statements ---------------------------------------------------------------------------------
-
-# statement, kind (Diagnostic, Form, Rhythm), class, subclass, description
-_STATEMENT_TABLE: Final = """
-NDT|DF|STTC|STTC|T changes without a diagnosis
-NST_|DF|STTC|NST_|ST changes, not specific
-DIG|DF|STTC|STTC|effect of digitalis
-LNGQT|DF|STTC|STTC|long QT
-NORM|D|NORM|NORM|normal
-IMI|D|MI|IMI|infarction, inferior
-ASMI|D|MI|AMI|infarction, anteroseptal
-LVH|D|HYP|LVH|hypertrophy of the left ventricle
-LAFB|D|CD|LAFB/LPFB|block of the left anterior fascicle
-ISC_|D|STTC|ISC_|ischaemia, not specific
-IRBBB|D|CD|IRBBB|block of the right bundle, incomplete
-1AVB|D|CD|_AVB|AV block, first degree
-IVCD|D|CD|IVCD|intraventricular block, not specific
-ISCAL|D|STTC|ISCA|ischaemia, anterolateral
-CRBBB|D|CD|CRBBB|block of the right bundle, complete
-CLBBB|D|CD|CLBBB|block of the left bundle, complete
-ILMI|D|MI|IMI|infarction, inferolateral
-LAO/LAE|D|HYP|LAO/LAE|enlarged left atrium
-AMI|D|MI|AMI|infarction, anterior
-ALMI|D|MI|AMI|infarction, anterolateral
-ISCIN|D|STTC|ISCI|ischaemia, inferior
-INJAS|D|MI|AMI|subendocardial injury, anteroseptal
-LMI|D|MI|LMI|infarction, lateral
-ISCIL|D|STTC|ISCI|ischaemia, inferolateral
-LPFB|D|CD|LAFB/LPFB|block of the left posterior fascicle
-ISCAS|D|STTC|ISCA|ischaemia, anteroseptal
-INJAL|D|MI|AMI|subendocardial injury, anterolateral
-ISCLA|D|STTC|ISCA|ischaemia, lateral
-RVH|D|HYP|RVH|hypertrophy of the right ventricle
-ANEUR|D|STTC|STTC|ST-T changes as in an aneurysm
-RAO/RAE|D|HYP|RAO/RAE|enlarged right atrium
-EL|D|STTC|STTC|electrolytes or drugs
-WPW|D|CD|WPW|Wolff-Parkinson-White
-ILBBB|D|CD|ILBBB|block of the left bundle, incomplete
-IPLMI|D|MI|IMI|infarction, inferoposterolateral
-ISCAN|D|STTC|ISCA|ischaemia, anterior
-IPMI|D|MI|IMI|infarction, inferoposterior
-SEHYP|D|HYP|SEHYP|hypertrophy of the septum
-INJIN|D|MI|IMI|subendocardial injury, inferior
-INJLA|D|MI|AMI|subendocardial injury, lateral
-PMI|D|MI|PMI|infarction, posterior
-3AVB|D|CD|_AVB|AV block, third degree
-INJIL|D|MI|IMI|subendocardial injury, inferolateral
-2AVB|D|CD|_AVB|AV block, second degree
-ABQRS|F|||abnormal QRS
-PVC|F|||ventricular extra beat
-STD_|F|||ST depression
-VCLVH|F|||voltage as in left hypertrophy
-QWAVE|F|||Q waves
-LOWT|F|||low T waves
-NT_|F|||T changes, not specific
-PAC|F|||atrial extra beat
-LPR|F|||long PR
-INVT|F|||inverted T waves
-LVOLT|F|||low voltage
-HVOLT|F|||high voltage
-TAB_|F|||abnormal T
-STE_|F|||ST elevation
-PRC(S)|F|||extra beats
-SR|R|||sinus rhythm
-AFIB|R|||atrial fibrillation
-STACH|R|||sinus tachycardia
-SARRH|R|||sinus arrhythmia
-SBRAD|R|||sinus bradycardia
-PACE|R|||pacemaker
-SVARR|R|||supraventricular arrhythmia
-BIGU|R|||bigeminy
-AFLT|R|||atrial flutter
-SVTAC|R|||supraventricular tachycardia
-PSVT|R|||paroxysmal supraventricular tachycardia
-TRIGU|R|||trigeminy
-"""
-_STATEMENTS: Final = [row.split("|") for row in _STATEMENT_TABLE.strip().splitlines()]
-_CLASS_OF: Final = {name: superclass for name, _, superclass, _, _ in _STATEMENTS if superclass}
 
 # --- frequencies --------------------------------------------------------------------------------------------
 
@@ -381,7 +303,7 @@ def _describe(
     chance = rng.random((len(found), len(statements)))
     drawn = {name: row < share for (name, share), row in zip(found.items(), chance, strict=True)}
     for index, codes in enumerate(statements):
-        classes = {_CLASS_OF[name] for name in codes}
+        classes = {SUPERCLASS_OF[name] for name in codes}
         possible = {
             "ABQRS": bool(classes & {"MI", "HYP", "CD"}) and "NORM" not in classes,
             "QWAVE": "MI" in classes,
@@ -458,7 +380,7 @@ def _table(
 
 def _folds(rng: np.random.Generator, statements: list[dict[str, float]]) -> NDArray[np.int64]:
     """Fold 1-10 of each patient: each superclass is spread evenly over the folds, the rarest most evenly."""
-    certain = [{_CLASS_OF[name] for name, share in codes.items() if share >= 50} for codes in statements]
+    certain = [{SUPERCLASS_OF[name] for name, share in codes.items() if share >= 50} for codes in statements]
     keys = np.array([[name in classes for classes in certain] for name in _CLASSES_BY_FREQUENCY])
     order = np.lexsort(np.vstack([rng.random(len(statements)), keys]))
     folds = np.empty(len(statements), np.int64)
@@ -573,7 +495,7 @@ def _write_statements(path: Path) -> None:
         writer = csv.writer(file)
         kinds = {"D": "diagnostic", "F": "form", "R": "rhythm"}
         writer.writerow(["", "description", *kinds.values(), "diagnostic_class", "diagnostic_subclass", *others])
-        for name, kind, superclass, subclass, description in _STATEMENTS:
+        for name, kind, superclass, subclass, description in STATEMENT_TABLE:
             flags = ["1.0" if letter in kind else "" for letter in kinds]
             writer.writerow([name, description, *flags, superclass, subclass, *[""] * len(others)])
 
@@ -612,7 +534,7 @@ class Synthetic(PTBXL):
         records: Annotated[int, Field(ge=1, le=MOST_RECORDS)] = 800,
         generator_seed: Annotated[int, Field(ge=0)] = 0,
         sampling_rate: Literal[100, 500] = 100,
-        task: Task = "superclass",
+        labels: LabelSet | list[str] = "superclass",
         min_likelihood: Annotated[float, Field(ge=0, le=100)] = 50,
         val_fold: int | list[int] = 9,
         test_fold: int | list[int] = 10,
@@ -628,7 +550,7 @@ class Synthetic(PTBXL):
             Path(root) / f"v{VERSION}-{records}-seed{generator_seed}-{sampling_rate}hz",
             cache_dir=cache_dir,
             sampling_rate=sampling_rate,
-            task=task,
+            labels=labels,
             min_likelihood=min_likelihood,
             val_fold=val_fold,
             test_fold=test_fold,

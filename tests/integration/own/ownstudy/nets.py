@@ -9,10 +9,10 @@ from torch import nn
 class Deviations(nn.Module):
     """Logistic regression on the standard deviation of each lead, without any statistics of batches."""
 
-    def __init__(self, leads: int, samples: int, classes: int) -> None:
+    def __init__(self, leads: int, samples: int, outputs: int) -> None:
         super().__init__()
         self.samples = samples
-        self.head = nn.Linear(leads, classes)
+        self.head = nn.Linear(leads, outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         assert x.shape[2] == self.samples
@@ -22,8 +22,8 @@ class Deviations(nn.Module):
 class Breaks(Deviations):
     """The same, but for an error where it is told to raise one."""
 
-    def __init__(self, leads: int, samples: int, classes: int, breaks: bool = False) -> None:
-        super().__init__(leads, samples, classes)
+    def __init__(self, leads: int, samples: int, outputs: int, breaks: bool = False) -> None:
+        super().__init__(leads, samples, outputs)
         self.breaks = breaks
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -35,9 +35,9 @@ class Breaks(Deviations):
 class Deep(nn.Module):
     """Many layers that nothing normalizes: what their weights grow by is multiplied."""
 
-    def __init__(self, leads: int, samples: int, classes: int) -> None:
+    def __init__(self, leads: int, samples: int, outputs: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(nn.Linear(leads, leads) for _ in range(8)), nn.Linear(leads, classes))
+        self.layers = nn.Sequential(*(nn.Linear(leads, leads) for _ in range(8)), nn.Linear(leads, outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x.std(dim=-1))
@@ -46,9 +46,9 @@ class Deep(nn.Module):
 class Wrong(Deviations):
     """A net whose layer some library computes wrongly in bfloat16: all its numbers are another's."""
 
-    def __init__(self, leads: int, samples: int, classes: int) -> None:
-        super().__init__(leads, samples, classes)
-        self.head = Rolled(leads, classes)
+    def __init__(self, leads: int, samples: int, outputs: int) -> None:
+        super().__init__(leads, samples, outputs)
+        self.head = Rolled(leads, outputs)
 
 
 class Rolled(nn.Linear):

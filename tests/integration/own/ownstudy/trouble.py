@@ -16,12 +16,12 @@ class Trouble(nn.Module):
         self,
         leads: int,
         samples: int,
-        classes: int,
+        outputs: int,
         manner: Literal["none", "raises", "killed", "crashes", "leaves", "exits", "allocates", "diverges"] = "none",
     ) -> None:
         super().__init__()
         self.manner = manner
-        self.layer = nn.Linear(leads, classes)
+        self.layer = nn.Linear(leads, outputs)
         self.steps = 0
 
     def forward(self, signals: Tensor) -> Tensor:
