@@ -205,7 +205,7 @@ FOLDERS = {
     ),
     "class": (
         lambda f: replace_statement(f, "HYP", "HPY"),
-        r"scp_statements\.csv has the class 'HPY': restore the file",
+        r"scp_statements\.csv has the label 'HPY': restore the file",
     ),
     "statement twice": (
         lambda f: replace_statement(f, "NDT,", "NORM,"),

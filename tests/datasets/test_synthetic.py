@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ecgexp.datasets.ecg import heart, synthetic
+from ecgexp.datasets.ecg.statements import SUPERCLASS_OF
 from ecgexp.datasets.ecg.synthetic import Synthetic, generate, populate
 from ecgexp.errors import UserError
 
@@ -32,7 +33,7 @@ def files(folder):
 
 
 def superclasses(codes):
-    return {synthetic._CLASS_OF[code] for code in codes if code in synthetic._CLASS_OF}
+    return {SUPERCLASS_OF[code] for code in codes if code in SUPERCLASS_OF}
 
 
 @pytest.fixture(scope="module")

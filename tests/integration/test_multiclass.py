@@ -37,6 +37,7 @@ RECORDS = {"train": (40, 12), "val": (12, 4), "test": (24, 6)}
 CONF = """\
 defaults:
   - wfdb
+  - override /target@_global_.target: multiclass
   - override /loss@_global_.loss: cross_entropy
 root: records
 labels: [quiet, left, right, both]
@@ -44,7 +45,6 @@ label_column: label
 lead_names: [A, B]
 patient_column: patient
 split_column: split
-multiclass: true
 samples: 120
 workers: 1
 """
@@ -120,8 +120,10 @@ def test_the_dataset_brings_its_loss_and_the_objective_follows(folder, sweep):
         assert run.info.status == "FINISHED"
         assert run.data.tags["loss"] == "cross_entropy"
         assert run.data.params["loss._target_"] == "ecgexp.losses.CrossEntropy"
-        assert run.data.params["dataset.multiclass"] == "True"
-        assert json.loads(artifact(folder, run, "data.json").read_text())["multiclass"] is True
+        assert run.data.params["target._target_"] == "ecgexp.targets.MultiClass"
+        assert json.loads(artifact(folder, run, "data.json").read_text())["target"] == {
+            "_target_": "ecgexp.targets.MultiClass"
+        }
     heading = next(line for line in sweep.stdout.splitlines() if "val/f1_macro" in line)
     assert heading.split()[3:8] == ["val/f1_macro", "val/recall_macro", "val/accuracy", "val/auroc_macro", "val/loss"]
 
@@ -228,7 +230,7 @@ def test_the_logged_model_gives_the_same_probabilities(folder):
     ("words", "said"),
     [
         (["loss=bce"], "choose loss=cross_entropy"),
-        (["dataset.multiclass=false"], "choose loss=bce, or set dataset.multiclass=true"),
+        (["target=multilabel"], "choose loss=bce, or target=multiclass"),
         (["objective=best/val/mlcm_f1_macro"], "best/val/f1_macro"),
     ],
 )
