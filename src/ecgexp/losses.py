@@ -1,6 +1,6 @@
 """Losses on logits: modules called with ``(logits, targets)``, (batch, outputs) and (batch, labels).
 
-One with an attribute ``fits``, a tuple of kinds such as 'multilabel', is only for targets of these kinds.
+A loss may have an attribute ``fits``, a tuple of kinds such as 'multilabel': it is only for targets of these kinds.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ class BinaryCrossEntropy(nn.Module):
 
 
 class CrossEntropy(nn.Module):
-    """Cross-entropy of the softmax over records with exactly one label each, a mean weighted by class.
+    """Cross-entropy of the softmax for records with exactly one label each, as a mean weighted by class.
 
-    As in torch, the sum of the weighted terms is divided by the sum of their weights, so that only the ratios of
-    the weights matter.
+    As in torch, the sum of the weighted terms is divided by the sum of their weights, so only the ratios of the
+    weights matter.
 
     Parameters
     ----------
     class_weights : {'none', 'inverse_frequency', 'effective_number'}
-        Weight of each class from the records n_c that it has in the training split, where K classes have any of
-        the n records; a class without records there keeps weight 1. ``'inverse_frequency'``: n / (K n_c), what
-        scikit-learn calls 'balanced'. ``'effective_number'``: in proportion to (1 - beta) / (1 - beta^n_c), with
-        a mean of 1 [1]_.
+        How the weight of a class follows from its number of records n_c in the training split. n is the number of all
+        records there, and K the number of classes with any record. A class without records keeps weight 1.
+        ``'inverse_frequency'``: n / (K n_c), which scikit-learn calls 'balanced'. ``'effective_number'``: proportional
+        to (1 - beta) / (1 - beta^n_c), with a mean of 1 [1]_.
     beta : float
-        Of the effective number, from 0 (no weights) to below 1 (in the limit inverse frequency).
+        Parameter of the effective number, at least 0 (equal weights) and below 1 (its limit is inverse frequency).
 
     References
     ----------

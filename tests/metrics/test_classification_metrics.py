@@ -151,8 +151,8 @@ def test_other_number_types_give_the_same():
     [
         (torch.empty(0, 2), torch.empty(0, 2), "ab", 0.5, "without records"),
         (torch.zeros(3, 2), torch.zeros(3, 2), "abc", 0.5, r"\(records, 3\)"),
-        (torch.zeros(3, 2), torch.zeros(2, 2), "ab", 0.5, "Targets have the shape"),
-        (torch.zeros(3, 2), torch.full((3, 2), 2), "ab", 0.5, "Targets hold 0 and 1"),
+        (torch.zeros(3, 2), torch.zeros(2, 2), "ab", 0.5, "Targets must have the shape"),
+        (torch.zeros(3, 2), torch.full((3, 2), 2), "ab", 0.5, "Targets must be 0 or 1"),
         (torch.full((3, 2), 1.5), torch.zeros(3, 2), "ab", 0.5, "apply the sigmoid"),
         (torch.full((3, 2), math.inf), torch.zeros(3, 2), "ab", 0.5, "apply the sigmoid"),
         (torch.zeros(3, 2), torch.zeros(3, 2), "ab", 1.5, "threshold"),

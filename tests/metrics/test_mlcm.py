@@ -211,7 +211,7 @@ def test_update_on_a_gpu_is_exact_and_waits_for_nothing(rule):
         ({"threshold": 1.1}, "threshold"),
         ({"threshold": float("nan")}, "threshold"),
         ({"threshold": "0.5"}, "threshold"),
-        ({"rule": "paper"}, "The argument rule is one of published, order_free"),
+        ({"rule": "paper"}, "The argument rule must be one of published, order_free"),
     ],
 )
 def test_refuses_impossible_arguments(arguments, message):
@@ -227,15 +227,15 @@ def test_refuses_impossible_arguments(arguments, message):
     [
         ([0.1, 0.2], [0, 1], r"shape \(records, 2\).*not \(2,\)"),
         ([[0.1, 0.2, 0.3]], [[0, 1, 0]], r"shape \(records, 2\).*not \(1, 3\)"),
-        ([[0.1, 0.2]], [[0, 1], [0, 1]], r"Targets have the shape.*\(1, 2\), not \(2, 2\)"),
-        ([[0.1, 0.2]], [[0, 2]], "Targets hold 0 and 1 only"),
-        ([[0.1, 0.2]], [[0, -1]], "Targets hold 0 and 1 only"),
-        ([[0.1, 0.2]], [[0, 0.5]], "Targets hold 0 and 1 only"),
-        ([[0.1, 0.2]], [[0, float("nan")]], "Targets hold 0 and 1 only"),
+        ([[0.1, 0.2]], [[0, 1], [0, 1]], r"Targets must have the shape.*\(1, 2\), not \(2, 2\)"),
+        ([[0.1, 0.2]], [[0, 2]], "Targets must be 0 or 1"),
+        ([[0.1, 0.2]], [[0, -1]], "Targets must be 0 or 1"),
+        ([[0.1, 0.2]], [[0, 0.5]], "Targets must be 0 or 1"),
+        ([[0.1, 0.2]], [[0, float("nan")]], "Targets must be 0 or 1"),
         ([[0.1, 1.2]], [[0, 1]], "apply the sigmoid"),
         ([[-0.1, float("nan")]], [[0, 1]], "apply the sigmoid"),
         ([[float("inf"), 0.1]], [[0, 1]], "apply the sigmoid"),
-        ([[0, 2]], [[0, 1]], "integers hold 0 and 1 only"),
+        ([[0, 2]], [[0, 1]], "integers must be 0 or 1"),
     ],
 )
 def test_refuses_impossible_tensors(preds, target, message):

@@ -135,7 +135,7 @@ def test_other_number_types_give_the_same():
     [
         (torch.empty(0, 2), torch.empty(0, 2), "ab", "without records"),
         (torch.zeros(3, 2), torch.zeros(3, 2), "abc", r"\(records, 3\)"),
-        (torch.zeros(3, 2), torch.zeros(2, 2), "ab", "Targets have the shape"),
+        (torch.zeros(3, 2), torch.zeros(2, 2), "ab", "Targets must have the shape"),
         (torch.zeros(3, 2), torch.zeros(3, 2), "ab", "exactly one label"),
         (torch.zeros(3, 2), torch.ones(3, 2), "ab", "exactly one label"),
         (torch.full((1, 2), 1.5), torch.tensor([[0, 1]]), "ab", "sigmoid or softmax"),

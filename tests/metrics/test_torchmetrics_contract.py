@@ -177,9 +177,9 @@ def test_the_plot_goes_where_it_is_told():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"val": torch.zeros(2, 2)}, r"val is one matrix of shape \(3, 3\)"),
-        ({"val": [torch.zeros(3, 3)] * 2}, "val is one matrix"),
-        ({"labels": ["a", "b", "NTL"]}, "labels are 2 names, without NTL and NPL, not 3"),
+        ({"val": torch.zeros(2, 2)}, r"val must be a matrix of shape \(3, 3\)"),
+        ({"val": [torch.zeros(3, 3)] * 2}, "val must be a matrix"),
+        ({"labels": ["a", "b", "NTL"]}, "labels must be 2 names, without NTL and NPL, not 3"),
     ],
 )
 def test_what_cannot_be_plotted_is_refused_in_a_sentence(arguments, message):

@@ -1,4 +1,4 @@
-"""How good predictions are: confusion matrices and the other metrics of a split."""
+"""Metrics of predictions: confusion matrices and the scores of a split."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ __all__ = [
     "predicted_classes",
 ]
 
-# Targets say the names of their metrics, and torch takes seconds to import: it waits for first use.
+# torch takes seconds to import, and targets need only the names of metrics: other modules load at first use.
 _MODULES = {
     "MLCM": "confusion",
     "Rule": "confusion",

@@ -1,4 +1,4 @@
-"""What is known of a metric before anything is measured: imports no torch."""
+"""The description of a metric: name, direction and functions. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from ecgexp.errors import UserError
 
 Resampled = Callable[[Any, Any], Callable[[Any], Any]]
-"""Probabilities and targets, both arrays (records, columns), to a function from weights of the records, a float64 array
-(resamples, records), to scores, (resamples,): see `ecgexp.metrics.weighted`."""
+"""Takes probabilities and targets, both arrays (records, columns), and returns a scoring function. The latter takes
+weights of the records, a float64 array (resamples, records), and returns scores, (resamples,). See
+`ecgexp.metrics.weighted`."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,15 @@ class Metric:
     Attributes
     ----------
     name : str
-        Without the split, such as 'auroc_macro'; a metric per label is written ``name/<label>``.
+        Name without the split, for example 'auroc_macro'; a metric per label is logged as ``name/<label>``.
     higher_is_better : bool
     per_output : bool
-        There is one value for each label.
+        Whether there is one value for each label.
     compute : callable, optional
-        Probabilities and targets, both tensors (records, columns), to a number, or to one per label. None where
-        the target measures it together with its other metrics.
+        Takes probabilities and targets, both tensors (records, columns), and returns a number, or one per label. None
+        if the target measures it together with its other metrics.
     resampled : Resampled, optional
-        What the bootstrap needs; None: the metric has no interval.
+        Scores for the bootstrap; None: the metric has no interval.
     """
 
     name: str
@@ -42,20 +43,20 @@ LOSS = Metric("loss", higher_is_better=False)
 
 
 def as_metric(name: str, component: Any) -> Metric:
-    """A user's own metric as a `Metric`.
+    """Turn a user's own metric into a `Metric`.
 
     Parameters
     ----------
     name : str
-        Under which it is measured: its key in the config group ``metrics``.
+        Its key in the config group ``metrics``.
     component : callable
-        ``(probabilities, targets)``, both tensors (records, columns), to a number. Its attribute
-        ``higher_is_better`` has to be there; ``per_output`` and ``resampled`` may be, see `Metric`.
+        Takes ``(probabilities, targets)``, both tensors (records, columns), and returns a number. It must have the
+        attribute ``higher_is_better``, and may have ``per_output`` and ``resampled``; see `Metric`.
 
     Raises
     ------
     UserError
-        Where it cannot be called, or does not say which way is better.
+        If it cannot be called, or has no attribute ``higher_is_better`` that is True or False.
     """
     higher = getattr(component, "higher_is_better", None)
     if not callable(component) or not isinstance(higher, bool):

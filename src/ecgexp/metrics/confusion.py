@@ -1,6 +1,6 @@
 """The multi-label confusion matrix (MLCM)."""
 
-# No annotation here may be a text: torch.jit.script reads those of a metric's class.
+# No `from __future__ import annotations` here: torch.jit.script cannot read annotations that are strings.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 Rule = Literal["published", "order_free"]
 
-# Bounds the memory (some 60 MB at 71 labels) and keeps every count exact in float32 (below 2**24).
+# Limits the memory (about 60 MB with 71 labels) and keeps every count exact in float32 (below 2**24).
 _RECORDS_PER_CHUNK = 2**15
-# Up to here a cell of a plot has room for its number, and each row and column for its name.
+# A plot with more rows has no room for the number in each cell and the name of each row and column.
 _MOST_NAMED = 25
 
 
@@ -31,35 +31,36 @@ def mlcm(
     rule: Rule = "published",
     validate_args: bool = True,
 ) -> Tensor:
-    """Multi-label confusion matrix: which labels the predictions put in the place of the true ones.
+    """Multi-label confusion matrix: which labels are predicted in place of the true ones.
 
-    Rows are the true labels and, last, NTL (no true label); columns are the predicted labels and, last, NPL
-    (no predicted label). In a record, a true label that is not predicted is missed, and a prediction that is
-    not true is surplus:
+    The rows are the true labels, and last NTL (no true label). The columns are the predicted labels, and last NPL (no
+    predicted label). In a record, a true label that is not predicted is called missed, and a predicted label that is
+    not true is called surplus. A record counts as follows:
 
-    - A label both true and predicted counts on the diagonal.
-    - The first surplus prediction, in the order of the labels, counts once in the row of each missed label;
-      each further one in the row of each true label, and so does the first where no label is missed.
-    - Without a surplus prediction, each missed label counts in the column NPL.
-    - Without a true label, each prediction counts in the row NTL; where nothing is predicted either, the
-      record counts at NTL and NPL.
+    - Each label that is true and predicted counts on the diagonal.
+    - If a label is missed, the first surplus label (in the order of the labels) counts in the row of each missed
+      label, and each further surplus label in the row of each true label.
+    - If no label is missed, each surplus label counts in the row of each true label.
+    - If no label is surplus, each missed label counts in the column NPL.
+    - If no label is true, each predicted label counts in the row NTL. If also no label is predicted, the record counts
+      in the row NTL and the column NPL.
 
     Parameters
     ----------
     preds : tensor, (records, labels)
-        Probabilities as floats (NaN is not predicted; apply the sigmoid to logits first), or 0 and 1 as
-        integers or booleans.
+        Probabilities as floats, or 0 and 1 as integers or booleans. Apply the sigmoid to logits first. A label with
+        the probability NaN is not predicted.
     target : tensor, (records, labels)
         0 and 1, of any type.
     num_labels : int
     threshold : float
-        From 0 to 1; a probability above it, not at it, is a prediction.
+        From 0 to 1; a label is predicted if its probability is above this, not equal to it.
     rule : {'published', 'order_free'}
-        'published' is what the authors' code does and what published tables come from; it depends on the
-        order of the labels where a record has missed labels, hits and two or more surplus predictions.
-        'order_free' counts every pair of a missed label and a surplus prediction there.
+        'published' is the rule above, of the authors' code and of published tables. It depends on the order of the
+        labels if a record has missed labels, hits and two or more surplus labels. 'order_free' counts every pair of a
+        missed and a surplus label in such a record.
     validate_args : bool
-        Whether the input is checked, which on an accelerator waits for the data.
+        Whether to check the input. On an accelerator, the check waits for the data.
 
     Returns
     -------
@@ -68,7 +69,7 @@ def mlcm(
     Raises
     ------
     UserError
-        Where an argument or a tensor is not as above.
+        If an argument or a tensor is not as described above.
 
     References
     ----------
@@ -92,15 +93,15 @@ def mlcm(
 def mlcm_marginals(
     preds: Tensor, target: Tensor, num_labels: int, threshold: float = 0.5, rule: Rule = "published"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What each record adds to the diagonal, the row sums and the column sums of its `mlcm`.
+    """Contributions of each record to the diagonal, the row sums and the column sums of the `mlcm`.
 
-    Precision, recall and F1 depend on the matrix through these alone, so sums of them, weighted by record,
-    give the scores of any resample of the records without its matrix.
+    Precision, recall and F1 depend only on these three. So their weighted sums over the records give the scores of a
+    resample, without its matrix.
 
     Parameters
     ----------
     preds, target, num_labels, threshold, rule
-        As for `mlcm`.
+        As in `mlcm`.
 
     Returns
     -------
@@ -109,7 +110,7 @@ def mlcm_marginals(
     Raises
     ------
     UserError
-        As for `mlcm`.
+        As in `mlcm`.
 
     Examples
     --------
@@ -136,14 +137,14 @@ class MLCM(Metric):
     threshold : float
     rule : {'published', 'order_free'}
     validate_args : bool
-        As for `mlcm`.
+        As in `mlcm`.
     **kwargs
-        Those of `torchmetrics.Metric`.
+        Arguments of `torchmetrics.Metric`.
 
     Raises
     ------
     UserError
-        On creation and in `update`, as for `mlcm`.
+        On creation and in `update`, as in `mlcm`.
 
     Examples
     --------
@@ -182,17 +183,17 @@ class MLCM(Metric):
         self.add_state("matrix", zeros, dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add a batch: `preds` and `target`, each (records, labels), as for `mlcm`."""
+        """Add a batch: `preds` and `target`, each (records, labels), as in `mlcm`."""
         if self.validate_args:
             validate_tensors(preds, target, self.num_labels)
         self.matrix += _update(*_format(preds, target, self.threshold), self.rule)
 
     def compute(self) -> Tensor:
         """Matrix of all batches so far: int64, (labels + 1, labels + 1)."""
-        return self.matrix.clone()  # a later update must not change what was handed out
+        return self.matrix.clone()  # a later update must not change the returned matrix
 
     def set_dtype(self, dst_type: str | torch.dtype) -> "MLCM":
-        """Change nothing: counts stay whole numbers, of which float16 has not all from 2,049 on."""
+        """Do nothing: counts stay whole numbers, because float16 has no exact 2,049."""
         return self
 
     def plot(
@@ -203,20 +204,20 @@ class MLCM(Metric):
         labels: Sequence[str] | None = None,
         cmap: Any = None,
     ) -> "tuple[Figure, Axes]":
-        """Draw a matrix as torchmetrics draws its own confusion matrices.
+        """Draw a matrix in the style of torchmetrics' own confusion matrices.
 
-        Of more than 24 labels only some are named and no count is written, for which there is no room.
+        With more than 24 labels there is room for only some of the names, and for no counts.
 
         Parameters
         ----------
         val : int64 tensor, (labels + 1, labels + 1), optional
-            What `compute` or `forward` returned; by default the matrix of all batches so far.
+            The matrix that `compute` or `forward` returned; by default that of all batches so far.
         ax : matplotlib Axes, optional
-            Where to draw; by default a new figure.
+            Axes to draw into; by default those of a new figure.
         add_text : bool
-            Write the count into each cell.
+            Whether to write the count into each cell.
         labels : sequence of str, (labels,), optional
-            Names of the labels; '0', '1', ... by default.
+            Names of the labels; by default '0', '1', ...
         cmap : str or matplotlib Colormap, optional
 
         Returns
@@ -227,17 +228,19 @@ class MLCM(Metric):
         Raises
         ------
         UserError
-            Where `val` or `labels` is not as above.
+            If `val` or `labels` is not as described above.
         """
         from torchmetrics.utilities.plot import plot_confusion_matrix
 
         val = self.compute() if val is None else val
         size = self.num_labels + 1
         if not isinstance(val, Tensor) or val.shape != (size, size):
-            raise UserError(f"The argument val is one matrix of shape ({size}, {size}), as compute() returns it.")
+            raise UserError(f"The argument val must be a matrix of shape ({size}, {size}), as compute() returns it.")
         names = [str(label) for label in range(self.num_labels)] if labels is None else list(labels)
         if len(names) != self.num_labels:
-            raise UserError(f"The argument labels is {self.num_labels} names, without NTL and NPL, not {len(names)}.")
+            raise UserError(
+                f"The argument labels must be {self.num_labels} names, without NTL and NPL, not {len(names)}."
+            )
         figure, axes = plot_confusion_matrix(val, ax=ax, add_text=add_text and size <= _MOST_NAMED, cmap=cmap)
         places = range(0, size, -(-size // _MOST_NAMED))
         axes.set_xticks(places, [[*names, "NPL"][place] for place in places])
@@ -247,28 +250,30 @@ class MLCM(Metric):
 
 def _validate_arguments(num_labels: int, threshold: float, rule: Rule) -> None:
     if isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1:
-        raise UserError(f"The argument num_labels is a whole number of at least 1, not {num_labels!r}.")
+        raise UserError(f"The argument num_labels must be a whole number of at least 1, not {num_labels!r}.")
     if not isinstance(threshold, float | int) or not 0 <= threshold <= 1:
-        raise UserError(f"The argument threshold is a number from 0 to 1, not {threshold!r}.")
+        raise UserError(f"The argument threshold must be a number from 0 to 1, not {threshold!r}.")
     if rule not in get_args(Rule):
-        raise UserError(f"The argument rule is one of {', '.join(get_args(Rule))}, not {rule!r}.")
+        raise UserError(f"The argument rule must be one of {', '.join(get_args(Rule))}, not {rule!r}.")
 
 
 def validate_tensors(preds: Tensor, target: Tensor, num_labels: int) -> None:
     """Raise a UserError unless these are predictions and targets, both (records, labels)."""
     if preds.ndim != 2 or preds.shape[1] != num_labels:
         raise UserError(
-            f"Predictions have the shape (records, {num_labels}), one column per label, not {tuple(preds.shape)}."
+            f"Predictions must have the shape (records, {num_labels}), one column per label, not {tuple(preds.shape)}."
         )
     if target.shape != preds.shape:
-        raise UserError(f"Targets have the shape of the predictions, {tuple(preds.shape)}, not {tuple(target.shape)}.")
+        raise UserError(
+            f"Targets must have the shape of the predictions, {tuple(preds.shape)}, not {tuple(target.shape)}."
+        )
     if not _within_0_and_1(target) or (target.is_floating_point() and (target != target.round()).any()):
-        raise UserError("Targets hold 0 and 1 only: give one column per label, 1 where the label holds.")
+        raise UserError("Targets must be 0 or 1: give one column per label, with 1 if the record has the label.")
     if not preds.is_floating_point() and not _within_0_and_1(preds):
-        raise UserError("Predictions that are integers hold 0 and 1 only: pass probabilities as floats.")
-    # NaN passes: a diverged net puts it out.
+        raise UserError("Predictions that are integers must be 0 or 1: pass probabilities as floats.")
+    # NaN is allowed: it is the output of a diverged net.
     if preds.is_floating_point() and not _within_0_and_1(preds.nan_to_num(nan=0.0)):
-        raise UserError("Predictions are probabilities from 0 to 1: apply the sigmoid or softmax to logits first.")
+        raise UserError("Predictions must be probabilities from 0 to 1: apply the sigmoid or softmax to logits first.")
 
 
 def _within_0_and_1(values: Tensor) -> bool:
@@ -279,7 +284,7 @@ def _within_0_and_1(values: Tensor) -> bool:
 
 
 def _format(preds: Tensor, target: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Predicted and true labels as booleans; NaN is above no threshold."""
+    """Predicted and true labels as booleans; NaN is never above the threshold."""
     return preds > threshold if preds.is_floating_point() else preds == 1, target == 1
 
 
@@ -296,10 +301,10 @@ def _update(predicted: Tensor, true: Tensor, rule: Rule) -> Tensor:
 
 
 def _combinations(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Predicted and true labels, and how many records have them: each combination once where these are fewer."""
+    """Combinations of predicted and true labels, and their numbers of records; the records as they are if fewer."""
     labels = true.shape[1]
     combinations = 4**labels
-    if combinations >= min(len(true), 2**24):  # from there on float32 does not have all numbers
+    if combinations >= min(len(true), 2**24):  # float32 is not exact from 2**24
         return predicted, true, torch.ones(len(true), device=true.device)
     powers = 2 ** torch.arange(2 * labels, device=true.device)
     with torch.autocast(true.device.type, enabled=False):
@@ -311,9 +316,10 @@ def _combinations(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _assign(predicted: Tensor, true: Tensor, rule: Rule) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Where each record counts, as uint8 masks of (labels + 1, records).
+    """The cells in which each record counts, as uint8 masks of (labels + 1, records).
 
-    Returns the hits, and pairs of masks: a record counts at each row of the first and column of the second.
+    Returns the mask of the hits, and pairs of masks (rows, columns): a record counts in each cell whose row is in the
+    first mask and whose column is in the second.
     """
     true, predicted = _masks(true), _masks(predicted)
     no_true = 1 - true.amax(dim=0, keepdim=True)
@@ -332,14 +338,14 @@ def _assign(predicted: Tensor, true: Tensor, rule: Rule) -> tuple[Tensor, list[t
 
 
 def _masks(flags: Tensor) -> Tensor:
-    """(records, labels) booleans as contiguous (labels, records): both by far the faster for what follows."""
+    """Booleans (records, labels) as contiguous uint8 (labels, records), which makes the next steps far faster."""
     return flags.T.to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def _count(rows: Tensor, columns: Tensor) -> Tensor:
-    """How many records have both the row and the column: int64, (labels + 1, labels + 1).
+    """Number of records in each cell (row, column): int64, (labels + 1, labels + 1).
 
-    `rows` says how many, as a floating-point number; those of float32 are but as many as it counts exactly.
+    `rows` has floating-point numbers of records. In float32 they must be few enough for exact sums.
     """
-    with torch.autocast(rows.device.type, enabled=False):  # under mixed precision sums would not be exact
+    with torch.autocast(rows.device.type, enabled=False):  # in mixed precision the sums would not be exact
         return (rows @ columns.to(rows.dtype).T).long()

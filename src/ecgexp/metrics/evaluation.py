@@ -20,14 +20,14 @@ from ecgexp.metrics.report import mlcm_report
 
 
 class Evaluation(NamedTuple):
-    """What `classification_metrics` and `multiclass_metrics` return.
+    """Result of `classification_metrics` and `multiclass_metrics`.
 
     Attributes
     ----------
     metrics : dict of str to float
-        By name; none is NaN.
+        Values by name; none is NaN.
     left_out : dict of str to tuple of str
-        For each macro average that some labels could not enter: those labels, unescaped.
+        Labels left out of a macro average, unescaped, by the name of the average.
     """
 
     metrics: dict[str, float]
@@ -37,20 +37,20 @@ class Evaluation(NamedTuple):
 def classification_metrics(
     probabilities: Tensor, targets: Tensor, label_names: Sequence[str], threshold: float = 0.5
 ) -> Evaluation:
-    """Every metric of a split but its loss; see `multiclass_metrics` where each record has exactly one label.
+    """All metrics of a split except its loss; if each record has exactly one label, see `multiclass_metrics`.
 
-    - `subset_accuracy`: share of the records with all labels right; `binary_accuracy`: share of all labels;
-      `keras_accuracy`: share of the records whose most probable label is the first true one (the first label
-      where none is true), which is what Keras' 'accuracy' computes on several sigmoids.
+    - `subset_accuracy`: share of the records with all labels right.
+    - `binary_accuracy`: share of all labels that are right.
+    - `keras_accuracy`: share of the records whose most probable label is the first true one (the first label if none
+      is true). This is what Keras' 'accuracy' computes on several sigmoids.
     - `auroc_macro`, `ap_macro`: mean over the labels of the area under the ROC curve and of the average
-      precision, exact, without bins. A label without a positive is left out of both, one without a negative
-      out of `auroc_macro`; where no label is left the metric is absent.
-    - `f1/<label>`: F1 of each label by itself; 0 where it is neither true nor predicted anywhere.
-    - `mlcm_{precision,recall,f1}_{micro,macro,weighted}` and `mlcm_f1/<label>`: from the multi-label
-      confusion matrix by the published rule, see `mlcm` and `mlcm_report`; `mlcm_f1/NTL` is there only where
-      a record has no label.
+      precision, exact, without bins. A label without a positive is left out of both; a label without a negative is
+      left out of `auroc_macro`. If no label is left, the metric is absent.
+    - `f1/<label>`: F1 of each label alone; 0 for a label that is neither true nor predicted in any record.
+    - `mlcm_{precision,recall,f1}_{micro,macro,weighted}` and `mlcm_f1/<label>`: from the multi-label confusion
+      matrix by the published rule, see `mlcm` and `mlcm_report`. `mlcm_f1/NTL` exists only if a record has no label.
 
-    A probability that is NaN counts as 0: not predicted, and ranked last. A record with nothing but NaN is
+    A probability that is NaN counts as 0: the label is not predicted, and is ranked last. A record with only NaN is
     wrong for `keras_accuracy`.
 
     Parameters
@@ -59,27 +59,27 @@ def classification_metrics(
     targets : tensor, (records, labels)
         0 and 1, of any type, on the same device.
     label_names : sequence of str, (labels,)
-        Written into the names of metrics as by `escape_label`.
+        Escaped by `escape_label` in the names of metrics.
     threshold : float
-        From 0 to 1; a probability above it is a prediction.
+        From 0 to 1; a label is predicted if its probability is above this.
 
     Returns
     -------
     Evaluation
-        The metrics, and the labels left out of macro averages; may be unpacked as a pair.
+        The metrics, and the labels left out of macro averages.
 
     Raises
     ------
     UserError
-        Where there are no records, where a tensor or an argument is not as above, or where two labels would
-        be written alike.
+        If there are no records, a tensor or an argument is not as described above, or two labels become equal when
+        escaped.
     """
     names = escape_labels(label_names)
     unknown = probabilities.isnan()
     scores = probabilities.float().nan_to_num(nan=0.0)
     matrix = mlcm(scores, targets, len(names), threshold)
     if len(scores) == 0:
-        raise UserError("A split without records has no metrics: check which records the split takes.")
+        raise UserError("A split without records has no metrics: check how the records are split.")
     true, predicted = targets.long(), (scores > threshold).long()
 
     matches = predicted == true
@@ -99,17 +99,17 @@ def classification_metrics(
 def ranking_metrics(
     scores: Tensor, true: Tensor, label_names: Sequence[str], counted: Tensor | None = None
 ) -> tuple[dict[str, float], dict[str, tuple[str, ...]]]:
-    """`auroc_macro` and `ap_macro`, each label against the rest, and the labels that they are without.
+    """`auroc_macro` and `ap_macro`, each label against the rest, and the labels that are left out of them.
 
     Parameters
     ----------
     scores : float tensor, (records, labels)
-        Without NaN.
+        Must have no NaN.
     true : integer tensor, (records, labels)
         0 and 1.
     label_names : sequence of str, (labels,)
     counted : bool tensor, (labels,), optional
-        Labels that may enter; all by default.
+        Labels to average over; by default all.
     """
     positive, negative = (true == 1).any(dim=0), (true == 0).any(dim=0)
     if counted is not None:

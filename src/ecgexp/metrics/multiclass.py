@@ -1,4 +1,4 @@
-"""Metrics of records that have exactly one label each, of which the most probable one is predicted."""
+"""Metrics for records with exactly one label each; the most probable class is the predicted one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ecgexp.metrics.names import escape_labels
 
 
 def predicted_classes(probabilities: Tensor) -> Tensor:
-    """The most probable class of each record, the first of equally probable ones.
+    """The most probable class of each record; among equally probable ones, the first.
 
     Parameters
     ----------
@@ -24,13 +24,13 @@ def predicted_classes(probabilities: Tensor) -> Tensor:
     Returns
     -------
     int64 tensor, (records,)
-        From 0; `classes`, which is none of them, where a probability is NaN: a diverged net predicts nothing.
+        Index from 0. If a probability is NaN, it is the number of classes, which means no prediction.
     """
     return probabilities.argmax(dim=1).masked_fill(probabilities.isnan().any(dim=1), probabilities.shape[1])
 
 
 def confusion_matrix(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """How many records of each class are predicted to be of each class.
+    """Number of records by true and predicted class.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def confusion_matrix(probabilities: Tensor, targets: Tensor) -> Tensor:
     Raises
     ------
     UserError
-        Where a tensor is not as above.
+        If a tensor is not as described above.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def confusion_matrix(probabilities: Tensor, targets: Tensor) -> Tensor:
     classes = probabilities.shape[-1]
     validate_tensors(probabilities, targets, classes)
     if ((targets == 1).sum(dim=1) != 1).any():
-        raise UserError("Each record has exactly one label here: give targets with one 1 in each row.")
+        raise UserError("Each record must have exactly one label: give targets with one 1 in each row.")
     places = targets.long().argmax(dim=1) * (classes + 1) + predicted_classes(probabilities)
     return torch.bincount(places, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
@@ -67,19 +67,19 @@ def confusion_matrix(probabilities: Tensor, targets: Tensor) -> Tensor:
 def multiclass_metrics(
     probabilities: Tensor, targets: Tensor, label_names: Sequence[str], smallest_class: int = 1
 ) -> Evaluation:
-    """Every metric of a split but its loss, where each record has exactly one label.
+    """All metrics of a split except its loss, for records with exactly one label each.
 
     - `accuracy`: share of the records whose most probable class is the true one.
-    - `precision/<label>`, `recall/<label>`, `f1/<label>`: of each class against the rest; 0/0 is 0.
-    - `{precision,recall,f1}_macro`: mean over the classes; `balanced_accuracy`: another name of `recall_macro`.
-    - `{precision,recall,f1}_weighted`: mean weighted by the records of each class.
+    - `precision/<label>`, `recall/<label>`, `f1/<label>`: for each class against the rest; 0/0 is 0.
+    - `{precision,recall,f1}_macro`: mean over the classes; `balanced_accuracy` is another name of `recall_macro`.
+    - `{precision,recall,f1}_weighted`: mean weighted by the number of records of each class.
     - `auroc_macro`, `ap_macro`: mean over the classes of the area under the ROC curve and of the average
       precision of each class against the rest, exact, without bins.
 
-    Classes with fewer than `smallest_class` records, which by default are those without any, are left out of the
-    macro averages; where none is left these are absent. A record with a probability that is NaN has no prediction:
-    it is wrong, and counts as missed for its class and as predicted for none; for `auroc_macro` and `ap_macro` NaN
-    is 0, ranked last.
+    Classes with fewer than `smallest_class` records (by default, classes without records) are left out of the macro
+    averages. If no class is left, these metrics are absent. A record with a probability that is NaN has no
+    prediction: it is wrong, it is missed for its class, and it is predicted for no class. For `auroc_macro` and
+    `ap_macro`, NaN counts as 0 and is ranked last.
 
     Parameters
     ----------
@@ -87,25 +87,25 @@ def multiclass_metrics(
     targets : tensor, (records, classes)
         One-hot, of any type, on the same device.
     label_names : sequence of str, (classes,)
-        Written into the names of metrics as by `escape_label`.
+        Escaped by `escape_label` in the names of metrics.
     smallest_class : int
-        Records from which on a class enters the macro averages.
+        A class enters the macro averages if it has at least so many records.
 
     Returns
     -------
     Evaluation
-        The metrics, and the classes left out of macro averages; may be unpacked as a pair.
+        The metrics, and the classes left out of macro averages.
 
     Raises
     ------
     UserError
-        Where there are no records, where a tensor is not as above, or where two labels would be written alike.
+        If there are no records, a tensor is not as described above, or two labels become equal when escaped.
     """
     names = escape_labels(label_names)
     validate_tensors(probabilities, targets, len(names))
     matrix = confusion_matrix(probabilities, targets).double()
     if len(probabilities) == 0:
-        raise UserError("A split without records has no metrics: check which records the split takes.")
+        raise UserError("A split without records has no metrics: check how the records are split.")
     hits, support, predicted = matrix.diagonal(), matrix.sum(dim=1), matrix[:, :-1].sum(dim=0)
     scores = {
         "precision": hits / predicted.clamp(min=1),

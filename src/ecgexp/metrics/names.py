@@ -1,6 +1,6 @@
-"""How metrics are named where they are logged: imports no torch.
+"""The names of logged metrics. Imports no torch.
 
-A name is one metric of one split; where it is logged, `train/`, `val/` or `best/val/` stands before it.
+A name is one metric of one split. It is logged with the prefix `train/`, `val/` or `best/val/`.
 """
 
 import re
@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from ecgexp.errors import UserError
 
 NO_TRUE_LABEL = "NTL"
-# What a trained net costs rather than how good it is: its parameters, and milliseconds for one record.
+# Costs of a trained net: its number of parameters, and milliseconds for one record.
 PARAMETERS, LATENCY = COSTS = ("parameters", "latency")
 
 
 def escape_label(label: str) -> str:
-    """`label` as it stands in the name of a metric.
+    """Escape `label` for the name of a metric.
 
-    Every character other than a letter, a digit, '_', '.' and '-' becomes '-': MLflow refuses parentheses
-    and nests at a slash, so 'PRC(S)' is written 'PRC-S-' and 'LAFB/LPFB' 'LAFB-LPFB'.
+    Every character except letters, digits, '_', '.' and '-' becomes '-', because MLflow refuses parentheses and nests
+    names at a slash. So 'PRC(S)' becomes 'PRC-S-' and 'LAFB/LPFB' becomes 'LAFB-LPFB'.
 
     Raises
     ------
     UserError
-        Where the label is empty or dots only, which no metric can be named after.
+        If the label is empty or consists of dots only.
 
     Examples
     --------
@@ -31,28 +31,28 @@ def escape_label(label: str) -> str:
     """
     escaped = re.sub(r"[^\w.-]", "-", label)
     if not _is_escaped(escaped):
-        raise UserError(f"The label {label!r} cannot stand in the name of a metric: rename it.")
+        raise UserError(f"The label {label!r} cannot be part of the name of a metric: rename it.")
     return escaped
 
 
 def escape_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Escape `labels`, which together with 'NTL' (no true label) have to stay different.
+    """Escape `labels`; they and 'NTL' (no true label) must stay different.
 
     Raises
     ------
     UserError
-        Where a label cannot be escaped, or where two would be written alike.
+        If a label cannot be escaped, or two labels become equal.
     """
-    taken: dict[str, str] = {}
+    unescaped: dict[str, str] = {}
     for label in (*labels, NO_TRUE_LABEL):
         escaped = escape_label(label)
-        if escaped in taken:
+        if escaped in unescaped:
             raise UserError(
-                f"The labels {taken[escaped]!r} and {label!r} would both be written {escaped!r} in the names "
+                f"The labels {unescaped[escaped]!r} and {label!r} would both be written {escaped!r} in the names "
                 "of metrics: rename one of them."
             )
-        taken[escaped] = label
-    return tuple(taken)[:-1]
+        unescaped[escaped] = label
+    return tuple(unescaped)[:-1]
 
 
 def _is_escaped(label: str) -> bool:

@@ -17,20 +17,21 @@ from ecgexp.metrics.names import NO_TRUE_LABEL
 
 @dataclass(frozen=True)
 class MLCMReport:
-    """Scores of a multi-label confusion matrix, or of a stack of them (leading dimensions `...`).
+    """Scores of a multi-label confusion matrix, or of several (leading dimensions `...`).
 
     Attributes
     ----------
     label_names : tuple of str, (labels + 1,)
-        The labels, then 'NTL', no true label.
+        The labels, then 'NTL' (no true label).
     precision, recall, f1 : float64 array, (..., labels + 1)
         Per label, from 0 to 1; 0/0 is 0.
     support : array, (..., labels + 1)
-        Sum of the label's row: not its records, since the matrix counts a record once per assigned pair.
+        Sum of the label's row. It may exceed the label's number of records, because the matrix counts a record once per
+        assigned pair.
     counted : bool array, (..., labels + 1)
-        Whether the label is in the macro and weighted averages: always, but for NTL with an empty row.
+        Whether the label is in the macro and weighted averages: true except for NTL with an empty row.
     averages : dict of str to float64 array, (...)
-        'precision_micro', 'precision_macro', 'precision_weighted', and so for recall and f1.
+        'precision_micro', 'precision_macro', 'precision_weighted', and the same for recall and f1.
     """
 
     label_names: tuple[str, ...]
@@ -45,19 +46,19 @@ class MLCMReport:
 def mlcm_report(matrix: Tensor | ArrayLike, label_names: Sequence[str] | None = None) -> MLCMReport:
     """Score a multi-label confusion matrix.
 
-    With tp the diagonal, fp the rest of a label's column and fn the rest of its row: precision is
-    tp / (tp + fp), recall tp / (tp + fn), F1 2 tp / (2 tp + fp + fn), and 0/0 is 0. Macro is the mean over
-    the labels, weighted the mean by row sum; micro is from the sums over all labels, where precision, recall
-    and F1 are equal, as each error is one label's fp and another's fn. Where every record has a label, the
-    row NTL is empty and NTL is left out of macro and weighted; the column NPL counts as fn all the same. A
-    label that does not occur is not left out: it counts with 0.
+    Let tp be a label's diagonal entry, fp the rest of its column and fn the rest of its row. Then precision is
+    tp / (tp + fp), recall is tp / (tp + fn), F1 is 2 tp / (2 tp + fp + fn), and 0/0 is 0. The macro average is the mean
+    over the labels, and the weighted average is their mean weighted by row sums. The micro average uses the sums over
+    all labels; there precision, recall and F1 are equal, because each error is fp of one label and fn of another. If
+    every record has a label, the row NTL is empty, and NTL is left out of the macro and weighted averages; the
+    column NPL still counts as fn. A label that does not occur is included with the score 0.
 
     Parameters
     ----------
     matrix : integer tensor or array, (..., labels + 1, labels + 1)
         As `mlcm` returns it.
     label_names : sequence of str, (labels,), optional
-        '0', '1', ... by default.
+        By default '0', '1', ...
 
     Returns
     -------
@@ -66,7 +67,7 @@ def mlcm_report(matrix: Tensor | ArrayLike, label_names: Sequence[str] | None = 
     Raises
     ------
     UserError
-        Where the matrix is not square, or where the names are not as many as its labels.
+        If the matrix is not square, or the number of names differs from its number of labels.
 
     References
     ----------
@@ -106,7 +107,7 @@ def mlcm_report(matrix: Tensor | ArrayLike, label_names: Sequence[str] | None = 
 def _validate(counts: NDArray[Any], label_names: Sequence[str] | None) -> None:
     if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2] or counts.shape[-1] < 2:
         raise UserError(
-            "A multi-label confusion matrix has the shape (..., labels + 1, labels + 1), "
+            "A multi-label confusion matrix must have the shape (..., labels + 1, labels + 1), "
             f"not {counts.shape}: pass what mlcm() returns."
         )
     if label_names is not None and len(label_names) != counts.shape[-1] - 1:

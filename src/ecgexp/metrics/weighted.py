@@ -1,7 +1,7 @@
-"""Scores of records that count more than once or not at all, as in the resamples of a bootstrap.
+"""Scores of weighted records, for the resamples of a bootstrap.
 
-Each function takes the outputs of one net, prepares what does not depend on the weights, and returns a function from
-weights to scores. The weights are a float64 array (resamples, records), the scores one (resamples,).
+Each function takes the outputs of one net, prepares everything that does not depend on the weights, and returns a
+function from weights to scores. The weights are a float64 array (resamples, records), the scores (resamples,).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Weighted = Callable[[Floats], Floats]
 def mlcm_f1_macro(probabilities: ArrayLike, targets: ArrayLike, threshold: float = 0.5) -> Weighted:
     """`mlcm_f1_macro` of `ecgexp.metrics.classification_metrics`.
 
-    The label NTL counts where a record has no label, whatever its weight.
+    The label NTL counts if any record has no label, whatever the record's weight.
 
     Parameters
     ----------
@@ -34,12 +34,12 @@ def mlcm_f1_macro(probabilities: ArrayLike, targets: ArrayLike, threshold: float
     targets : array, (records, labels)
         0 and 1.
     threshold : float
-        From 0 to 1; a probability above it is a prediction.
+        From 0 to 1; a label is predicted if its probability is above this.
 
     Raises
     ------
     UserError
-        As for `ecgexp.metrics.mlcm`.
+        As in `ecgexp.metrics.mlcm`.
 
     Examples
     --------
@@ -66,12 +66,12 @@ def f1_macro(probabilities: ArrayLike, targets: ArrayLike, smallest_class: int =
     targets : array, (records, classes)
         One-hot.
     smallest_class : int
-        Records from which on a class counts, whatever their weights.
+        A class counts if it has at least so many records, whatever their weights.
 
     Raises
     ------
     UserError
-        Where no class has as many records.
+        If no class has so many records.
     """
     hits, predicted, true = _one_label(probabilities, targets, smallest_class)
     return _macro_ratio(2 * hits, predicted + true)
@@ -93,12 +93,12 @@ def auroc_macro(probabilities: ArrayLike, targets: ArrayLike, smallest_class: in
     targets : array, (records, labels)
         0 and 1.
     smallest_class : int
-        Positives from which on a label counts, whatever their weights.
+        A label counts if it has at least so many positives, whatever their weights.
 
     Returns
     -------
     callable
-        Its scores are NaN where no label counts.
+        Its scores are NaN if no label counts.
     """
     known, true = _known(probabilities), np.asarray(targets) == 1
     counted = (true.sum(axis=0) >= max(smallest_class, 1)) & ~true.all(axis=0)
@@ -117,11 +117,11 @@ def _known(probabilities: ArrayLike) -> NDArray[np.float32]:
 
 
 def _one_label(probabilities: ArrayLike, targets: ArrayLike, smallest_class: int) -> tuple[Floats, Floats, Floats]:
-    """Hits, predictions and true labels of the classes that count: 0 and 1, (records, counted) each."""
+    """Hits, predictions and true labels of the classes that count, each 0 and 1, (records, counted)."""
     true = np.asarray(targets) == 1
     counted = true.sum(axis=0) >= max(smallest_class, 1)
     if not counted.any():
-        raise UserError(f"No class has {smallest_class} records, so there is no macro average to find an interval of.")
+        raise UserError(f"No class has at least {smallest_class} records, so there is no macro average.")
     given = torch.tensor(np.asarray(probabilities, dtype=np.float32))
     predicted = predicted_classes(given).numpy()[:, None] == np.arange(true.shape[1])
     hits, predicted, true = ((part[:, counted]).astype(np.float64) for part in (predicted & true, predicted, true))
@@ -129,7 +129,7 @@ def _one_label(probabilities: ArrayLike, targets: ArrayLike, smallest_class: int
 
 
 def _macro_ratio(numerators: ArrayLike, denominators: ArrayLike) -> Weighted:
-    """Mean over the labels of the quotients of weighted sums, where 0/0 is 0; both are (records, labels)."""
+    """Mean over the labels of the quotients of weighted sums, with 0/0 = 0; both arguments are (records, labels)."""
     parts = np.ascontiguousarray(np.hstack([numerators, denominators]).T, dtype=np.float64)
 
     def score(weights: Floats) -> Floats:
@@ -140,14 +140,14 @@ def _macro_ratio(numerators: ArrayLike, denominators: ArrayLike) -> Weighted:
 
 
 def _curve(known: NDArray[np.float32], true: Bools) -> tuple[csr_array, csr_array]:
-    """One label's records sorted into the steps of its ROC curve, whatever their weights.
+    """Assign a label's records to the steps of its ROC curve; this does not depend on their weights.
 
     Returns
     -------
     positives : sparse array, (steps, records)
-        1 where a record is a positive of the step: the steps are the different scores of positives, ascending.
+        1 if a record is a positive of the step. The steps are the different scores of the positives, ascending.
     negatives : sparse array, (2 * steps + 1, records)
-        1 where a record is a negative that scores between the steps (even rows) or at one (odd rows).
+        1 if a record is a negative whose score is between two steps (even rows) or equal to a step (odd rows).
     """
     positive, negative = np.flatnonzero(true), np.flatnonzero(~true)
     steps, step = np.unique(known[positive], return_inverse=True)
@@ -162,12 +162,12 @@ def _membership(rows: NDArray[np.intp], records: NDArray[np.intp], groups: int, 
 
 
 def _areas(positives: csr_array, negatives: csr_array, weights: Floats) -> Floats:
-    """Area under the weighted ROC curves: pairs in the right order, and half of the tied ones.
+    """Area under the weighted ROC curves: the share of pairs in the right order, where ties count half.
 
     `weights` are (records, resamples) here, in this order in memory.
     """
     higher = positives @ weights
     up_to = np.cumsum(negatives @ weights, axis=0)
-    # A step's negatives below it end one row before those that tie with it.
+    # Row 2 i of `up_to` has the negatives below step i, row 2 i + 1 also those equal to it.
     ordered = np.einsum("sr,sr->r", higher, up_to[:-1:2] + up_to[1::2]) / 2
     return np.asarray(ordered / (higher.sum(axis=0) * up_to[-1]))
