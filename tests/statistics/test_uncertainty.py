@@ -260,13 +260,13 @@ def test_results_cannot_be_changed(result):
     ("change", "message"),
     [
         ({"scorers": []}, "no trial"),
-        ({"level": 1.0}, "level is a confidence"),
-        ({"resamples": 1}, "resamples is a whole number"),
-        ({"columns": ("NORM", "MI")}, "3 columns, for which there are 2 names"),
-        ({"patients": np.array(["a", "b"])}, "Patients have the shape"),
-        ({"patients": np.full(6, "a")}, "are of 1 patients"),
-        ({"required": np.full((6, 3), 2)}, "holds true and false only"),
-        ({"required": np.ones(6)}, r"has the shape \(records, columns\)"),
+        ({"level": 1.0}, "level must be a confidence"),
+        ({"resamples": 1}, "resamples must be a whole number"),
+        ({"columns": ("NORM", "MI")}, "3 columns, but there are 2 names"),
+        ({"patients": np.array(["a", "b"])}, "Patients must have the shape"),
+        ({"patients": np.full(6, "a")}, "are from 1 patients"),
+        ({"required": np.full((6, 3), 2)}, "must have only true and false"),
+        ({"required": np.ones(6)}, r"must have the shape \(records, columns\)"),
         ({"scorers": [lambda weights: weights[:, 0]]}, r"returned an array of the shape \(11,\)"),
     ],
 )
@@ -390,7 +390,7 @@ def test_draws_of_classes_are_the_scores_of_records_repeated_one_by_one(smallest
 
 def test_where_no_class_is_large_enough_there_is_no_interval():
     targets, _, probabilities = one_label(30, 10, 0, (0.5, 0.5))
-    with pytest.raises(UserError, match="No class has 31 records"):
+    with pytest.raises(UserError, match="No class has at least 31 records"):
         weighted.f1_macro(probabilities, targets, smallest_class=31)
 
 
@@ -398,7 +398,7 @@ def test_probabilities_and_a_threshold_are_checked_as_by_the_metrics():
     targets = np.vstack([np.eye(3, dtype=int)] * 2)
     with pytest.raises(UserError, match="shape of the predictions"):
         weighted.mlcm_f1_macro(np.zeros((5, 3)), targets)
-    with pytest.raises(UserError, match="threshold is a number from 0 to 1"):
+    with pytest.raises(UserError, match="threshold must be a number from 0 to 1"):
         weighted.mlcm_f1_macro(np.zeros((6, 3)), targets, 2)
 
 

@@ -69,8 +69,8 @@ def test_repetitions_that_do_not_differ_leave_all_to_the_cells():
     ("values", "remark"),
     [
         ({"a": [0.5], "b": [0.6]}, "Every cell was run once"),
-        ({"a": [0.5, 0.6]}, "two cells or more"),
-        ({}, "two cells or more"),
+        ({"a": [0.5, 0.6]}, "at least two cells"),
+        ({}, "at least two cells"),
         ({"a": [0.5, 0.5], "b": [0.5]}, "All values are equal"),
     ],
 )
@@ -84,7 +84,7 @@ def test_what_the_repetitions_do_not_tell_is_none_and_said(values, remark):
 def test_cells_run_once_are_said_and_count_for_the_spread_between_cells():
     few = variance_components({"a": [0.70, 0.72], "b": [0.60, 0.61]})
     more = variance_components({"a": [0.70, 0.72], "b": [0.60, 0.61], "c": [0.2], "d": [0.9]})
-    assert more.remark == "2 of 4 cells were run once: they count for the spread between cells only."
+    assert more.remark == "2 of 4 cells were run once: they count only for the variance between cells."
     assert more.within_sd == pytest.approx(few.within_sd)
     assert more.between_sd > 2 * few.between_sd
 
@@ -96,7 +96,7 @@ def test_a_cell_without_finite_values_is_named(values):
 
 
 def test_a_level_that_is_none_is_refused():
-    with pytest.raises(UserError, match="level is a confidence"):
+    with pytest.raises(UserError, match="level must be a confidence"):
         variance_components(BALANCED, level=95)
 
 

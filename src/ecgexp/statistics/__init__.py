@@ -1,4 +1,4 @@
-"""How sure scores are: the bootstrap over patients, and the variance between seeds. Needs numpy and scipy only."""
+"""Uncertainty of scores: the bootstrap over patients, and the variance between seeds. Needs only numpy and scipy."""
 
 from ecgexp.statistics.bootstrap import (
     Comparison,

@@ -1,7 +1,7 @@
-"""How sure the scores of trials are, and which trials cannot be told from the best: the bootstrap over patients.
+"""The bootstrap over patients: intervals of scores, and the trials that cannot be distinguished from the best.
 
-The intervals cover which records happen to be in the validation split, for the nets as they were trained. They do
-not cover what another seed would have trained: see `ecgexp.statistics.variance`.
+The intervals describe how the scores of the trained nets vary with the records of the validation split. They do not
+include the variance between seeds: see `ecgexp.statistics.variance`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Floats = NDArray[np.float64]
 Scorer = Callable[[Counts], ArrayLike]
 """Takes weights of the records, (resamples, records), and returns scores of one trial, (resamples, scores)."""
 
-# A label that a single patient has is absent from 37 % of the draws; ten such labels leave one draw in a hundred.
+# A label of a single patient is absent from 37 % of the draws. With ten such labels, one draw in a hundred is complete.
 _DRAWS_PER_RESAMPLE = 200
 _DRAWS_AT_ONCE = 250
-# Weights of a block of resamples as float64, 4 MB: about what a processor's cache holds.
+# Weights in a block of resamples: 4 MB as float64, about the size of a processor's cache.
 _WEIGHTS_AT_ONCE = 2**19
-# So that the errors of 1,000 trials in a block of resamples, 0.5 MB, stay in a processor's cache.
+# With this block, the errors of 1,000 trials (0.5 MB) fit into a processor's cache.
 _RESAMPLES_AT_ONCE = 64
-# What is left of the variances of two trials in that of their difference, where they are the same but for rounding.
+# A variance of a difference below this share of both variances is a rounding error: the two trials are equal.
 _ROUNDING = 1e-13
 _LEAST_SHARE_LEFT_OUT = 0.1
 
@@ -40,9 +40,9 @@ class Resamples:
     Attributes
     ----------
     weights : uint16 array, (resamples, records)
-        How often a record is in a resample, which is how often its patient was drawn.
+        How often a record is in a resample: as often as its patient was drawn.
     redraws : int
-        Draws thrown away because some required column was all true or all false.
+        Number of discarded draws: those in which a required column was all true or all false.
     """
 
     weights: Counts
@@ -51,20 +51,20 @@ class Resamples:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All trials against the winner, which is the trial of the best value (of equal ones, the first).
+    """All trials compared with the winner, which is the trial with the best value (among equal ones, the first).
 
     Attributes
     ----------
     winner : int
     difference, low, high : float64 array, (trials,)
-        By how much the winner is better than the trial, and the simultaneous limits; all 0 for the winner itself.
+        Difference by which the winner is better than the trial, and its simultaneous limits; all 0 for the winner.
     indistinguishable : bool array, (trials,)
-        Whether the limits include 0. With the confidence of the limits, every trial that is truly the best is
-        among these, and each of the others is truly worse than the winner.
+        Whether the limits include 0. With the confidence of the limits, every truly best trial is among these trials,
+        and each other trial is truly worse than the winner.
     share_best : float64 array, (trials,)
-        Share of the resamples in which no trial scores better; trials that score alike are the best together.
+        Share of the resamples in which no other trial scores better; trials with equal scores are all the best.
     critical_value : float
-        Half the width of an interval in standard errors of its difference.
+        Half the width of an interval, in standard errors of its difference.
     """
 
     winner: int
@@ -83,14 +83,14 @@ class ScoreUncertainty:
     Attributes
     ----------
     values, low, high : float64 array, (trials,)
-        The score on all records, and limits that hold for each trial by itself.
+        The score on all records, and the limits of each trial's own interval.
     draws : float64 array, (resamples, trials)
         The score in each resample.
     comparison : Comparison
     optimism : float or None
-        By how much the winner's value is expected to be better than its true one, because it was chosen for being
-        the best; by chance the estimate may be below 0. None where fewer than a tenth of the resamples leave out
-        positives and negatives of every label, or where the score is not a number on what they leave out.
+        Estimate of how much the winner's value is better than its true value because the winner was selected as the
+        best. It may be below 0 by chance. None if fewer than a tenth of the resamples leave out both positives and
+        negatives of every label, or if the score is not a number on the records that they leave out.
     higher_is_better : bool
     """
 
@@ -105,14 +105,14 @@ class ScoreUncertainty:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What `bootstrap` returns.
+    """Result of `bootstrap`.
 
     Attributes
     ----------
     scores : dict of str to ScoreUncertainty
         By name.
     undefined : dict of str to str
-        Scores that have no interval, and a sentence that says why.
+        A sentence with the reason, for each score without an interval.
     level : float
         Confidence of each trial's interval, and of all intervals of differences together.
     patients, records, resamples, redraws : int
@@ -138,44 +138,45 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Uncertainty:
-    """Intervals for the scores of each trial, and for how far each trial is from the best.
+    """Intervals for the scores of each trial, and for its difference to the best trial.
 
-    Patients are drawn with replacement and bring all their records; all trials are scored on the same resamples.
+    Patients are drawn with replacement, with all their records. All trials are scored on the same resamples.
 
-    A trial's limits are the percentiles of its resampled scores [1]_: they stay within 0 and 1, and there are some
-    for a diverged trial, which scores alike in all resamples. The bias-corrected and accelerated interval has none
-    there, costs one evaluation more for each patient, and covers no better here: in simulations with 100 and 250
-    patients both hold within a point of each other. Limits of 95 % hold in 94 to 95 % of the cases from 200
-    patients on, and in 92 to 93 % with 50, where an interval for macro F1 is a little too narrow.
+    A trial's limits are the percentiles of its resampled scores [1]_. They stay within 0 and 1, and exist also for a
+    diverged trial, whose score is the same in all resamples. The bias-corrected and accelerated interval does not exist
+    there and costs one more evaluation for each patient. Its coverage is not better here: in simulations with 100 and
+    250 patients, both differ by at most one percentage point. Limits of 95 % hold in 94 to 95 % of the cases with at
+    least 200 patients, and in 92 to 93 % with 50 patients, where an interval of macro F1 is slightly too narrow.
 
     For the differences see `compare`.
 
-    Of many noisy values the highest is likely a lucky one. The trial that is best in a resample was not chosen by
-    the patients whom the resample leaves out, so its score on those is an honest one [2]_, and `optimism` is what
-    the winner's value has above the mean of these. As fewer records change a macro F1 a little by themselves, each
-    is taken as a deviation from the mean of the same trial's scores on left-out patients, added to its value on
-    all. The estimate is right where all trials are equally good and where one stands out; in between it is rather
-    too large, since a resample chooses less well than all patients do. (The plain bootstrap, what the best of a
-    resample gains in it, falls short by a quarter to a third where all are equally good.) It covers the choice
-    between trials only: that the epoch of each was chosen by the same records makes values too high as well.
+    The highest of many noisy values is probably too high. The patients left out by a resample had no part in the
+    selection of the best trial of this resample, so this trial's score on them is not biased by the selection [2]_.
+    `optimism` is the winner's value minus the mean of such scores. Because macro F1 also depends slightly on the number
+    of records, each such score is the trial's value on all records, plus its score on the left-out patients, minus the
+    mean of all its scores on left-out patients. The estimate is correct if all trials are equally good, and if one
+    trial is clearly the best. In between it is slightly too large, because a resample selects less well than all
+    patients do. (The plain bootstrap estimate, the gain of a resample's best trial in this resample, is too small by a
+    quarter to a third if all trials are equally good.) `optimism` covers only the selection between trials. Values are
+    also too high because the epoch of each trial was selected on the same records.
 
     Parameters
     ----------
     scorers : sequence of callable
-        One for each trial. It takes weights, a uint16 array (resamples, records) that says how often a record is in
-        a resample, and returns its scores, (resamples, scores). Sums of such numbers may exceed 16 bits: take
-        `score_in_blocks`, or make them float64 first.
+        One for each trial. It takes weights, a uint16 array (resamples, records) of how often a record is in a
+        resample, and returns scores, (resamples, scores). Sums of the weights may exceed 16 bits: use
+        `score_in_blocks`, or convert them to float64 first.
     required : bool array, (records, columns)
-        Of each column a resample must hold a record where it is true and one where it is false, as a score over
-        other labels would be another score. Columns that are the same in all records ask for nothing.
+        In each column, a resample must have at least one true and one false record, because a score over other
+        labels would be a different score. A column with one value in all records is ignored.
     patients : array, (records,)
-        Whose record it is, by any identifier.
+        Identifier of each record's patient, of any type.
     names : sequence of str, (scores,)
-        Of the scores.
+        Names of the scores.
     columns : sequence of str, (columns,), optional
-        Names of the columns, for messages; '0', '1', ... by default.
+        Names of the columns, for messages; by default '0', '1', ...
     higher_is_better : sequence of bool, (scores,), optional
-        Whether a higher score is the better one; by default it is.
+        Whether a higher score is better; by default true for all.
     resamples : int
     seed : int
     level : float
@@ -188,7 +189,7 @@ def bootstrap(
     Raises
     ------
     UserError
-        Where an argument is not as above, and as for `resample_patients`.
+        If an argument is not as described above, and as in `resample_patients`.
 
     References
     ----------
@@ -210,7 +211,7 @@ def bootstrap(
     (array([0.75]), array([0.68]), array([0.82]))
     """
     if len(scorers) == 0:
-        raise UserError("There is no trial to score: pass the scorer of at least one.")
+        raise UserError("There is no trial to score: pass at least one scorer.")
     better = [True] * len(names) if higher_is_better is None else [bool(higher) for higher in higher_is_better]
     drawn = resample_patients(required, patients, columns, resamples, seed)
     true = np.asarray(required) == 1
@@ -227,7 +228,7 @@ def bootstrap(
     enough = scored.mean() >= _LEAST_SHARE_LEFT_OUT
     outside = np.full((int(scored.sum()), *values.shape), np.nan)
     if enough:
-        # Only trials that some resample chooses need a score on what it leaves out.
+        # Only trials that are the best in some resample need scores on left-out records.
         chosen = np.any([comparison.share_best > 0 for comparison in comparisons.values()], axis=0)
         for trial in np.flatnonzero(chosen).tolist():
             outside[:, trial] = _scores(scorers[trial], left_out[scored], len(names))
@@ -251,14 +252,14 @@ def resample_patients(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Resamples:
-    """Draw as many patients as there are, with replacement, `resamples` times.
+    """Draw `resamples` times, with replacement, as many patients as there are.
 
-    A draw in which some required column is all true or all false is thrown away and drawn again.
+    A draw in which a required column is all true or all false is discarded and drawn again.
 
     Parameters
     ----------
     required, patients, columns, resamples, seed
-        As for `bootstrap`.
+        As in `bootstrap`.
 
     Returns
     -------
@@ -267,8 +268,8 @@ def resample_patients(
     Raises
     ------
     UserError
-        Where an argument is not as for `bootstrap`, where there is but one patient, or where labels are so rare
-        that hardly any draw has them all.
+        If an argument is not as in `bootstrap`, there is only one patient, or labels are so rare that almost no draw
+        has all of them.
 
     Examples
     --------
@@ -292,17 +293,17 @@ def resample_patients(
         complete = np.flatnonzero(((counts @ has) > 0).all(axis=1))[:missing]
         kept.append(counts[complete].astype(np.uint16))
         missing -= len(complete)
-        # What the last block has after the last resample needed was never asked for.
+        # Draws of the last block after the last needed resample do not count.
         used = _DRAWS_AT_ONCE if missing > 0 else int(complete[-1]) + 1
         redraws += used - len(complete)
         if redraws > _DRAWS_PER_RESAMPLE * resamples:
             raise UserError(_too_rare(labels, patient, [names[i] for i in np.flatnonzero(asked).tolist()]))
-    # Records first in memory: scores go through the records, of all resamples at once.
+    # Records come first in memory, because scoring loops over records with all resamples at once.
     return Resamples(np.concatenate(kept).T[patient].T, redraws)
 
 
 def score_in_blocks(scores: Sequence[Callable[[Floats], ArrayLike]], weights: Counts) -> Floats:
-    """Call functions with some resamples at a time, which bounds the memory: what a scorer of `bootstrap` may do.
+    """Call functions with a few resamples at a time, to limit the memory; for the scorers of `bootstrap`.
 
     Parameters
     ----------
@@ -327,29 +328,32 @@ def score_in_blocks(scores: Sequence[Callable[[Floats], ArrayLike]], weights: Co
 
 
 def compare(values: ArrayLike, draws: ArrayLike, level: float = 0.95) -> Comparison:
-    """Simultaneous intervals for what the winner is better than each other trial.
+    """Simultaneous intervals for the difference between the winner and each other trial.
 
-    An interval is the difference plus and minus its bootstrapped standard error times one critical value: the
-    `level` quantile, over the resamples, of the largest studentised error of a difference between any candidate and
-    any trial. Candidates are the trials that this rule, with every trial a candidate [1]_, does not tell from the
-    winner. So the intervals hold for all trials at once, whichever candidate the data made the winner.
+    An interval is the difference plus and minus its bootstrapped standard error times a critical value. The critical
+    value is the same for all trials: the `level` quantile, over the resamples, of the largest studentised error of a
+    difference between any candidate and any trial. The candidates come from a first pass of the same rule, in which
+    every trial is a candidate [1]_: they are the trials that it does not distinguish from the winner. So the intervals
+    hold for all trials at once, whichever candidate is the winner in the data.
 
-    The winner was chosen by the same data, so a critical value for a trial fixed beforehand would be too small. Nor
-    is it enough to choose the best again in each resample and take the errors against that one: trials that are
-    equally good in truth are spread out in `values`, and few of them are ever the best again. With normal errors
-    and 90 equally good trials, intervals made so for 95 % hold in 86 % of the cases, and those around the highest
-    of all minus each trial in 46 %. Taking the largest error over all candidates is choosing again in the worst
-    way: it holds in 94 %, and is no wider than for a trial fixed beforehand where one trial stands out.
+    The winner was selected with the same data, so the critical value for a trial fixed beforehand would be too small.
+    It is also not enough to select the best trial again in each resample and to use the errors against this one:
+    equally good trials differ by chance in `values`, and few of them are ever the best again. With normal errors and 90
+    equally good trials, 95 % intervals of this kind hold in 86 % of the cases, and intervals around the difference to
+    the highest score of each resample in 46 %. The largest error over all candidates corresponds to the worst possible
+    selection: its intervals hold in 94 %. If one trial is clearly the best, they are no wider than for a trial fixed
+    beforehand.
 
-    That a truly best trial is told from the winner with a probability of at most 1 - `level` makes those that are
-    not told a confidence set for the best, as in Hsu's multiple comparisons [2]_ and the model confidence set [3]_.
+    A truly best trial is distinguished from the winner with a probability of at most 1 - `level`. So the trials that
+    are not distinguished are a confidence set for the best, as in Hsu's multiple comparisons [2]_ and the model
+    confidence set [3]_.
 
     Parameters
     ----------
     values : float array, (trials,)
-        On all records; higher is better.
+        Scores on all records; higher is better.
     draws : float array, (resamples, trials)
-        On the resamples, each the same for all trials.
+        Scores on the resamples, which are the same for all trials.
     level : float
         Confidence, between 0 and 1.
 
@@ -377,7 +381,7 @@ def compare(values: ArrayLike, draws: ArrayLike, level: float = 0.95) -> Compari
     (0, [True, False])
     """
     if not 0 < level < 1:
-        raise UserError(f"The argument level is a confidence between 0 and 1, such as 0.95, not {level!r}.")
+        raise UserError(f"The argument level must be a confidence between 0 and 1, such as 0.95, not {level!r}.")
     values, draws = np.asarray(values, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     winner = int(values.argmax())
     share_best = (draws == draws.max(axis=1, keepdims=True)).mean(axis=0)
@@ -392,11 +396,11 @@ def compare(values: ArrayLike, draws: ArrayLike, level: float = 0.95) -> Compari
 
 
 def _largest_errors(values: Floats, draws: Floats, scales: Floats) -> Floats:
-    """Of the studentised differences of each trial from all others, in each resample: (trials, resamples)."""
+    """The largest studentised error of each trial's differences to all others, by resample: (trials, resamples)."""
     trials, total = len(values), len(draws)
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
     largest = np.empty((trials, total))
-    # Some resamples at a time, and each pair of trials once.
+    # A few resamples at a time, and each pair of trials once.
     for start in range(0, total, _RESAMPLES_AT_ONCE):
         errors = np.ascontiguousarray((draws[start : start + _RESAMPLES_AT_ONCE] - values).T)
         found, pairs = np.zeros_like(errors), np.empty_like(errors)
@@ -407,12 +411,12 @@ def _largest_errors(values: Floats, draws: Floats, scales: Floats) -> Floats:
             np.maximum(found[trial:], studentised, out=found[trial:])
             np.maximum(found[trial], studentised.max(axis=0), out=found[trial])
         largest[:, start : start + _RESAMPLES_AT_ONCE] = found
-    # A resample's own error is part of the standard error that it is divided by: as if that were from the others.
+    # The standard error includes the resample's own error; this factor gives the value without it.
     return np.asarray(largest * np.sqrt((total - 1) / np.maximum(total - largest**2, 1)))
 
 
 def _standard_errors(draws: Floats) -> Floats:
-    """Bootstrapped, of the difference of each trial from each; 0 where it is the same in all resamples."""
+    """Bootstrapped standard errors of the difference of each pair of trials; 0 if it is the same in all resamples."""
     deviations = draws - draws.mean(axis=0)
     products = deviations.T @ deviations / (len(draws) - 1)
     both = products.diagonal()[:, None] + products.diagonal()
@@ -421,7 +425,7 @@ def _standard_errors(draws: Floats) -> Floats:
 
 
 def _optimism(values: Floats, inside: Floats, outside: Floats) -> float | None:
-    """See `bootstrap`; `inside` and `outside`: scores on what resamples have and leave out, (resamples, trials)."""
+    """See `bootstrap`. `inside`: scores on the resamples, (resamples, trials); `outside`: on the left-out records."""
     chosen = inside.argmax(axis=1)
     deviation = (outside - outside.mean(axis=0))[np.arange(len(chosen)), chosen]
     optimism = float(values.max() - (values[chosen] + deviation).mean())
@@ -433,27 +437,27 @@ def _scores(scorer: Scorer, weights: Counts, number: int) -> Floats:
     found = np.asarray(scorer(weights), dtype=np.float64)
     if found.shape != (len(weights), number):
         raise UserError(
-            f"A scorer returned an array of the shape {found.shape}: return one of (resamples, scores), "
-            f"here {(len(weights), number)}."
+            f"A scorer returned an array of the shape {found.shape}: it must return (resamples, scores), here "
+            f"{(len(weights), number)}."
         )
     return found
 
 
 def _undefined(name: str, found: Floats) -> str:
-    """Why a score has no interval; '' where it has one. `found`: on all records, then the resamples."""
+    """Why a score has no interval; '' if it has one. `found`: scores on all records, then on the resamples."""
     if not np.isfinite(found[0]).all():
-        return f"There is no interval of {name}, which is not a finite number for every trial."
+        return f"There is no interval of {name}, because it is not a finite number for every trial."
     missing = int((~np.isfinite(found[1:])).any(axis=1).sum())
     if missing:
         return (
-            f"There is no interval of {name}, which is not a finite number in {missing} of the {len(found) - 1} "
+            f"There is no interval of {name}, because it is not a finite number in {missing} of the {len(found) - 1} "
             "resamples."
         )
     return ""
 
 
 def _blocks(weights: Counts) -> Iterator[Floats]:
-    """Some resamples at a time: (records, some resamples)."""
+    """Weights of a few resamples at a time: (records, some resamples)."""
     size = max(32, _WEIGHTS_AT_ONCE // weights.shape[1])
     for start in range(0, len(weights), size):
         yield np.ascontiguousarray(weights[start : start + size].T, dtype=np.float64)
@@ -465,7 +469,7 @@ def _varied(true: Bools) -> Bools:
 
 
 def _complete(weights: Counts, true: Bools) -> Bools:
-    """In which resamples every column that has positives and negatives has them: (resamples,)."""
+    """Whether a resample has positives and negatives of every column that has them in all records: (resamples,)."""
     labels = true[:, _varied(true)]
     parts = np.hstack([labels, ~labels]).astype(np.float64)
     return np.concatenate([((parts.T @ block) > 0).all(axis=0) for block in _blocks(weights)])
@@ -474,23 +478,25 @@ def _complete(weights: Counts, true: Bools) -> Bools:
 def _validate(
     required: ArrayLike, patients: ArrayLike, columns: Sequence[str] | None, resamples: int
 ) -> tuple[Bools, NDArray[np.intp], Sequence[str]]:
-    """What is required as booleans, patients as numbers from 0, and the names of the columns."""
+    """Check the arguments; return `required` as booleans, patients as numbers from 0, and the names of the columns."""
     given, who = np.asarray(required), np.asarray(patients)
     if given.ndim != 2:
-        raise UserError(f"What is required has the shape (records, columns), not {given.shape}.")
+        raise UserError(f"The argument required must have the shape (records, columns), not {given.shape}.")
     names = [str(column) for column in range(given.shape[1])] if columns is None else list(columns)
     if len(names) != given.shape[1]:
-        raise UserError(f"What is required has {given.shape[1]} columns, for which there are {len(names)} names.")
+        raise UserError(f"The argument required has {given.shape[1]} columns, but there are {len(names)} names.")
     if not np.isin(given, (0, 1)).all():
-        raise UserError("What is required holds true and false only: give one column per label.")
+        raise UserError("The argument required must have only true and false: give one column per label.")
     if who.shape != given.shape[:1]:
-        raise UserError(f"Patients have the shape {given.shape[:1]}, one for each record, not {who.shape}.")
+        raise UserError(f"Patients must have the shape {given.shape[:1]}, one for each record, not {who.shape}.")
     if resamples < 2:
-        raise UserError(f"The argument resamples is a whole number of at least 2, better 1000, not {resamples!r}.")
+        raise UserError(f"The argument resamples must be a whole number of at least 2, better 1000, not {resamples!r}.")
     known, first, patient = np.unique(who, return_index=True, return_inverse=True)
-    patient = first.argsort().argsort()[patient]  # in the order of the records, however patients are called
+    patient = first.argsort().argsort()[
+        patient
+    ]  # numbered by the order of the records, so that their names do not matter
     if len(known) < 2:
-        raise UserError(f"The records are of {len(known)} patients: a bootstrap needs two at least.")
+        raise UserError(f"The records are from {len(known)} patients: a bootstrap needs at least two.")
     return given == 1, patient, names
 
 
@@ -498,6 +504,6 @@ def _too_rare(labels: Bools, patient: NDArray[np.intp], names: Sequence[str]) ->
     fewest = [min(len(np.unique(patient[column])), len(np.unique(patient[~column]))) for column in labels.T]
     rarest = ", ".join(f"{names[i]} ({fewest[i]})" for i in np.argsort(fewest, kind="stable")[:5])
     return (
-        "Hardly any resample of the patients has positives and negatives of every label: leave out the labels that "
-        f"fewest patients have, or lack, which are {rarest}."
+        "Almost no resample of the patients has positives and negatives of every label: leave out the labels that "
+        f"the fewest patients have or lack, which are {rarest}."
     )

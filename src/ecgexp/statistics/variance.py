@@ -1,4 +1,4 @@
-"""How much of what differs between cells of a sweep is the seed."""
+"""Variance components of a sweep: between its cells, and between the repetitions (seeds or folds) of a cell."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the sweep over its repetitions.
+    """Summary of a cell of a sweep over its repetitions.
 
     Attributes
     ----------
     repetitions : int
     mean : float
     sd : float or None
-        With repetitions - 1 as divisor; None for a single repetition.
+        Standard deviation with the divisor repetitions - 1; None for a single repetition.
     low, high : float
-        The range.
+        Smallest and largest value.
     """
 
     repetitions: int
@@ -38,7 +38,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class VarianceComponents:
-    """What `variance_components` returns; None where the repetitions do not tell.
+    """Result of `variance_components`; a value is None if the repetitions do not determine it.
 
     Attributes
     ----------
@@ -49,13 +49,13 @@ class VarianceComponents:
         Standard deviation of the repetitions of a cell.
     within_sd_interval : tuple of float or None
     within_share : float or None
-        Share of the repetitions in the variance of single runs of different cells, from 0 to 1: one minus the
-        intraclass correlation.
+        Share of the variance of single runs that is due to the repetitions, from 0 to 1: one minus the intraclass
+        correlation.
     within_share_interval : tuple of float or None
     level : float
         Confidence of each interval.
     remark : str
-        A sentence on the cells of a single repetition, or on what is missing; empty where there is nothing to say.
+        A sentence about cells with a single repetition, or about the reason for missing values; may be empty.
     """
 
     cells: dict[str, Cell]
@@ -69,23 +69,23 @@ class VarianceComponents:
 
 
 def variance_components(values: Mapping[str, Sequence[float]], level: float = 0.95) -> VarianceComponents:
-    """Split the variance of a score into what the cells and what their repetitions make of it.
+    """Split the variance of a score into the parts between cells and between repetitions of a cell.
 
-    The model is one-way with random effects: a value is the mean of its cell, drawn from a normal distribution,
-    plus a normal deviation of the same variance in all cells. The components are estimated by the analysis of
-    variance, which a negative estimate of that between the cells makes 0. The interval of the share is Wald's [1]_,
-    exact in this model for any numbers of repetitions, and for equal ones the usual one from the F distribution;
-    that of the standard deviation is from the chi-squared distribution.
+    The model is one-way with random effects: a value is the mean of its cell, drawn from a normal distribution, plus a
+    normal deviation with the same variance in all cells. The components are estimated by the analysis of variance; a
+    negative estimate of the variance between cells becomes 0. The interval of the share is Wald's [1]_. It is exact in
+    this model for any numbers of repetitions; for equal numbers it is the usual interval from the F distribution. The
+    interval of the standard deviation is from the chi-squared distribution.
 
-    A cell that was run once says nothing on repetitions, but counts for the spread between cells. Cells that
-    diverge, or vary more than others, break the model: the interval is then a rough one, and the cells' own
-    standard deviations tell more. Where the repetitions are folds, what makes a fold easy for all cells is counted
-    as repetition.
+    A cell that was run once does not contribute to the variance between repetitions, only to that between cells. Cells
+    that diverge, or vary more than others, violate the model. Then the interval is only approximate, and the standard
+    deviations of the single cells are more informative. If the repetitions are folds, the differences in difficulty
+    between folds count as variance between repetitions.
 
     Parameters
     ----------
     values : mapping of str to sequence of float
-        By cell, one value for each of its repetitions (seeds or folds): as many as there are, in any order.
+        For each cell, the values of its repetitions (seeds or folds), in any number and order.
     level : float
         Confidence of the intervals, between 0 and 1.
 
@@ -96,7 +96,7 @@ def variance_components(values: Mapping[str, Sequence[float]], level: float = 0.
     Raises
     ------
     UserError
-        Where `level` is not between 0 and 1, or where a cell has no value or one that is not finite.
+        If `level` is not between 0 and 1, or a cell has no value or a value that is not finite.
 
     References
     ----------
@@ -112,19 +112,19 @@ def variance_components(values: Mapping[str, Sequence[float]], level: float = 0.
     0.08
     """
     if not 0 < level < 1:
-        raise UserError(f"The argument level is a confidence between 0 and 1, such as 0.95, not {level!r}.")
+        raise UserError(f"The argument level must be a confidence between 0 and 1, such as 0.95, not {level!r}.")
     groups = {name: np.asarray(cell, dtype=np.float64) for name, cell in values.items()}
     for name, group in groups.items():
         if group.ndim != 1 or len(group) == 0 or not np.isfinite(group).all():
-            raise UserError(f"The cell {name!r} needs a finite value for each of its repetitions, and one at least.")
+            raise UserError(f"The cell {name!r} needs a finite value for each repetition, and at least one.")
 
     cells = {name: _summary(group) for name, group in groups.items()}
     single = sum(cell.repetitions == 1 for cell in cells.values())
     if len(cells) < 2:
-        return _unknown(cells, level, "Variance components need two cells or more.")
+        return _unknown(cells, level, "Variance components need at least two cells.")
     if single == len(cells):
-        return _unknown(cells, level, "Every cell was run once: what repetitions differ by is not known.")
-    remark = f"{single} of {len(cells)} cells were run once: they count for the spread between cells only."
+        return _unknown(cells, level, "Every cell was run once: the variance between repetitions is not known.")
+    remark = f"{single} of {len(cells)} cells were run once: they count only for the variance between cells."
 
     counts, means = np.array([len(group) for group in groups.values()]), np.array([c.mean for c in cells.values()])
     freedom = int(counts.sum() - len(counts))
@@ -166,10 +166,10 @@ def _between(counts: NDArray[np.int_], means: Floats, within: float) -> float:
 def _share_interval(
     counts: NDArray[np.int_], means: Floats, within: float, tails: tuple[float, float]
 ) -> tuple[float, float]:
-    """Limits of the share of the repetitions.
+    """Limits of the share of the variance between repetitions.
 
-    With the true ratio of the variances, between to within, the weighted spread of the means over `within` has an
-    F distribution; it falls with the ratio, so each quantile gives one limit.
+    The pivot is the weighted variance of the means divided by `within`. At the true ratio of the variances (between to
+    within) it has an F distribution. It falls as the ratio grows, so each quantile gives one limit.
     """
     if within == 0:
         return 0.0, 0.0
