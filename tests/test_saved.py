@@ -18,6 +18,7 @@ from trained import Trained, call, is_one_sentence, trained_once
 from ecgexp.errors import UserError
 from ecgexp.saved import check_sum, load_tensors, sha256, write_sums
 from ecgexp.tracking.artifacts import read_json
+from ecgexp.tracking.contract import BUFFER
 from ecgexp.tracking.names import File
 from ecgexp.training.callbacks import find_checkpoint
 
@@ -134,9 +135,13 @@ def test_a_flipped_bit_in_a_run_is_told_instead_of_used(trained, tmp_path, monke
 )
 def test_a_description_of_another_net_is_refused(trained, tmp_path, monkeypatch, change, words):
     run = shutil.copytree(trained.artifacts, tmp_path / "run")
-    (run / File.CHECKSUMS).unlink()  # earlier runs have none
+    (run / File.CHECKSUMS).unlink()  # earlier runs have none, and weights without a digest of their contract
+    state = torch.load(run / "weights.pt", weights_only=True)
+    torch.save({name: value for name, value in state.items() if name != BUFFER}, run / "weights.pt")
     data = json.loads((run / "data.json").read_text())
-    (run / "data.json").write_text(json.dumps(data | change))
+    (signal,) = data["inputs"]
+    earlier = {"labels": data["labels"], "leads": signal["coordinates"]["lead"], "sampling_rate": 100, "samples": 1000}
+    (run / "data.json").write_text(json.dumps(earlier | change))
     said = call(monkeypatch, "predict", tmp_path, f"run={run}", trained.records / "00001_lr")
     assert is_one_sentence(said), said
     assert words in said

@@ -315,10 +315,9 @@ def _read_run(folder: Path) -> Any:
 
     torch.set_num_threads(1)
     trained = load_trained(str(folder))
-    signal = np.random.default_rng(0).normal(size=(trained.samples, len(trained.lead_names))).astype(np.float32)
+    signal = np.random.default_rng(0).normal(size=trained.contract.inputs[0].shape[::-1]).astype(np.float32)
     probabilities = predict_records(trained, [SimpleNamespace(signal=signal)])  # type: ignore[list-item]
-    told_of = trained.target.names, trained.lead_names, trained.sampling_rate, trained.samples, trained.unit
-    return told(probabilities, *told_of, trained.target.threshold, trained.target.kind)
+    return told(probabilities, trained.contract.to_json())
 
 
 def _make_checkpoint(folder: Path) -> None:

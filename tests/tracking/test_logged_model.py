@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from ecgexp.datasets.base import Input
 from ecgexp.targets import MultiClass, MultiLabel
+from ecgexp.tracking.contract import Contract
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.store import open_store
 
@@ -42,7 +44,8 @@ def logged(request, tmp_path_factory):
     net(torch.randn(8, 3, 50))  # moves the statistics away from their start
     example = np.random.default_rng(0).normal(size=(2, 3, 50)).astype(np.float32)
     target = MultiClass("AB") if request.param else MultiLabel("AB")
-    uri = log_model(store, run.info.run_id, net, example, {"labels": ["A", "B"]}, target)
+    contract = Contract((Input("signal", ("lead", "time"), (3, 50)),), ("A", "B"), {"_target_": "any"})
+    uri = log_model(store, run.info.run_id, net, example, contract, target)
     probabilities = (lambda x: net.eval()(x).softmax(dim=1)) if request.param else (lambda x: net.eval()(x).sigmoid())
     return store, run.info.run_id, probabilities, uri
 

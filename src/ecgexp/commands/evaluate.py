@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ecgexp.datasets.base import Dataset, Split, SplitName
     from ecgexp.statistics import Uncertainty
     from ecgexp.targets import Target
+    from ecgexp.tracking.contract import Contract
     from ecgexp.tracking.store import Store
     from ecgexp.training.network import Network
     from ecgexp.training.predictions import Predictions
@@ -133,7 +134,8 @@ def run(values: dict[str, list[str]]) -> None:
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     root, uri = place_of_runs(values)
     store, run = find_run(values["run"][0], root, uri)
-    cfg, network = load_run(store, run.info.run_id, trusted)
+    restored = load_run(store, run.info.run_id, trusted)
+    cfg, network = restored.cfg, restored.network
     for group in ("dataset", "target", "loss", *(["metrics"] if cfg.get("metrics") else [])):
         check_trusted(group, cfg.get(group), trusted)
     cfg = _placed(cfg, values)
@@ -141,7 +143,7 @@ def run(values: dict[str, list[str]]) -> None:
     target = dataset.target
     if tune and not target.can_tune:
         raise UserError(f"{target.records.capitalize()} take no thresholds: leave out thresholds=tuned.")
-    difference = _check_data(cfg, dataset, store, run)
+    difference = _check_data(restored.contract, dataset, store, run)
     records = dataset.load(split)  # what is wrong with the data is said before a look is noted
     overlap = _overlap(store, run, records, split, bool(difference))
     data, names = records.fingerprint(), hashlib.sha256("\n".join(records.ids).encode()).hexdigest()[:16]
@@ -208,22 +210,13 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
     return own_folders(placed, values)
 
 
-def _check_data(cfg: DictConfig, dataset: Dataset, store: Store, run: MlflowRun) -> str:
+def _check_data(contract: Contract, dataset: Dataset, store: Store, run: MlflowRun) -> str:
     """How the data differ from those that the run was trained on, if at all; refuse such that do not fit the net."""
-    from ecgexp.config.build import check_inputs, wrong_size
+    from ecgexp.config.build import check_inputs
     from ecgexp.tracking.artifacts import read_json, run_folder
 
     check_inputs(dataset, dataset.load("val"))
-    wrong = wrong_size(cfg, dataset)
-    if wrong is not None:
-        name, takes, found = wrong
-        raise UserError(f"The net of this run takes dataset.{name}={takes}, but the data have {found}.")
-    labels = [str(label) for label in cfg.dataset.get("label_names", dataset.label_names)]
-    if labels != list(dataset.label_names):
-        raise UserError(
-            f"The net of this run predicts the labels {', '.join(labels)}, but those of the data are "
-            f"{', '.join(dataset.label_names)}."
-        )
+    contract.check_data(dataset)
     with run_folder(store, run.info.run_id) as folder:
         counts = read_json(folder / File.DATA).get("counts")
     if dataset.fingerprint() != run.data.tags.get(Tag.DATASET):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ecgexp.datasets.base import Input
     from ecgexp.datasets.ecg.records import Reading
     from ecgexp.tracking.restore import Trained
 
@@ -44,12 +45,26 @@ def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np
     from ecgexp.training.batches import evaluation_batch
     from ecgexp.training.inference import run_net
 
-    signals = torch.from_numpy(np.stack([reading.signal.T for reading in readings]))
+    scale = _scale(trained.name, trained.contract.signal(trained.name))
+    signals = torch.from_numpy(np.stack([reading.signal.T for reading in readings]) * np.float32(scale))
     batches = signals.split(evaluation_batch(signals.device))
     probabilities = torch.cat([*run_net(trained.net, batches, signals.device)])
     if not torch.isfinite(probabilities).all():
         raise UserError(f"The net of {trained.name} gives no finite probabilities: choose another run.")
     return probabilities.numpy()
+
+
+def _scale(name: str, signal: Input) -> float:
+    """What to multiply records in mV with, so that they are in the unit of a signal; UserError for no voltage."""
+    from ecgexp.datasets.ecg.records import MILLIVOLTS
+
+    millivolts = MILLIVOLTS.get((signal.unit or "").casefold())
+    if millivolts is None:
+        raise UserError(
+            f"The net of {name} takes {signal.unit}, which are not made of records in mV here: "
+            "python -m ecgexp.evaluate uses it on its own data set."
+        )
+    return 1 / millivolts
 
 
 def run(values: dict[str, list[str]]) -> int:
@@ -67,20 +82,17 @@ def run(values: dict[str, list[str]]) -> int:
     root, uri = place_of_runs(values)
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     trained = load_trained(values["run"][0], root, uri, trusted)
-    if trained.unit != "mV":
-        raise UserError(
-            f"The net of {trained.name} takes {trained.unit}, which are not made of records in mV here: "
-            "python -m ecgexp.evaluate uses it on its own data set."
-        )
+    signal = trained.contract.signal(trained.name)
+    _scale(trained.name, signal)  # refuses a unit before records are read
     readings: dict[Path, Reading] = {}
     problems: dict[Path, str] = {}
     for path in paths:
         try:
             readings[path] = read_record(
                 path,
-                lead_names=trained.lead_names,
-                sampling_rate=trained.sampling_rate,
-                samples=trained.samples,
+                lead_names=signal.coordinates["lead"],
+                sampling_rate=signal.rate or 0,
+                samples=signal.size("time"),
                 uncalibrated="assume" if assume else "refuse",
             )
         except RecordError as error:
@@ -176,13 +188,14 @@ def _table(results: list[dict[str, Any]]) -> str:
 def _draw(target: Path, trained: Trained, result: dict[str, Any], reading: Reading) -> None:
     from ecgexp.reports.ecg import ecg_figure
 
+    signal = trained.contract.signal(trained.name)
     ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
     predicted = ", ".join(result["predicted"]) or trained.target.no_decision
     shown = "   ".join(f"{label} {value:.2f}" for label, value in ranked[:8])
     figure = ecg_figure(
         reading.signal,
-        trained.sampling_rate,
-        trained.lead_names,
+        signal.rate or 0,
+        signal.coordinates["lead"],
         title="\n".join(
             [f"{Path(result['record']).name}:  {predicted}", shown, *filter(None, ["; ".join(reading.notes)])]
         ),

@@ -14,7 +14,7 @@ from torch import nn
 
 from ecgexp.config.components import build_target, instantiate_group
 from ecgexp.config.schema import DATA_KEYS, SIZES, accepts, locate, plain
-from ecgexp.datasets.base import SIGNAL, Dataset, Input, Split
+from ecgexp.datasets.base import Dataset, Input, Split
 from ecgexp.errors import UserError
 from ecgexp.fast import speed_up
 
@@ -182,20 +182,6 @@ def build_statistics(cfg: DictConfig) -> dict[str, Callable[..., Any]]:
                 "give it a method __call__(results, objective), or set _partial_: true for a function."
             )
     return built
-
-
-def describe(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
-    """What one has to know to use a trained net on other records."""
-    described: dict[str, Any] = {
-        "labels": list(dataset.label_names),
-        "target": plain(cfg.target),
-        "inputs": [one.describe() for one in dataset.inputs],
-    }
-    for one in dataset.inputs:
-        if one.name == SIGNAL:
-            leads, samples = list(one.coordinates["lead"]), one.size("time")
-            described |= {"leads": leads, "sampling_rate": one.rate, "samples": samples, "unit": one.unit}
-    return described
 
 
 def device_kind(cfg: DictConfig) -> str:

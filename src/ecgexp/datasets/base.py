@@ -6,7 +6,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -99,11 +99,6 @@ class Input:
     def order(self) -> tuple[int, ...]:
         """The permutation of a stored batch's axes, records first, that gives the order of the net."""
         return (0, *(1 + self.stored.index(axis) for axis in self.axes))
-
-    def describe(self) -> dict[str, Any]:
-        """What a caller must know to give a net this input, JSON-able."""
-        described = asdict(self)
-        return {key: described[key] for key in ("name", "axes", "shape", "unit", "rate", "coordinates")}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from filelock import Timeout
 from mlflow.entities import Run as MlflowRun
 from omegaconf import DictConfig
 
-from ecgexp.config.build import build_dataset, build_statistics, build_target, describe, example
+from ecgexp.config.build import build_dataset, build_statistics, build_target, example
 from ecgexp.config.schema import objectives
 from ecgexp.config.upgrade import FORM
 from ecgexp.errors import UserError
@@ -450,7 +450,7 @@ def _record_best(run: Run, best: Sequence[pd.Series], objective: str, keys: list
 def _log_best(run: Run, run_id: str, cfg: DictConfig) -> None:
     best = run.store.client.get_run(run_id)
     if cfg.tracking.log_model == "best" and not (best.outputs and best.outputs.model_outputs):
-        trained, network = load_run(run.store, run_id, trust=named_packages(cfg))
-        dataset = build_dataset(trained)
+        trained = load_run(run.store, run_id, trust=named_packages(cfg))
+        dataset = build_dataset(trained.cfg)
         inputs = example(dataset, dataset.load("val"))
-        log_model(run.store, run_id, network, inputs, describe(trained, dataset), dataset.target)
+        log_model(run.store, run_id, trained.network, inputs, trained.contract, dataset.target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import nn
 
 from ecgexp.errors import first_line
 from ecgexp.targets import Target
+from ecgexp.tracking.contract import Contract
 from ecgexp.tracking.store import MLFLOW_RETRIES, Store, StoreAway, is_away, mlflow_settings
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def log_model(
     run_id: str,
     network: nn.Module,
     example: NDArray[Any] | dict[str, NDArray[Any]],
-    description: Mapping[str, Any],
+    contract: Contract,
     target: Target,
 ) -> str | None:
     """Log a net that maps inputs to probabilities, as an exported graph (pt2).
@@ -46,8 +46,8 @@ def log_model(
         Inputs of a batch to logits (batch, classes).
     example : array, or dict of str to array
         Inputs of two records or more that the graph is traced with, and kept beside it.
-    description : mapping
-        What one has to know to use it: labels, target, inputs.
+    contract : Contract
+        What it takes and says; kept as metadata of the model, and bound to the graph.
     target : Target
         What is predicted.
 
@@ -60,6 +60,7 @@ def log_model(
     if isinstance(example, dict):  # what MLflow keeps is called with one array
         logger.warning("The net takes several inputs, which no MLflow model does: none is logged; its weights are.")
         return None
+    contract.bind(network)
     probabilities = nn.Sequential(network, target.activation()).cpu().eval()
     with torch.no_grad():
         classes = probabilities(torch.from_numpy(example)).shape[1]
@@ -87,7 +88,7 @@ def log_model(
                 input_example=example,
                 pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
                 serialization_format="pt2",
-                metadata={"ecgexp": dict(description)},
+                metadata={"ecgexp": contract.to_json()},
             )
     except Exception as error:  # torch.export raises many kinds for a net that it cannot trace
         if isinstance(error, MlflowException) and is_away(error):

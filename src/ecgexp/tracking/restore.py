@@ -13,23 +13,25 @@ that run's config and weights instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml  # type: ignore[import-untyped]
 from mlflow.exceptions import MlflowException
-from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from omegaconf import DictConfig
+from torch import Tensor, nn
 
 from ecgexp.config.build import build_net
 from ecgexp.config.components import make_target
+from ecgexp.config.schema import plain
 from ecgexp.config.upgrade import upgrade_description
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, first_line, said
 from ecgexp.targets import Target
 from ecgexp.tracking.artifacts import read_config, read_json, read_weights, run_folder
+from ecgexp.tracking.contract import BUFFER, Contract
 from ecgexp.tracking.names import File
 from ecgexp.tracking.runs import find_run
 from ecgexp.tracking.store import Store, find_store
@@ -38,6 +40,12 @@ from ecgexp.training.inference import run_net
 from ecgexp.training.network import Network, restored
 
 EXPORTED = "pt2"
+# In an exported graph, whose first part is the network.
+_EXPORTED_BUFFER = f"0.{BUFFER}"
+_CHANGED = (
+    "{path} does not say what the net was trained with: its contract has another digest than {weights}, so one of "
+    "them was changed. Restore the files of the run."
+)
 
 
 @dataclass(frozen=True)
@@ -49,30 +57,40 @@ class Trained:
     name : str
         Where it comes from, for people.
     net : nn.Module
-        (batch, leads, samples) to probabilities (batch, classes); in evaluation mode.
+        Inputs of a batch to probabilities (batch, names); in evaluation mode.
+    contract : Contract
+        What it takes and says.
     target : Target
         What is predicted.
-    lead_names : tuple of str
-        The leads, in order.
-    sampling_rate : float
-        In Hz.
-    samples : int
-        Length of a record.
-    unit : str
-        Of the signals.
     """
 
     name: str
     net: nn.Module
+    contract: Contract
     target: Target
-    lead_names: tuple[str, ...]
-    sampling_rate: float
-    samples: int
-    unit: str
 
 
-def load_run(store: Store, run_id: str, trust: Collection[str] = ()) -> tuple[DictConfig, Network]:
-    """Configuration and net, with its kept weights, of a finished trial.
+@dataclass(frozen=True)
+class Restored:
+    """What a run's folder holds of its net.
+
+    Attributes
+    ----------
+    cfg : DictConfig
+        Configuration of the run.
+    network : Network
+        With the best weights, in evaluation mode.
+    contract : Contract
+        What it takes and says.
+    """
+
+    cfg: DictConfig
+    network: Network
+    contract: Contract
+
+
+def load_run(store: Store, run_id: str, trust: Collection[str] = ()) -> Restored:
+    """The net of a finished trial with its best weights.
 
     Parameters
     ----------
@@ -86,23 +104,24 @@ def load_run(store: Store, run_id: str, trust: Collection[str] = ()) -> tuple[Di
     Raises
     ------
     UserError
-        Where a file is missing or damaged, or names what is not trusted.
+        Where a file is missing or damaged, does not fit the others, or names what is not trusted.
     """
     with run_folder(store, run_id) as folder:
         return load_folder(folder, trust)
 
 
-def load_folder(folder: Path, trust: Collection[str] = ()) -> tuple[DictConfig, Network]:
-    """Configuration and net from a folder with ``config.yaml`` and ``weights.pt``; see `load_run`."""
+def load_folder(folder: Path, trust: Collection[str] = ()) -> Restored:
+    """The net from a folder with ``config.yaml``, ``weights.pt`` and ``data.json``; see `load_run`."""
     cfg = read_config(folder / File.CONFIG)
     state = read_weights(folder / File.WEIGHTS)
+    contract = _contract(cfg, state.get(BUFFER), folder / File.DATA)
     check_trusted("model", cfg.get("model"), trust)
     net = build_net(cfg)
     try:
         network = restored(net, state)
     except RuntimeError as error:
         raise UserError(f"{folder / File.WEIGHTS} does not fit the net that {File.CONFIG} beside it names.") from error
-    return cfg, network.eval()
+    return Restored(cfg, network.eval(), contract)
 
 
 def load_trained(source: str, root: str | Path = ".", uri: str | None = None, trust: Collection[str] = ()) -> Trained:
@@ -161,20 +180,43 @@ def _load_from_folder(folder: Path, name: str, trust: Collection[str]) -> Traine
 
 
 def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
-    cfg, network = load_folder(folder, trust)
-    told = {**read_json(folder / File.DATA), "target": OmegaConf.to_container(cfg.target)}
-    described = _description(told, folder / File.DATA, trust)
-    net = nn.Sequential(network, described["target"].activation()).eval()
-    _check_fit(net, described, folder)
-    return Trained(name, net, **described)
+    found = load_folder(folder, trust)
+    target = _target(found.contract, trust)
+    net = nn.Sequential(found.network, target.activation()).eval()
+    _check_fit(net, found.contract, folder)
+    return Trained(name, net, found.contract, target)
 
 
-def _check_fit(net: nn.Module, described: dict[str, Any], folder: Path) -> None:
-    """Refuse a net that gives other numbers than one for each label of such records."""
-    wanted = (1, len(described["target"].names))
+def _contract(cfg: DictConfig, digest: Tensor | None, path: Path) -> Contract:
+    """The contract in `path`, compared with the configuration and with the digest that the weights have of it."""
+    data, target = read_json(path), plain(cfg.target)
+    if "inputs" not in data:
+        with _saying_what_is_missing(path):
+            contract = Contract.from_earlier(data, target, str(cfg.dataset.get("normalize", "none")))
+        is_bound = digest is None  # earlier versions kept none
+    else:
+        with _saying_what_is_missing(path):
+            contract = Contract.from_json(data)
+        is_bound = contract.is_bound(digest)
+    if not is_bound:
+        raise UserError(_CHANGED.format(path=path, weights=f"{File.WEIGHTS} beside it"))
+    if contract.target != target:
+        raise UserError(f"{path} and {File.CONFIG} beside it say different targets: restore the files of the run.")
+    return contract
+
+
+def _target(contract: Contract, trust: Collection[str]) -> Target:
+    check_trusted("target", contract.target, trust)
+    return make_target(contract.target, contract.labels)
+
+
+def _check_fit(net: nn.Module, contract: Contract, folder: Path) -> None:
+    """Refuse a net that does not take such records, or gives other numbers than one for each name."""
+    wanted = (1, len(contract.labels))
+    zeros = {one.name: torch.zeros(1, *one.shape) for one in contract.inputs}
+    inputs = zeros if len(zeros) > 1 else next(iter(zeros.values()))
     try:
-        zeros = torch.zeros(1, len(described["lead_names"]), described["samples"])
-        found = tuple(next(run_net(net, [zeros], zeros.device)).shape)
+        found = tuple(next(run_net(net, [inputs], torch.device("cpu"))).shape)
     except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder / File.DATA} does not fit the net of {File.CONFIG} beside it: {said(error)}"
@@ -185,20 +227,12 @@ def _check_fit(net: nn.Module, described: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _description(data: dict[str, Any], path: Path, trust: Collection[str]) -> dict[str, Any]:
-    """What the records were that the net was trained on, and what it predicts."""
+@contextmanager
+def _saying_what_is_missing(path: Path) -> Iterator[None]:
     try:
-        component = dict(data["target"])
-        check_trusted("target", component, trust)
-        return {
-            "target": make_target(component, tuple(map(str, data["labels"]))),
-            "lead_names": tuple(map(str, data["leads"])),
-            "sampling_rate": float(data["sampling_rate"]),
-            "samples": int(data["samples"]),
-            "unit": str(data.get("unit", "mV")),  # earlier runs do not say it
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} does not say which labels, leads, sampling_rate and samples the net has.") from error
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"{path} does not say which inputs, labels and target the net has.") from error
 
 
 def _from_exported(folder: Path, name: str, trust: Collection[str]) -> Trained:
@@ -210,13 +244,20 @@ def _from_exported(folder: Path, name: str, trust: Collection[str]) -> Trained:
             f"{path} is an exported graph, which can run code when it is loaded: "
             f"name the run itself, or add trust={EXPORTED} if you know where the file comes from."
         )
-    try:
-        described = yaml.safe_load((folder / "MLmodel").read_text())["metadata"]["ecgexp"]
-        described = upgrade_description(described)
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'MLmodel'} does not say which labels and leads the net has.") from error
+    described = folder / "MLmodel"
+    with _saying_what_is_missing(described):
+        try:
+            data = yaml.safe_load(described.read_text())["metadata"]["ecgexp"]
+        except yaml.YAMLError as error:
+            raise UserError(f"{described} is damaged: {first_line(error)}.") from error
+        is_earlier = "inputs" not in data
+        data = upgrade_description(data)
+        contract = Contract.from_earlier(data, data["target"]) if is_earlier else Contract.from_json(data)
     try:
         net = torch.export.load(path).module()
     except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
         raise UserError(f"{path} is damaged ({type(error).__name__}).") from error
-    return Trained(name, net, **_description(described, folder / "MLmodel", trust))
+    digest = net.state_dict().get(_EXPORTED_BUFFER)
+    if not (digest is None if is_earlier else contract.is_bound(digest)):
+        raise UserError(_CHANGED.format(path=described, weights=path))
+    return Trained(name, net, contract, _target(contract, trust))

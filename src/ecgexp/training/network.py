@@ -69,7 +69,7 @@ def restored(net: nn.Module, state: Mapping[str, Tensor]) -> Network:
     unset = np.zeros(0, np.float32)
     network = Network(net, dict.fromkeys(names, (unset, unset)))
     for name, value in state.items():
-        if name.startswith(("mean_", "std_")):
+        if not name.startswith("net."):  # statistics, and what else is kept with the weights
             network.register_buffer(name, torch.empty_like(value))
     network.load_state_dict(state)
     return network

@@ -9,12 +9,13 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from ecgexp.config.build import describe, example
-from ecgexp.config.schema import objectives
+from ecgexp.config.build import example
+from ecgexp.config.schema import objectives, plain
 from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError
 from ecgexp.metrics.names import COSTS, LATENCY, PARAMETERS
 from ecgexp.reports.trial import validation_fingerprint, write_confusion, write_curves
+from ecgexp.tracking.contract import Contract
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.names import (
     EPOCH_SECONDS,
@@ -55,10 +56,12 @@ def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
         return
     predictions = {split: predict(fitted, split) for split in SPLITS}
     _record_metrics(run, cfg, fitted, predictions)
-    _record_files(run, cfg, fitted, predictions["val"])
+    contract = Contract.of(fitted.dataset, plain(cfg.target))
+    contract.bind(fitted.network)
+    _record_files(run, cfg, fitted, contract, predictions["val"])
     if _keeps_model(cfg, claimed.job):
         inputs = example(fitted.dataset, fitted.data.splits["val"])
-        log_model(claimed.store, run.id, fitted.network, inputs, describe(cfg, fitted.dataset), fitted.target)
+        log_model(claimed.store, run.id, fitted.network, inputs, contract, fitted.target)
 
 
 def complete(claimed: Claimed) -> None:
@@ -124,10 +127,10 @@ def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, predictions: dict
     run.set_tags({labels_left_out(name): ", ".join(labels) for name, labels in left_out.items()})
 
 
-def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, predictions: Predictions) -> None:
+def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, contract: Contract, predictions: Predictions) -> None:
     """Write the files of a run; `predictions` are those of the validation split."""
     dataset, target = fitted.dataset, fitted.target
-    description = {**describe(cfg, dataset), "counts": dataset.summary()}
+    description = {**contract.to_json(), "counts": dataset.summary()}
     run.set_tags({Tag.VALIDATION: validation_fingerprint(predictions.ids, predictions.targets, target.names)})
     with run.artifacts() as folder:
         if cfg.privacy.patients != "keep" and predictions.patients is not None:

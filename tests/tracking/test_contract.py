@@ -1,0 +1,218 @@
+"""A net is used only for what it was trained for: each change of its contract is found."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ecgexp.commands.predict import predict_records
+from ecgexp.config.components import make_target
+from ecgexp.datasets.base import Input
+from ecgexp.errors import UserError
+from ecgexp.models import Linear
+from ecgexp.tracking.contract import Contract
+from ecgexp.tracking.model import log_model
+from ecgexp.tracking.restore import load_folder, load_trained
+from ecgexp.tracking.store import open_store
+from ecgexp.training.network import Network
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from trained import is_one_sentence
+
+TARGET = {"_target_": "ecgexp.targets.MultiLabel", "threshold": 0.5}
+LEADS = ("I", "II")
+
+
+def contract(**changes: Any) -> Contract:
+    signal = {"unit": "mV", "rate": 100.0, "coordinates": {"lead": LEADS}, "normalize_over": ("time",), **changes}
+    return Contract((Input("signal", ("lead", "time"), (2, 40), **signal),), ("A", "B", "C"), TARGET)
+
+
+def network() -> Network:
+    torch.manual_seed(0)
+    statistics = np.array([[0.1], [0.2]], np.float32), np.array([[1.0], [2.0]], np.float32)
+    return Network(Linear(leads=2, samples=40, outputs=3), {"signal": statistics}).eval()
+
+
+def write_run(folder: Path, said: Contract) -> Path:
+    folder.mkdir()
+    net = network()
+    said.bind(net)
+    torch.save(net.state_dict(), folder / "weights.pt")
+    (folder / "data.json").write_text(json.dumps({**said.to_json(), "counts": {"train": {"records": 3}}}))
+    model = {"_target_": "ecgexp.models.Linear", "leads": 2, "samples": 40, "outputs": 3}
+    config = {"model": model, "target": TARGET, "dataset": {"root": "data"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run") / "run", contract())
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("exported")
+    store = open_store(SimpleNamespace(root=str(root), uri=None, experiment="ecgexp", patience=0.0))
+    example = np.random.default_rng(0).normal(size=(2, 2, 40)).astype(np.float32)
+    run_id = store.client.create_run(store.experiment_id).info.run_id
+    assert log_model(store, run_id, network(), example, contract(), make_target(TARGET, ("A", "B", "C")))
+    (found,) = root.rglob("MLmodel")
+    return found.parent
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """All that stands in plain values, with where it stands."""
+    if path:
+        yield path, value
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from places(part, (*path, key))
+
+
+def others(value: Any) -> Iterator[Any]:
+    """Values like this one that mean something else."""
+    if isinstance(value, str):
+        yield from (value + "x", {"mV": "uV"}.get(value, ""), None)
+    elif isinstance(value, bool | int | float):
+        yield from (value * 2, value + 1, None)
+    elif isinstance(value, list):
+        yield from (value[:-1], [*value, *value[:1]], *([value[::-1]] if len(value) > 1 else []), None)
+    elif isinstance(value, dict):
+        yield from ({}, None)
+    else:
+        yield from ("x", [])
+
+
+def mutations() -> list[tuple[str, dict[str, Any]]]:
+    whole = contract().to_json()
+    found = []
+    for path, value in places(whole):
+        for other in others(value):
+            changed = copy.deepcopy(whole)
+            place = changed
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = other
+            found.append((f"{'.'.join(map(str, path))}={other!r}", changed))
+        if isinstance(path[-1], str):
+            changed = copy.deepcopy(whole)
+            place = changed
+            for key in path[:-1]:
+                place = place[key]
+            del place[path[-1]]
+            found.append((f"without {'.'.join(map(str, path))}", changed))
+    return found
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_trained(str(folder), trust=["pt2"])
+    said = str(caught.value)
+    assert is_one_sentence(said) and said.endswith("."), said
+    return said
+
+
+def test_every_field_is_in_the_plain_values_that_are_mutated():
+    whole = contract().to_json()
+    assert set(whole) == {field.name for field in fields(Contract)}
+    # how a dataset stores an input in memory does not concern the net
+    assert set(whole["inputs"][0]) == {field.name for field in fields(Input)} - {"stored"}
+    assert Contract.from_json(json.loads(json.dumps(whole))) == contract()
+
+
+def test_each_mutation_is_found_in_a_folder_of_a_run(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    assert load_trained(str(folder)).contract == contract()
+    for what, changed in mutations():
+        (folder / "data.json").write_text(json.dumps(changed))
+        assert "data.json" in refusal(folder), what
+
+
+def test_each_mutation_is_found_in_an_exported_model(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "model")
+    assert load_trained(str(folder), trust=["pt2"]).contract == contract()
+    described = yaml.safe_load((folder / "MLmodel").read_text())
+    for what, changed in mutations():
+        (folder / "MLmodel").write_text(yaml.safe_dump({**described, "metadata": {"ecgexp": changed}}))
+        assert "MLmodel" in refusal(folder), what
+
+
+def test_a_contract_that_was_rewritten_as_of_an_earlier_version_is_found(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    earlier = {"labels": ["A", "B", "C"], "leads": ["II", "I"], "sampling_rate": 100, "samples": 40}
+    (folder / "data.json").write_text(json.dumps(earlier))
+    assert "another digest" in refusal(folder)
+
+
+def test_a_run_of_an_earlier_version_has_no_digest_and_is_loaded(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    state = torch.load(folder / "weights.pt", weights_only=True)
+    earlier = {"mean": state["mean_signal"], "std": state["std_signal"]}
+    earlier |= {name: value for name, value in state.items() if name.startswith("net.")}
+    torch.save(earlier, folder / "weights.pt")
+    data = {"labels": ["A", "B", "C"], "multiclass": False, "leads": LEADS, "sampling_rate": 100, "samples": 40}
+    (folder / "data.json").write_text(json.dumps(data))
+    model = {"_target_": "ecgexp.models.Linear", "leads": 2, "samples": 40, "classes": 3}
+    config = {"model": model, "threshold": 0.5, "dataset": {"root": "data", "normalize": "per_lead"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert load_folder(folder).contract == contract()
+    signal = torch.randn(1, 2, 40)
+    torch.testing.assert_close(load_trained(str(folder)).net(signal), load_trained(str(run)).net(signal))
+
+
+def test_a_configuration_with_another_target_is_refused(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["target"]["threshold"] = 0.1
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "different targets" in refusal(folder)
+
+
+@pytest.mark.parametrize(("unit", "times"), [("mV", 1), ("uV", 1000), ("µV", 1000), ("V", 0.001)])
+def test_records_are_given_in_the_unit_that_the_net_takes(tmp_path, unit, times):
+    folder = write_run(tmp_path / "run", contract(unit=unit))
+    trained = load_trained(str(folder))
+    signal = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    found = predict_records(trained, [SimpleNamespace(signal=signal)])
+    expected = network()(torch.from_numpy(signal.T * times)[None].float()).sigmoid()
+    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"unit": "single beats"}, {"unit": None}, {"rate": None}, {"coordinates": {}}])
+def test_a_net_that_takes_something_else_than_a_voltage_is_refused(tmp_path, changes):
+    trained = load_trained(str(write_run(tmp_path / "run", contract(**changes))))
+    with pytest.raises(UserError, match=r"python -m ecgexp\.evaluate uses it on its own data set"):
+        predict_records(trained, [SimpleNamespace(signal=np.zeros((40, 2), np.float32))])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rate": 50.0}, "the input 'signal' with rate=100.0, but the data have 50.0"),
+        ({"coordinates": {"lead": ("II", "I")}}, r"coordinates=lead \(I, II\), but the data have lead \(II, I\)"),
+        ({"unit": "uV"}, "unit=mV, but the data have uV"),
+        ({"normalize_over": None}, "normalize_over"),
+    ],
+)
+def test_a_dataset_with_other_inputs_is_refused(changes, words):
+    other = contract(**changes)
+    dataset = SimpleNamespace(inputs=other.inputs, label_names=other.labels)
+    contract().check_data(SimpleNamespace(inputs=contract().inputs, label_names=("A", "B", "C")))
+    with pytest.raises(UserError, match=words):
+        contract().check_data(dataset)
+    with pytest.raises(UserError, match="predicts the labels A, B, C, but those of the data are B, A, C"):
+        contract().check_data(SimpleNamespace(inputs=contract().inputs, label_names=("B", "A", "C")))
