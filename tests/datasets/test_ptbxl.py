@@ -229,7 +229,7 @@ FOLDERS = {
         lambda f: (f.root / "scp_statements.csv").write_text(
             "".join((f.root / "scp_statements.csv").read_text().splitlines(keepends=True)[:3])
         ),
-        r"scp_statements\.csv gives 2 labels for dataset\.labels=superclass where PTB-XL has 5",
+        r"scp_statements\.csv gives 2 labels for dataset\.labels=superclass, but PTB-XL has 5",
     ),
 }
 
@@ -455,7 +455,7 @@ def test_statements_may_be_asked_for_one_by_one_in_any_order(real, real_ptbxl):
 
 @pytest.mark.parametrize(
     ("labels", "words"),
-    [(["SR", "XX"], "names 'XX', which is no statement"), (["SR", "SR"], "SR twice"), ([], "nothing")],
+    [(["SR", "XX"], "names 'XX', which is not a statement"), (["SR", "SR"], "SR twice"), ([], "nothing")],
 )
 def test_statements_that_there_are_not_or_twice_are_refused(tmp_path, labels, words):
     with pytest.raises(UserError, match=words):

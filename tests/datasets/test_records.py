@@ -353,7 +353,7 @@ def test_zeros_in_the_place_of_initial_value_and_checksum_say_nothing(tmp_path):
     for initial, checksum in (("5", "0"), ("0", "5"), (words[0][5], "5")):
         changed = [" ".join([*words[0][:5], initial, checksum, *words[0][7:]]), lines[1]]
         (tmp_path / "r.hea").write_text("\n".join([first, *changed]) + "\n")
-        with pytest.raises(RecordError, match=r"lead I in r\.dat .* where its header says 5"):
+        with pytest.raises(RecordError, match=r"lead I in r\.dat .*, but its header says 5"):
             read(tmp_path / "r")
 
 
@@ -380,7 +380,7 @@ def test_real_records_are_what_their_headers_say(real_ptbxl, mitdb, tmp_path):
 def test_a_signal_file_of_another_kind_than_its_header_says(tmp_path, kind):
     header = "r 2 100 1000\nr.dat 16 1000/mV 16 0 0 0 0 I\nr.dat 16 1000/mV 16 0 0 0 0 II\n"
     raw_record(tmp_path / "r", header, RNG.normal(size=(1000, 2)) * 1000, kind)
-    with pytest.raises(RecordError, match=r"r\.dat has \d000 samples where its header says 1000"):
+    with pytest.raises(RecordError, match=r"r\.dat has \d000 samples, but its header says 1000"):
         read(tmp_path / "r")
 
 
@@ -401,7 +401,7 @@ def test_a_mat_file_of_version_4(tmp_path):
         (np.int16, "5", "16+24", r"r\.mat is a MAT file of version 5\.0, where only those of version 4 .*save -v4"),
         (np.float64, "4", "16+24", r"r\.mat is a MAT file of 2 x 1000 doubles .*header says 2 x 1000 in format 16"),
         (np.int32, "4", "16+24", r"r\.mat is a MAT file of 2 x 1000 int32 .*in format 16"),
-        (np.int16, "4", "16", r"of 2 x 1000 int16 from byte 24 on, where its header says .* from byte 0 on"),
+        (np.int16, "4", "16", r"of 2 x 1000 int16 from byte 24 on, but its header says .* from byte 0 on"),
         (
             lambda array: array.astype(np.int16).T,
             "4",
@@ -467,7 +467,7 @@ def test_a_header_without_a_sampling_rate_means_250_hz(tmp_path):
         ("r 2 100 " + "9" * 5000, r"gives a length of '9999"),
         ("r 3 100 1000", r"r\.hea names 3 signals and describes 2"),
         ("r 0 100 1000", r"r\.hea names 0 signals and describes 2"),
-        ("r 2 100 1001", r"r\.dat has 1000 samples where its header says 1001"),
+        ("r 2 100 1001", r"r\.dat has 1000 samples, but its header says 1001"),
         ("r two 100 1000", r"r\.hea begins with 'r two 100 1000', not with a record line"),
     ],
 )
@@ -485,9 +485,9 @@ def test_what_is_wrong_in_the_first_line_is_named(tmp_path, line, message):
         ("r.dat 16 ", "r\0.dat 16 ", r"the signal file 'r\\x00\.dat' cannot be read .embedded null byte"),
         ("r.dat 16 ", ". 16 ", r"the signal file .* cannot be read .* Is a directory"),
         ("r.dat 16 ", "r.dat 17 ", r"r\.dat is in format 17, and only the formats 8, 16,"),
-        ("r.dat 16 ", "r.dat 16x999 ", r"r\.dat has 1 samples where its header says 1000"),
+        ("r.dat 16 ", "r.dat 16x999 ", r"r\.dat has 1 samples, but its header says 1000"),
         ("r.dat 16 ", "r.dat 16x999999999999 ", r"its sampling rate of 1e\+14 Hz is too far from 100 Hz"),
-        ("r.dat 16 ", "r.dat 16:5000 ", r"its header gives a skew of 5000 where it has 1000 samples"),
+        ("r.dat 16 ", "r.dat 16:5000 ", r"its header gives a skew of 5000, but it has only 1000 samples"),
         ("r.dat 16 ", "r.dat sixteen ", r"r\.hea has the line 'r\.dat sixteen .*, which is not a signal"),
         ("r.dat 16 ", "~ 0 ", r"its header names no signal file for lead I"),
         (

@@ -146,16 +146,16 @@ REFUSED = {
     "no comma, semicolon or tab": (as_text(sep="|"), r"has no column 'record', only record\|patient"),
     "another separator than the header's": (
         as_text().split(b"\n")[0] + b"\n" + as_text(sep=";").split(b"\n", 1)[1],
-        r"has 1 cells in line 2 where its header has 6: .*quotes\.$",
+        r"has 1 cells in line 2, but its header has 6: .*quotes\.$",
     ),
     "a separator in a text without quotes": (
         as_text(sep=";").replace(b'"', b""),
-        r"has 7 cells in line 4 where its header has 6: correct the line, and put a text that contains ';' in quotes\.",
+        r"has 7 cells in line 4, but its header has 6: correct the line, and put a text that contains ';' in quotes\.",
     ),
-    "a cell too few": (as_text().replace(LINE, b"sub/103,10,0,1,164884008\n"), r"has 5 cells in line 5 where .* has 6"),
+    "a cell too few": (as_text().replace(LINE, b"sub/103,10,0,1,164884008\n"), r"has 5 cells in line 5, but .* has 6"),
     "an index without a heading": (
         b"\n".join([TABLE.to_csv(index=False).encode().split(b"\n")[0], *TABLE.to_csv().encode().split(b"\n")[1:]]),
-        r"has 7 cells in line 2 where its header has 6",
+        r"has 7 cells in line 2, but its header has 6",
     ),
     "quotes that do not end": (as_text().replace(b"164884008,test", b'"164884008,test'), r"line 5: unexpected end"),
     "a column twice": (as_text().replace(b"codes", b"AF"), r"has 2 columns 'AF': keep one\."),

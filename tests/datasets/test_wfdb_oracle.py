@@ -146,13 +146,13 @@ def test_a_compressed_file_that_is_not_what_its_header_says(tmp_path):
     write_record(tmp_path / "r", np.random.default_rng(0).uniform(-1, 1, (90, 2)), ["a", "b"], 100, fmt=["516"] * 2)
     header, content = ((tmp_path / f"r{suffix}").read_bytes() for suffix in (".hea", ".dat"))
     for old, new, message in (
-        (b"r 2 100 90", b"r 2 100 91", r"r\.dat has 90 samples where its header says 91"),
+        (b"r 2 100 90", b"r 2 100 91", r"r\.dat has 90 samples, but its header says 91"),
         (
             b"r 2 100 90\n",
             b"r 3 100 90\nr.dat 516 9 8 0 0 0 0 c\n",
             r"wrong number of channels in r\.dat \(2, expected 3",
         ),
-        (b"r.dat 516 ", b"r.dat 516x2 ", r"r\.dat has 45 samples where its header says 90"),
+        (b"r.dat 516 ", b"r.dat 516x2 ", r"r\.dat has 45 samples, but its header says 90"),
     ):
         assert old in header
         (tmp_path / "r.hea").write_bytes(header.replace(old, new))
@@ -277,17 +277,17 @@ def test_a_gap_between_segments(tmp_path):
     ("change", "message"),
     [
         (lambda lines: lines[:-1], r"m\.hea names \d segments and describes \d"),
-        (lambda lines: [lines[0], "s0 999", *lines[2:]], r"its segment s0 has \d+ samples where its header says 999"),
-        (lambda lines: [f"{lines[0]}7", *lines[1:]], r"its segments have \d+ samples together where its header says"),
+        (lambda lines: [lines[0], "s0 999", *lines[2:]], r"its segment s0 has \d+ samples, but its header says 999"),
+        (lambda lines: [f"{lines[0]}7", *lines[1:]], r"its segments have \d+ samples together, but its header says"),
         (lambda lines: [lines[0], "m " + lines[1].split()[1], *lines[2:]], r"its segment m has segments itself"),
         (lambda lines: [lines[0], "../s0 5", *lines[2:]], r"names the segment \.\./s0, where a record beside it"),
         (
             lambda lines: [lines[0].replace(" 100 ", " 50 "), *lines[1:]],
-            r"its segment s0 has 100 Hz where .* says 50 Hz",
+            r"its segment s0 has 100 Hz, but .* says 50 Hz",
         ),
         (
             lambda lines: [re.sub(r"^(\S+) (\d+)", r"\1 \g<2>1", lines[0]), *lines[1:]],
-            r"its segments have \d signals where its header says \d1",
+            r"its segments have \d signals, but its header says \d1",
         ),
         (lambda lines: [lines[0], "gone 5", *lines[2:]], r"the header file gone\.hea is missing"),
     ],

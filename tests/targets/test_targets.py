@@ -169,7 +169,7 @@ def test_own_metrics_are_measured_beside_those_of_the_target():
 def test_an_own_metric_that_gives_no_number_is_named():
     target, logits, targets = example(MultiLabel)
     target.extra = (as_metric("odd", Odd()),)
-    with pytest.raises(UserError, match=r"'metrics\.odd' has to give a number, not 'many'"):
+    with pytest.raises(UserError, match=r"'metrics\.odd' must return a number, not 'many'"):
         target.measure(logits.sigmoid(), targets)
 
 

@@ -74,7 +74,7 @@ def test_a_metric_that_the_labels_do_not_allow_is_refused_before_training(kind, 
 def test_a_record_that_has_none_or_several_labels_is_named_where_each_has_exactly_one(row, held):
     dataset = Beats(MultiClass)
     dataset.targets[2] = row
-    with pytest.raises(UserError, match=f"Record train-2 cannot be used: it has {held}, where exactly one"):
+    with pytest.raises(UserError, match=f"Record train-2 cannot be used: it has {held}, but must have exactly one"):
         loaded(dataset)
 
 

@@ -113,7 +113,7 @@ class Split:
     rows : int64 array, (records,)
         Row of each record of the split in the arrays of `inputs`.
     targets : array, (records, ...)
-        Of labels uint8, (records, classes): 1 where the label holds. Of any type; a loss takes them as float32.
+        For labels uint8, (records, labels): 1 if the record has the label. Any other type is possible, too.
     ids : str array, (records,)
         Record identifiers, unique.
     patients : str array, (records,)
@@ -161,12 +161,12 @@ class Dataset(ABC):
     Attributes
     ----------
     label_names : tuple of str
-        In the order of the target columns.
+        Names of the labels, in the order of the target columns.
     inputs : tuple of Input
         The inputs of a record. A net takes a single input as its only argument, and several inputs by name.
     target : Target
-        What is predicted. `ecgexp.config.build.build_dataset` sets it from the configuration; a dataset that is used
-        by itself has none.
+        What is predicted. `ecgexp.config.build.build_dataset` sets it from the configuration. A dataset that is built
+        directly does not have it.
     warning : str or None
         A caution for every result on these data: each run, table and report shows it.
     """

@@ -21,7 +21,7 @@ def stratified_split(
     Parameters
     ----------
     targets : array, (records, classes)
-        1 where a label holds.
+        1 if the record has the label.
     patients : array, (records,)
         Patient identifiers.
     fractions : sequence of float

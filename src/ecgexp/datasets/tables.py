@@ -96,7 +96,7 @@ def read_table(path: Path, columns: Iterable[str], optional: Iterable[str] = ())
                     continue
                 if len(row) < len(header) or any(row[len(header) :]):
                     raise UserError(
-                        f"{path} has {len(row)} cells in line {reader.line_num} where its header has {len(header)}: "
+                        f"{path} has {len(row)} cells in line {reader.line_num}, but its header has {len(header)}: "
                         f"correct the line, and put a text that contains {separator!r} in quotes."
                     )
             lines.append(reader.line_num)

@@ -1,7 +1,7 @@
-"""What is predicted: kinds of targets, each of which knows its outputs, its decisions and its metrics.
+"""Targets: what is predicted. Each kind of target defines its outputs, its decisions and its metrics.
 
-Neither importing this package nor building a target imports torch, numpy or pandas: the command line asks targets
-for the names of their metrics.
+Neither the import of this package nor building a target imports torch, numpy or pandas, because the command line asks
+targets for the names of their metrics.
 """
 
 from ecgexp.targets.base import Target

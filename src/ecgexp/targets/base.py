@@ -1,4 +1,4 @@
-"""What a target is to the rest of the package; also the base class of a user's own kind."""
+"""The interface of a target, and the base class of a user's own kind of target."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ if TYPE_CHECKING:
 
 
 class Target(ABC):
-    """What is predicted of a record: one column for each of its names.
+    """What is predicted for a record: one column for each name.
 
-    A net gives ``outputs`` logits for a record; `activation` makes of them the probabilities (of a number that is
-    predicted: its value), one for each name; `decide` says what is predicted. A subclass has to say the attributes
-    and the abstract methods below; everything else has a default.
+    A net gives ``outputs`` logits for a record. `activation` turns them into probabilities, one for each name (or into
+    values, if numbers are predicted). `decide` turns these into predicted labels. A subclass must define the class
+    attributes without a default and the abstract methods.
 
     Parameters
     ----------
     label_names : sequence of str
-        In the order of the target columns.
+        Names of the labels, in the order of the target columns.
 
     Attributes
     ----------
     kind : str
-        What the kind is called, such as 'multilabel'; also its file in ``conf/target``.
+        Name of the kind, such as 'multilabel'; also the name of its file in ``conf/target``.
     records : str
-        Records with such targets in words, such as 'multi-label records'.
+        Description of records with such targets, such as 'multi-label records', for messages.
     metrics : tuple of Metric
-        Those that `measure` computes beside the loss; a class attribute, so that it is known before any data.
+        Metrics that `measure` computes, without the loss. A class attribute, so it is known before any data are read.
     main_metric : str
-        The metric that trials are compared by unless told otherwise.
+        The metric that trials are compared by, by default.
     shown : tuple of str
         Metrics of the kind that an evaluation prints, in order.
     table_metrics : tuple of str
-        Those of them that the table of a sweep has.
+        Metrics of the kind in the table of a sweep.
     default_loss : str
         Choice of the config group ``loss`` that fits.
     rule : str
-        How it is decided, in words.
+        Description of the decision rule, such as 'threshold 0.5'.
     threshold : float or None
-        A label is predicted where its probability is above this; None where no threshold decides.
+        A label is predicted if its probability is above this; None if the kind has no threshold.
     can_tune : bool
         Whether `tuned` finds thresholds on validation data.
     no_decision : str
-        What is said of a record for which nothing is predicted.
+        Text for a record without a predicted label.
     confusion_name : pair of str
-        What the table of `confusion` is called: in the names of files, and in a title.
+        Name of the table of `confusion`: in file names, and in a title.
     group_note : str
-        Column of a table of groups that says which labels the scores of a group are without.
+        Column of a table of groups with the labels that a group's scores leave out.
     left_out_reason : str
         Why labels are left out of macro averages.
     extra : tuple of Metric
@@ -84,15 +84,15 @@ class Target(ABC):
     def __init__(self, label_names: Sequence[str]) -> None:
         self.names = tuple(label_names)
 
-    # --- what there is to know before any data
+    # --- properties known before any data are read
 
     @property
     def outputs(self) -> int:
-        """Logits that a net has to give for a record."""
+        """Number of logits that a net gives for a record."""
         return len(self.names)
 
     def all_metrics(self) -> tuple[Metric, ...]:
-        """The loss, the metrics of the kind and the user's own."""
+        """The loss, the metrics of the kind and the user's own metrics."""
         return (LOSS, *self.metrics, *self.extra)
 
     def displayed(self) -> tuple[str, ...]:
@@ -100,9 +100,9 @@ class Target(ABC):
         return (*self.shown, *(metric.name for metric in self.extra if not metric.per_output))
 
     def find_metric(self, name: str) -> Metric | None:
-        """The metric that is logged under `name`, such as 'loss' or 'f1/NORM'; None where there is none.
+        """The metric that is logged as `name`, such as 'loss' or 'f1/NORM'; None if there is none.
 
-        The label of a metric per label stands there as `escape_label` writes it.
+        The label in the name of a metric per label is escaped by `escape_label`.
         """
         first, slash, label = name.partition("/")
         for metric in self.all_metrics():
@@ -111,12 +111,12 @@ class Target(ABC):
         return None
 
     def higher_is_better(self, name: str) -> bool:
-        """Whether a larger value of the metric `name` is the better one.
+        """Whether a higher value of the metric `name` is better.
 
         Raises
         ------
         UserError
-            Where there is no metric of this name.
+            If there is no metric of this name.
         """
         metric = self.find_metric(name)
         if metric is None:
@@ -128,19 +128,19 @@ class Target(ABC):
 
     @abstractmethod
     def activation(self) -> nn.Module:
-        """Logits (batch, outputs) to probabilities (batch, names), as a module that is exported with the net."""
+        """The module that turns logits (batch, outputs) into probabilities (batch, names); exported with the net."""
 
     @abstractmethod
     def decide(self, probabilities: Tensor) -> Tensor:
-        """What is predicted: bool, (records, names)."""
+        """Predicted labels: bool, (records, names)."""
 
     def decided(self, probabilities: Tensor) -> list[str]:
-        """Names that are predicted of one record, from its probabilities (names,)."""
+        """Names that are predicted for one record, from its probabilities (names,)."""
         flags = self.decide(probabilities[None])[0].tolist()
         return [name for name, flag in zip(self.names, flags, strict=True) if flag]
 
     def problems(self, targets: NDArray[Any]) -> dict[int, str]:
-        """What is wrong with the targets of which records, (records, names): 'it has 2 labels, not one', say."""
+        """Problems of targets, (records, names), by row, for example 'it has 2 labels, not one'."""
         return {}
 
     def check(self, targets: NDArray[Any], ids: NDArray[np.str_]) -> None:
@@ -154,22 +154,22 @@ class Target(ABC):
         Raises
         ------
         UserError
-            With the first record whose target is wrong.
+            If a target is wrong; names the first such record.
         """
         for row, problem in self.problems(targets).items():
             raise UserError(f"Record {ids[row]} cannot be used: {problem}. Correct it or leave it out.")
 
     def prior(self, targets: Tensor) -> Tensor:
-        """Logits, (outputs,), that give every record the marginal distribution of `targets`, (records, names)."""
+        """Logits, (outputs,), that predict the marginal distribution of `targets`, (records, names)."""
         import torch
 
         return torch.zeros(self.outputs)
 
-    # --- how good it is
+    # --- metrics
 
     @abstractmethod
     def measure_own(self, probabilities: Tensor, targets: Tensor) -> Evaluation:
-        """`metrics` of a split, and the labels that macro averages are without.
+        """The `metrics` of a split, and the labels left out of macro averages.
 
         Parameters
         ----------
@@ -177,7 +177,7 @@ class Target(ABC):
         """
 
     def measure(self, probabilities: Tensor, targets: Tensor) -> Evaluation:
-        """All metrics of a split but its loss: those of the kind and the user's own.
+        """All metrics of a split except its loss: those of the kind and the user's own.
 
         Parameters
         ----------
@@ -186,7 +186,7 @@ class Target(ABC):
         Raises
         ------
         UserError
-            Where a metric of the user's own gives no number.
+            If a user's own metric does not return a number.
         """
         from ecgexp.metrics.evaluation import Evaluation
 
@@ -199,30 +199,30 @@ class Target(ABC):
         return Evaluation(metrics, found.left_out)
 
     def for_evaluation(self) -> Target:
-        """The target by the stricter rules of ``python -m ecgexp.evaluate``; by default it has none."""
+        """The target with the stricter rules of ``python -m ecgexp.evaluate``; by default, the target itself."""
         return self
 
     def tuned(self, probabilities: NDArray[Any], targets: NDArray[Any]) -> Target:
-        """The target with thresholds tuned on validation data, both (records, names); only where `can_tune`."""
+        """The target with thresholds tuned on validation data, both (records, names); only if `can_tune`."""
         raise NotImplementedError
 
     def measure_decisions(self, probabilities: Tensor, targets: Tensor) -> dict[str, float]:
-        """Metrics that depend on the thresholds of a target that was `tuned`."""
+        """Metrics that depend on thresholds; only if `can_tune`."""
         raise NotImplementedError
 
-    # --- what the bootstrap needs
+    # --- for the bootstrap
 
     def scorers(self) -> dict[str, Resampled]:
-        """Metrics that have an interval, by name: by default those of `metrics` and `extra` that say how."""
+        """Functions that score resamples, by metric; by default those of `metrics` and `extra` that have one."""
         metrics = (*self.metrics, *self.extra)
         return {metric.name: metric.resampled for metric in metrics if metric.resampled is not None}
 
     def score_of(self, metric: str) -> str:
-        """The one of `scorers` that stands for a metric: itself, or that of the main metric."""
+        """The name in `scorers` for a metric: the metric itself if it has one, else the main metric."""
         return metric if metric in self.scorers() else self.main_metric
 
     def required(self, targets: NDArray[Any]) -> tuple[NDArray[np.bool_], Sequence[str]]:
-        """What each resample of the records must hold, so that its scores are those of the same labels.
+        """Columns that must have true and false in each resample, so that all resamples score the same labels.
 
         Parameters
         ----------
@@ -231,35 +231,35 @@ class Target(ABC):
         Returns
         -------
         bool array, (records, columns)
-            Of each column a resample must hold a record where it is true and one where it is false.
+            In each column, a resample must have at least one true and one false record.
         sequence of str, (columns,)
-            Names of the columns, for a message.
+            Names of the columns, for messages.
         """
         import numpy as np
 
         return np.zeros((len(targets), 0), dtype=bool), ()
 
-    # --- what is shown
+    # --- tables
 
     def confusion(self, probabilities: Tensor, targets: Tensor) -> pd.DataFrame | None:
-        """Counts by true labels (rows) and predicted ones (columns); None where there is no such table."""
+        """Counts by true (rows) and predicted labels (columns); None if the kind has no such table."""
         return None
 
     def label_table(self, probabilities: Tensor, targets: Tensor) -> pd.DataFrame | None:
-        """One row per label with its scores, ``brier`` and ``auroc`` among them; None where there is no such table."""
+        """Scores with one row per label, including ``brier`` and ``auroc``; None if the kind has no such table."""
         return None
 
     def group_scores(self, probabilities: Tensor, targets: Tensor) -> tuple[dict[str, float], Sequence[str]]:
-        """Scores of a group of records, and the labels that they are without.
+        """Scores of a group of records, and the labels that they leave out.
 
-        Every group has the same scores; one that is not defined is NaN.
+        Every group has the same scores; an undefined score is NaN.
         """
         import math
 
         return {self.main_metric: self.measure(probabilities, targets).metrics.get(self.main_metric, math.nan)}, ()
 
     def absent(self, targets: NDArray[Any]) -> list[str]:
-        """Labels that no record has, and that macro averages therefore are without."""
+        """Labels that no record has, so that macro averages leave them out."""
         return []
 
 
@@ -273,4 +273,4 @@ def _values(metric: Metric, probabilities: Tensor, targets: Tensor, names: Seque
         return {label: float(value) for label, value in zip(labels, found, strict=True)}
     except (TypeError, ValueError, RuntimeError) as error:
         what = f"{len(names)} numbers" if metric.per_output else "a number"
-        raise UserError(f"Config key 'metrics.{metric.name}' has to give {what}, not {found!r}.") from error
+        raise UserError(f"Config key 'metrics.{metric.name}' must return {what}, not {found!r}.") from error

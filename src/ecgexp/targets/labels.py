@@ -1,4 +1,4 @@
-"""What targets with one column of 0 and 1 for each label have in common."""
+"""Common parts of targets with one column of 0 and 1 for each label."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def label_table(probabilities: Tensor, targets: Tensor, names: Sequence[str], predicted: Tensor) -> pd.DataFrame:
-    """One row per label, each label taken by itself.
+    """Scores with one row per label, each label considered alone.
 
     Parameters
     ----------
@@ -26,16 +26,16 @@ def label_table(probabilities: Tensor, targets: Tensor, names: Sequence[str], pr
     Returns
     -------
     DataFrame
-        Index: label. ``positives`` (records that have it), ``prevalence``, ``mean_probability``, ``auroc`` and
-        ``ap`` (NaN where not defined), ``brier`` (mean squared difference of probability and label), and of what is
-        predicted ``precision``, ``recall`` and ``f1``.
+        The index is the label. Columns: ``positives`` (number of records with the label), ``prevalence``,
+        ``mean_probability``, ``auroc`` and ``ap`` (NaN if not defined), ``brier`` (mean squared difference of
+        probability and label), and ``precision``, ``recall`` and ``f1`` of the predicted labels.
     """
     true = targets == 1
     rows = []
     for i, name in enumerate(names):
         ranking = classification_metrics(probabilities[:, [i]], targets[:, [i]], [name]).metrics
         hits = int((predicted[:, i] & true[:, i]).sum())
-        claimed, positives = int(predicted[:, i].sum()), int(true[:, i].sum())
+        predictions, positives = int(predicted[:, i].sum()), int(true[:, i].sum())
         rows.append(
             {
                 "label": name,
@@ -45,9 +45,9 @@ def label_table(probabilities: Tensor, targets: Tensor, names: Sequence[str], pr
                 "auroc": ranking.get("auroc_macro", np.nan),
                 "ap": ranking.get("ap_macro", np.nan),
                 "brier": brier(probabilities[:, i], targets[:, i]),
-                "precision": hits / claimed if claimed else 0.0,
+                "precision": hits / predictions if predictions else 0.0,
                 "recall": hits / positives if positives else 0.0,
-                "f1": 2 * hits / (claimed + positives) if claimed + positives else 0.0,
+                "f1": 2 * hits / (predictions + positives) if predictions + positives else 0.0,
             }
         )
     return pd.DataFrame(rows).set_index("label")

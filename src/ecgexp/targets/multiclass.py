@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from ecgexp.metrics.evaluation import Evaluation
 
 SMALLEST_CLASS = 20
-"""Records from which on a class enters the macro averages of an evaluation."""
+"""A class enters the macro averages of an evaluation if it has at least so many records."""
 
 
 class MultiClass(Target):
-    """Exactly one label holds for a record; the most probable one is predicted.
+    """Each record has exactly one label; the most probable label is predicted.
 
     Targets have a column of 0 and 1 for each label.
 
     Parameters
     ----------
     label_names : sequence of str
-        The classes.
+        The classes, in the order of the target columns.
     """
 
     kind = "multiclass"
@@ -62,7 +62,7 @@ class MultiClass(Target):
         return nn.Softmax(dim=1)
 
     def decide(self, probabilities: Tensor) -> Tensor:
-        """The most probable label, none where a probability is NaN: bool, (records, labels)."""
+        """The most probable label, or none if a probability is NaN: bool, (records, labels)."""
         import torch
 
         from ecgexp.metrics.multiclass import predicted_classes
@@ -70,15 +70,15 @@ class MultiClass(Target):
         return predicted_classes(probabilities)[:, None] == torch.arange(len(self.names), device=probabilities.device)
 
     def problems(self, targets: NDArray[Any]) -> dict[int, str]:
-        """Records with no label, or with several."""
+        """Records with no label or with several labels."""
         wrong = (targets.sum(axis=1, dtype=int) != 1).nonzero()[0].tolist()
-        return {row: f"it has {self._named(targets[row])}, where exactly one label has to hold" for row in wrong}
+        return {row: f"it has {self._named(targets[row])}, but must have exactly one label" for row in wrong}
 
     def _named(self, row: NDArray[Any]) -> str:
         return " and ".join(compress(self.names, row.tolist())) or "no label"
 
     def prior(self, targets: Tensor) -> Tensor:
-        """Logarithms of the prevalences, (labels,); finite also where a label never holds."""
+        """Logarithms of the prevalences, (labels,); finite also for a label without records."""
         return targets.double().mean(dim=0).clamp(min=1e-6).log()
 
     def measure_own(self, probabilities: Tensor, targets: Tensor) -> Evaluation:
@@ -88,13 +88,13 @@ class MultiClass(Target):
         return multiclass_metrics(probabilities, targets, self.names, self._smallest_class)
 
     def for_evaluation(self) -> MultiClass:
-        """Without the classes in macro averages that have fewer than `SMALLEST_CLASS` records."""
+        """The target whose macro averages leave out classes with fewer than `SMALLEST_CLASS` records."""
         strict = MultiClass(self.names)
         strict._smallest_class, strict.extra = SMALLEST_CLASS, self.extra
         return strict
 
     def scorers(self) -> dict[str, Resampled]:
-        """Macro F1, macro recall, AUROC and the user's own."""
+        """Macro F1, macro recall, AUROC and the user's own metrics."""
         from ecgexp.metrics import weighted
 
         own = {name: getattr(weighted, name) for name in ("f1_macro", "recall_macro", "auroc_macro")}
@@ -110,7 +110,7 @@ class MultiClass(Target):
         return true[:, counted], list(compress(self.names, counted.tolist()))
 
     def score_of(self, metric: str) -> str:
-        """As of every target; 'balanced_accuracy' is another name of 'recall_macro'."""
+        """See `Target.score_of`; 'balanced_accuracy' is another name of 'recall_macro'."""
         return super().score_of("recall_macro" if metric == "balanced_accuracy" else metric)
 
     def confusion(self, probabilities: Tensor, targets: Tensor) -> pd.DataFrame:
@@ -130,7 +130,7 @@ class MultiClass(Target):
         return label_table(probabilities, targets, self.names, self.decide(probabilities))
 
     def group_scores(self, probabilities: Tensor, targets: Tensor) -> tuple[dict[str, float], Sequence[str]]:
-        """Accuracy, macro F1, AUROC and Brier score; the classes that macro averages are without."""
+        """Accuracy, macro F1, AUROC and Brier score, and the classes left out of macro averages."""
         from ecgexp.targets.labels import brier
 
         metrics, left_out = self.measure_own(probabilities, targets)
@@ -138,5 +138,5 @@ class MultiClass(Target):
         return {**scores, "brier": brier(probabilities, targets)}, left_out.get("f1_macro", ())
 
     def absent(self, targets: NDArray[Any]) -> list[str]:
-        """Labels that no record has, and that macro averages therefore are without."""
+        """Labels that no record has, so that macro averages leave them out."""
         return list(compress(self.names, (targets.sum(axis=0) == 0).tolist()))

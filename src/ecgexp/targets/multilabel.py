@@ -1,4 +1,4 @@
-"""Records with any number of labels, none included."""
+"""Records with any number of labels, including none."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class MultiLabel(Target):
-    """Any number of labels holds for a record; each is predicted where its probability is above a threshold.
+    """Each record has any number of labels; a label is predicted if its probability is above a threshold.
 
     Parameters
     ----------
     label_names : sequence of str
-        The labels, whose order the multi-label confusion matrix depends on.
+        The labels, in the order of the target columns. The multi-label confusion matrix depends on this order.
     threshold : float
-        From 0 to 1, of all labels.
+        Threshold for all labels, from 0 to 1.
     """
 
     kind = "multilabel"
@@ -61,16 +61,16 @@ class MultiLabel(Target):
     def __init__(self, label_names: Sequence[str], threshold: Annotated[float, Field(ge=0, le=1)] = 0.5) -> None:
         super().__init__(label_names)
         self.threshold: float = threshold
-        self._thresholds: NDArray[np.float64] | None = None  # of each label, where they were tuned
+        self._thresholds: NDArray[np.float64] | None = None  # one for each label, if they were tuned
 
     @property
     def rule(self) -> str:  # type: ignore[override]
-        """How it is decided, in words."""
+        """Description of the decision rule."""
         return f"threshold {self.threshold:g}"
 
     @property
     def no_decision(self) -> str:  # type: ignore[override]
-        """What is said of a record for which nothing is predicted."""
+        """Text for a record without a predicted label."""
         return f"no label above {self.threshold:g}"
 
     def activation(self) -> nn.Module:
@@ -87,7 +87,7 @@ class MultiLabel(Target):
         return probabilities.double() > thresholds
 
     def prior(self, targets: Tensor) -> Tensor:
-        """Logits of the prevalences, (labels,); finite also where a label always or never holds."""
+        """Logits of the prevalences, (labels,); finite also for a label that all records have, or none."""
         import torch
 
         return torch.logit(targets.double().mean(dim=0), eps=1e-6)
@@ -99,13 +99,13 @@ class MultiLabel(Target):
         return classification_metrics(probabilities, targets, self.names, self.threshold)
 
     def tuned(self, probabilities: NDArray[Any], targets: NDArray[Any]) -> MultiLabel:
-        """With the threshold of each label that gives it the highest F1 on validation data, (records, labels)."""
+        """The target with, for each label, the threshold of its highest F1 on validation data, (records, labels)."""
         from ecgexp.targets.thresholds import tuned_thresholds
 
         return self.with_thresholds(tuned_thresholds(probabilities, targets, self.threshold))
 
     def with_thresholds(self, thresholds: ArrayLike) -> MultiLabel:
-        """With a threshold of its own for each label, (labels,), which `decide` and what depends on it takes."""
+        """The target with a separate threshold for each label, (labels,), which `decide` uses."""
         import numpy as np
 
         found = MultiLabel(self.names, self.threshold)
@@ -120,7 +120,7 @@ class MultiLabel(Target):
         return {name: value for name, value in metrics.items() if not name.startswith(("auroc", "ap_", "keras"))}
 
     def scorers(self) -> dict[str, Resampled]:
-        """MLCM macro F1, AUROC and the user's own."""
+        """MLCM macro F1, AUROC and the user's own metrics."""
         from ecgexp.metrics import weighted
 
         return {"mlcm_f1_macro": self._resampled_f1, "auroc_macro": weighted.auroc_macro, **super().scorers()}
@@ -135,7 +135,7 @@ class MultiLabel(Target):
         return weighted.mlcm_f1_macro(self.decide(torch.as_tensor(probabilities)).float().numpy(), targets)
 
     def required(self, targets: NDArray[Any]) -> tuple[NDArray[np.bool_], Sequence[str]]:
-        """Each label, and 'no label', which MLCM F1 counts like one."""
+        """Each label, and 'no label', which the MLCM's macro F1 counts like a label."""
         import numpy as np
 
         true = np.asarray(targets) == 1
@@ -168,7 +168,7 @@ class MultiLabel(Target):
     def group_scores(self, probabilities: Tensor, targets: Tensor) -> tuple[dict[str, float], Sequence[str]]:
         """MLCM F1, AUROC and Brier score, and the absent labels.
 
-        Macro F1 is NaN where a label is absent, which would count as 0.
+        Macro F1 is NaN if a label is absent, because this label would count as 0.
         """
         from ecgexp.targets.labels import brier
 

@@ -1,4 +1,4 @@
-"""Thresholds of probabilities, one for each label."""
+"""Tuned thresholds of probabilities, one for each label."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ Floats = NDArray[np.float64]
 
 
 def tuned_thresholds(probabilities: ArrayLike, targets: ArrayLike, default: float) -> Floats:
-    """Threshold of each label that gives it the highest F1, taken by itself.
+    """For each label, the threshold with the highest F1 of this label alone.
 
     Parameters
     ----------
     probabilities, targets : arrays, (records, labels)
-        Of the validation split: thresholds tuned on a split say nothing about results on the same one.
+        Of the validation split. Scores with these thresholds on the same split would be too good.
     default : float
-        For a label without positives, and to prefer among equally good thresholds.
+        Threshold for a label without positives. Among equally good thresholds, the nearest to this is chosen.
 
     Returns
     -------
     float64 array, (labels,)
-        Halfway between two probabilities; a label is predicted above it.
+        Each is the default, half the lowest probability, or halfway between two. A label is predicted above it.
     """
     columns = zip(np.asarray(probabilities, dtype=np.float64).T, np.asarray(targets).T == 1, strict=True)
     return np.array([_best_threshold(values, true, default) for values, true in columns])

@@ -48,8 +48,8 @@ class WFDBFolder(RecordDataset):
     labels_csv : path
         Table with one row per record; relative to `root` unless absolute.
     labels : list of str or int
-        In order; a number is read as text. A record is bad (see `on_bad_record`) if the target does not allow its
-        labels: two of them, say, where exactly one has to hold.
+        The labels, in order; a number is read as text. A record is bad (see `on_bad_record`) if the target does not
+        allow its labels, for example two labels with a multi-class target.
     lead_names : list of str
         The leads, in order, matched by name in any letter case.
     sampling_rate : float

@@ -41,8 +41,8 @@ class PTBXL(RecordDataset):
     sampling_rate : {100, 500}
         In Hz; a record then has 1000 or 5000 samples.
     labels : {'superclass', 'subclass', 'diagnostic', 'form', 'rhythm', 'all'} or list of str
-        A set of labels of the PTB-XL benchmark: the superclasses come in the order NORM, STTC, CD, MI, HYP, all
-        others in alphabetical order. Or statements, such as ['AFIB', 'SR'], in the order of the columns. A record
+        A set of labels of the PTB-XL benchmark, or a list of statements such as ['AFIB', 'SR']. The superclasses have
+        the order NORM, STTC, CD, MI, HYP; all other sets are in alphabetical order; a list keeps its order. A record
         with none of the labels is left out.
     min_likelihood : float
         A diagnostic statement counts if its likelihood is at least this, in percent: 50 is the protocol of Leandro et
@@ -107,11 +107,11 @@ class PTBXL(RecordDataset):
 
     @cached_property
     def label_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The labels, in order; reads ``scp_statements.csv``, which must have them."""
+        """The labels, in order; checks that ``scp_statements.csv`` has them."""
         found = {statement.label for statement in self._statements.values() if statement.label}
         if len(found) != len(self._expected):
             raise UserError(
-                f"{self.root / STATEMENTS} gives {len(found)} labels for dataset.labels={self.labels} where "
+                f"{self.root / STATEMENTS} gives {len(found)} labels for dataset.labels={self.labels}, but "
                 f"PTB-XL has {len(self._expected)}: restore the file of the release."
             )
         others = sorted(found - set(self._expected))
@@ -133,7 +133,7 @@ class PTBXL(RecordDataset):
 
     @cached_property
     def _statements(self) -> dict[str, _Statement]:
-        """What each SCP-ECG statement means for the labels."""
+        """The label that each SCP-ECG statement gives."""
         kinds = ("diagnostic", "form", "rhythm")
         table = read_table(self.root / STATEMENTS, ("", *kinds, "diagnostic_class", "diagnostic_subclass"))
         statements: dict[str, _Statement] = {}
@@ -236,7 +236,7 @@ class PTBXL(RecordDataset):
 
 @dataclass(frozen=True)
 class _Statement:
-    """The label that a statement gives ('' for none of those asked for), and from which likelihood."""
+    """The label that a statement gives ('' for none of the chosen ones), and the lowest likelihood that counts."""
 
     label: str
     from_likelihood: float

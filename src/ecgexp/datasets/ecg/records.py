@@ -233,19 +233,19 @@ def _open_segments(path: Path, header: Header) -> tuple[tuple[str, ...], float |
         if segment.segments:
             raise Problem(f"its segment {name} has segments itself")
         if segment.rate not in (None, rate):
-            raise Problem(f"its segment {name} has {segment.rate:g} Hz where its header says {rate:g} Hz")
+            raise Problem(f"its segment {name} has {segment.rate:g} Hz, but its header says {rate:g} Hz")
         if frames and segment.length not in (None, frames):
-            raise Problem(f"its segment {name} has {segment.length} samples where its header says {frames}")
+            raise Problem(f"its segment {name} has {segment.length} samples, but its header says {frames}")
         if any(lead.skew for lead in segment.leads):
             raise Problem(f"its segment {name} has leads with a skew, which is only read in records without segments")
         names = names or tuple(lead.name for lead in segment.leads)
         if frames:  # a layout segment, which only lists the leads, has no frames
             pieces.append(_Piece(segment, frames))
     if names and len(names) != header.signals:
-        raise Problem(f"its segments have {len(names)} signals where its header says {header.signals}")
+        raise Problem(f"its segments have {len(names)} signals, but its header says {header.signals}")
     total = sum(piece.frames for piece in pieces)
     if header.length not in (None, total):
-        raise Problem(f"its segments have {total} samples together where its header says {header.length}")
+        raise Problem(f"its segments have {total} samples together, but its header says {header.length}")
     return names, rate, pieces
 
 
@@ -307,7 +307,7 @@ def _aligned(record: _Record, wanted: list[_Wanted], notes: list[str]) -> int:
     if not skew:
         return record.frames
     if skew >= record.frames:
-        raise Problem(f"its header gives a skew of {skew} where it has {record.frames} samples")
+        raise Problem(f"its header gives a skew of {skew}, but it has only {record.frames} samples")
     notes.append(f"aligned leads by the skew in its header, which leaves out its last {skew / record.rate:g} s")
     return record.frames - skew
 

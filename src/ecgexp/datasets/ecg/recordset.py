@@ -58,7 +58,7 @@ class Labels:
     Attributes
     ----------
     targets : uint8 array, (records, classes)
-        1 where the label holds.
+        1 if the record has the label.
     problems : dict of int to str
         What is wrong with the labels of a record, by its index.
     """

@@ -134,7 +134,7 @@ class _File:
         if "/" in name:
             raise Problem(f"its header names the signal file {name}, where a file beside it is expected")
         if any((lead.format, lead.offset) != (self.format, self.offset) for lead in self.leads):
-            raise Problem(f"its header gives the leads of {name} different formats or offsets, where they share them")
+            raise Problem(f"its header gives the leads of {name} different formats or offsets, but they must be equal")
         if self.format not in _READ:
             raise Problem(f"{name} is in format {self.format}, and only the formats {', '.join(_READ)} are read")
 
@@ -163,10 +163,10 @@ class _File:
         """Compare a lead with the header, where 0 means that its writer did not know the value."""
         wrong = ""
         if lead.initial and first != lead.initial and not lead.skew and self.format != "8":
-            wrong = f"begins with {first} where its header says {lead.initial}"
+            wrong = f"begins with {first}, but its header says {lead.initial}"
         elif lead.checksum and (total - lead.checksum) % (1 << 16):
             wrong = (
-                f"has the checksum {(total + (1 << 15)) % (1 << 16) - (1 << 15)} where its header says {lead.checksum}"
+                f"has the checksum {(total + (1 << 15)) % (1 << 16) - (1 << 15)}, but its header says {lead.checksum}"
             )
         if wrong:
             raise Problem(f"its files are truncated or damaged (lead {lead.name} in {self.path.name} {wrong})")
@@ -244,7 +244,7 @@ class _File:
         checked = any(lead.checksum for lead in self.leads)
         if surplus < 0 or (surplus >= max(group, self.width) and not checked):
             raise Problem(
-                f"its files are truncated or damaged ({self.path.name} has {room // self.width} samples where its "
+                f"its files are truncated or damaged ({self.path.name} has {room // self.width} samples, but its "
                 f"header says {frames})"
             )
 
@@ -263,7 +263,7 @@ class _File:
                 what, format = _MAT[kind]
                 if (format, rows, columns, self.offset) != (self.format, self.width, frames, here):
                     raise Problem(
-                        f"{self.path.name} is a MAT file of {rows} x {columns} {what} from byte {here} on, where its "
+                        f"{self.path.name} is a MAT file of {rows} x {columns} {what} from byte {here} on, but its "
                         f"header says {self.width} x {frames} in format {self.format} from byte {self.offset} on"
                     )
 

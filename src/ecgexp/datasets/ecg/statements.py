@@ -1,4 +1,4 @@
-"""The SCP-ECG statements of PTB-XL, and the sets of labels that they make: known before any data are read."""
+"""The SCP-ECG statements of PTB-XL and its sets of labels, known before any data are read."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ LABEL_SETS: Final[dict[str, tuple[str, ...]]] = {
     "rhythm": _named("R"),
     "all": tuple(sorted(name for name, *_ in STATEMENT_TABLE)),
 }
-"""Labels of each set of the PTB-XL benchmark, the superclasses in the paper's order, all others by the alphabet."""
+"""Labels of each set of the PTB-XL benchmark: superclasses in the order of the paper, others in alphabetical order."""
 
 
 def statement_labels(labels: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of the labels that ``dataset.labels`` asks for.
+    """Names of the labels that ``dataset.labels`` chooses.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def statement_labels(labels: str | Sequence[str]) -> tuple[str, ...]:
     Raises
     ------
     UserError
-        Where there is no such set or statement, or a statement is named twice.
+        If there is no such set or statement, or a statement is named twice.
     """
     if isinstance(labels, str):
         if labels not in LABEL_SETS:
@@ -126,7 +126,7 @@ def statement_labels(labels: str | Sequence[str]) -> tuple[str, ...]:
     unknown = [label for label in labels if label not in LABEL_SETS["all"]]
     if unknown:
         raise UserError(
-            f"Config key 'dataset.labels' names {unknown[0]!r}, which is no statement of PTB-XL: those are "
+            f"Config key 'dataset.labels' names {unknown[0]!r}, which is not a statement of PTB-XL: choose from "
             f"{', '.join(LABEL_SETS['all'])}."
         )
     twice = [label for label in labels if list(labels).count(label) > 1]
