@@ -18,7 +18,7 @@ from ecgexp.cli import _remove_passwords
 from ecgexp.commands.plan import plan
 from ecgexp.config.resolvers import register_resolvers
 from ecgexp.config.schema import check
-from ecgexp.errors import UserError, first_line, said, without_passwords
+from ecgexp.errors import UserError, first_line, summarised, without_passwords
 from ecgexp.search.study import open_storage
 from ecgexp.sweeps.status import Board, TrialStatus
 from ecgexp.tracking.provenance import config_hash
@@ -44,7 +44,7 @@ URLS = [
 @pytest.mark.parametrize("url", URLS)
 def test_a_password_is_in_no_text(url):
     error = UserError(f"The store {url} cannot be used.")
-    for text in (without_passwords(url), str(error), said(ValueError(url)), first_line(ValueError(url))):
+    for text in (without_passwords(url), str(error), summarised(ValueError(url)), first_line(ValueError(url))):
         assert "***" in text
         assert SECRET not in text
         assert "s3cr" not in text

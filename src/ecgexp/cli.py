@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from ecgexp import CONF
 from ecgexp.config.resolvers import register_resolvers
-from ecgexp.errors import UserError, said, without_passwords
+from ecgexp.errors import UserError, summarised, without_passwords
 from ecgexp.foreign.hydra import argument_parser
 from ecgexp.paths import check_name, check_writable
 from ecgexp.training.launched import check_ranks, launched
@@ -106,7 +106,7 @@ def main() -> None:
         sys.exit(str(error) if rank == 0 else 1)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(f"{said(error)}: once there is room, the same command goes on.")
+            sys.exit(f"{summarised(error)}: once there is room, the same command goes on.")
         if error.errno in _IN_THE_WAY and error.filename is not None:
             sys.exit(f"{error.filename} cannot be written: {error.strerror}. Once it can, the same command goes on.")
         raise

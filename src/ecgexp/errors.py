@@ -33,11 +33,11 @@ def without_passwords(text: str) -> str:
     return _PASSWORD.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
 
 
-def said(error: BaseException) -> str:
+def summarised(error: BaseException) -> str:
     """The first line of what an error says, without passwords; its kind where it says nothing."""
     return without_passwords((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line: with its kind where it is no `UserError`."""
-    return said(error) if isinstance(error, UserError) else f"{type(error).__name__}: {said(error)}"
+    return summarised(error) if isinstance(error, UserError) else f"{type(error).__name__}: {summarised(error)}"

@@ -33,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ecgexp.config.upgrade import refuse_old_key
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, summarised
 from ecgexp.foreign.hydra import GRID_SWEEPER, grid_cells
 from ecgexp.text import quoted
 
@@ -322,8 +322,8 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
         options = re.findall(r"^\t(\S+)$", text, re.M)
         return f"There is no {found[1]}={found[2]}: choose one of {', '.join(options)}."
-    cause = f" ({said(error.__cause__)})" if error.__cause__ else ""
-    first = re.sub("^Lexer[A-Za-z]+: ", "Hydra cannot read ", said(error).rstrip("."))
+    cause = f" ({summarised(error.__cause__)})" if error.__cause__ else ""
+    first = re.sub("^Lexer[A-Za-z]+: ", "Hydra cannot read ", summarised(error).rstrip("."))
     if isinstance(error, OverrideParseException):
         where = "" if error.override in first else f"{error.override}: "
         return f"{where}{first}: write KEY=VALUE, and where Hydra would read the value otherwise 'KEY=\"VALUE\"'."

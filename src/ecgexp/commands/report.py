@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecgexp.commands.arguments import place_of_runs
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, summarised
 from ecgexp.tracking.names import (
     File,
     Kind,
@@ -324,4 +324,4 @@ def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
         if local is not None:
             _remove_earlier(local / place, earlier)
     except (MlflowException, OSError, UserError) as error:
-        print(f"The report could not be put into run {parent.info.run_id}: {said(error)}", file=sys.stderr)
+        print(f"The report could not be put into run {parent.info.run_id}: {summarised(error)}", file=sys.stderr)

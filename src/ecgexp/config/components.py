@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, summarised
 from ecgexp.metrics.base import as_metric
 from ecgexp.targets import Target
 
@@ -28,7 +28,7 @@ def instantiate_group(group: str, component: Any, **arguments: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from error
-        message = said(cause).rstrip(".")
+        message = summarised(cause).rstrip(".")
         kind = type(cause).__name__
         raise UserError(f"Config group '{group}' cannot be built: {kind}: {message}.") from error
 

@@ -15,7 +15,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 
 from ecgexp.config.components import build_target
 from ecgexp.config.upgrade import refuse_old_keys
-from ecgexp.errors import UserError, first_line, said
+from ecgexp.errors import UserError, first_line, summarised
 from ecgexp.metrics.names import COSTS, escape_labels
 from ecgexp.paths import check_address
 from ecgexp.targets import Target
@@ -127,7 +127,7 @@ def check(cfg: DictConfig) -> None:
     except MissingMandatoryValue as error:
         raise UserError(f"Config key '{error.full_key}' has no default: set it, {error.full_key}=VALUE.") from error
     except OmegaConfBaseException as error:
-        message = said(error).rstrip(".")
+        message = summarised(error).rstrip(".")
         raise UserError(f"Config key '{error.full_key}' cannot be resolved: {message}.") from error
     validated(_Trial, values)
     check_address(values["tracking"]["uri"])

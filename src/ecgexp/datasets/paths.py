@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from ecgexp.errors import said
+from ecgexp.errors import summarised
 
 
 def absent(path: Path, name: str = "") -> str:
@@ -33,4 +33,4 @@ def unreadable(path: Path, error: OSError | ValueError) -> str:
     """Say that a file is missing (see `absent`), or why else it cannot be read."""
     if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         return absent(path, path.name)
-    return f"{path.name!r} cannot be read ({said(error)})"
+    return f"{path.name!r} cannot be read ({summarised(error)})"

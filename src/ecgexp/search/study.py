@@ -28,7 +28,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, summarised
 from ecgexp.foreign.optuna import (
     WatchedJournal,
     WithoutTrial,
@@ -94,7 +94,7 @@ def open_storage(place: str) -> BaseStorage:
         finally:
             lock.release()
     except (OSError, ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
-        first = said(error)
+        first = summarised(error)
         raise UserError(f"The study's storage {place} (hydra.sweeper.storage) cannot be used: {first}") from error
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ecgexp.config.schema import plain
 from ecgexp.config.upgrade import upgrade
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, summarised
 from ecgexp.saved import check_sum, load_tensors
 from ecgexp.tracking.names import File
 from ecgexp.tracking.store import Store, is_own, place_inside
@@ -44,7 +44,7 @@ def run_folder(store: Store, run_id: str) -> Iterator[Path]:
                 if name in there:
                     store.client.download_artifacts(run_id, name, folder)
         except (MlflowException, OSError) as error:
-            raise UserError(f"The artifacts of run {run_id} cannot be read: {said(error)}") from error
+            raise UserError(f"The artifacts of run {run_id} cannot be read: {summarised(error)}") from error
         yield Path(folder)
 
 
@@ -124,7 +124,7 @@ def read_config(path: Path) -> DictConfig:
         cfg = OmegaConf.load(path)
         text = OmegaConf.to_yaml(cfg, resolve=False)  # as loaded: YAML has other ways to write the same
     except Exception as error:  # OmegaConf meets odd YAML with whatever it happens to raise
-        raise UserError(f"{path} cannot be read: {said(error)}.") from error
+        raise UserError(f"{path} cannot be read: {summarised(error)}.") from error
     if "${" in text:  # a run logs its configuration resolved
         raise UserError(f"{path} holds an interpolation '${{...}}', which no run writes: it was tampered with.")
     if not isinstance(cfg, DictConfig) or not isinstance(cfg.get("model"), DictConfig):
@@ -134,7 +134,7 @@ def read_config(path: Path) -> DictConfig:
     try:
         return OmegaConf.create(upgrade(plain(cfg)))
     except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not the configuration of a trial: {said(error)}.") from error
+        raise UserError(f"{path} is not the configuration of a trial: {summarised(error)}.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import secrets
 import numpy as np
 from numpy.typing import NDArray
 
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, summarised
 from ecgexp.tracking.store import Store
 
 KEY = "patients.key"
@@ -60,7 +60,7 @@ def _key(store: Store) -> bytes:
                 temporary.replace(path)
         key = bytes.fromhex(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"The key of patient identifiers {path} cannot be used: {said(error)}.") from error
+        raise UserError(f"The key of patient identifiers {path} cannot be used: {summarised(error)}.") from error
     if len(key) != _BYTES:
         raise UserError(f"{path} is damaged: restore it, or remove it, and patients get other hashes from now on.")
     return key

@@ -28,7 +28,7 @@ from ecgexp.config.build import build_net
 from ecgexp.config.components import make_target
 from ecgexp.config.schema import plain
 from ecgexp.config.upgrade import upgrade_description
-from ecgexp.errors import UserError, first_line, said
+from ecgexp.errors import UserError, first_line, summarised
 from ecgexp.targets import Target
 from ecgexp.tracking.artifacts import read_config, read_json, read_weights, run_folder
 from ecgexp.tracking.contract import BUFFER, Contract
@@ -219,7 +219,7 @@ def _check_fit(net: nn.Module, contract: Contract, folder: Path) -> None:
         found = tuple(next(run_net(net, [inputs], torch.device("cpu"))).shape)
     except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"{folder / File.DATA} does not fit the net of {File.CONFIG} beside it: {said(error)}"
+            f"{folder / File.DATA} does not fit the net of {File.CONFIG} beside it: {summarised(error)}"
         ) from error
     if found != wanted:
         raise UserError(

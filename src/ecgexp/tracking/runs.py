@@ -20,7 +20,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from ecgexp.config.upgrade import upgrade_params
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, summarised
 from ecgexp.tracking.names import File, Kind, Status, Tag, is_best, is_system, where
 from ecgexp.tracking.store import Store, find_store
 
@@ -76,7 +76,7 @@ def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
             sweeps.extend(page)
             token = page.token or ""
     except MlflowException as error:
-        raise UserError(f"The MLflow store {store.uri} cannot be used: {said(error)}") from error
+        raise UserError(f"The MLflow store {store.uri} cannot be used: {summarised(error)}") from error
     sweeps.sort(key=lambda run: (run.info.end_time or float("inf"), run.info.start_time))
     if not sweeps:
         raise UserError(f"There is no sweep in {store.uri}: python -m ecgexp -m KEY=VALUE,VALUE makes one.")
@@ -183,7 +183,7 @@ def find_run(run_id: str, root: str | Path, uri: str | None) -> tuple[Store, Mlf
             raise UserError(
                 f"There is no run {run_id} in {store.uri}: take an id from {File.RESULTS} or the UI."
             ) from error
-        raise UserError(f"The MLflow store {store.uri} cannot be used: {said(error)}") from error
+        raise UserError(f"The MLflow store {store.uri} cannot be used: {summarised(error)}") from error
     if run.data.tags.get(Tag.KIND) == Kind.SWEEP:
         best = run.data.tags.get(Tag.BEST_RUN)
         advice = f"its best is run={best}" if best else f"its {File.RESULTS} lists them"

@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ecgexp.errors import UserError, said, without_passwords
+from ecgexp.errors import UserError, summarised, without_passwords
 from ecgexp.paths import check_address, check_writable, database_file
 from ecgexp.tracking.database import check_database, damaged, settle
 
@@ -111,7 +111,7 @@ class PatientClient(MlflowClient):
                         "The MLflow store %s does not answer: trying again for up to %.0f s (tracking.patience). %s",
                         without_passwords(self.tracking_uri),
                         self.patience,
-                        said(error),
+                        summarised(error),
                     )
                 told = True
                 time.sleep(RETRY_AFTER)
@@ -297,7 +297,7 @@ def open_store(tracking: Any, known: bool = False) -> Store:
     except (OSError, ImportError, MlflowException, SQLAlchemyError) as error:
         key = "tracking.uri" if tracking.uri else "tracking.root"
         advice = ": install the driver of the database." if isinstance(error, ImportError) else ""
-        raise UserError(f"The MLflow store {uri} ({key}) cannot be used: {said(error)}{advice}") from error
+        raise UserError(f"The MLflow store {uri} ({key}) cannot be used: {summarised(error)}{advice}") from error
     if experiment is not None and experiment.lifecycle_stage == LifecycleStage.DELETED:
         raise UserError(
             f"The MLflow experiment '{tracking.experiment}' was deleted: choose another tracking.experiment, or bring "
@@ -322,7 +322,7 @@ def find_store(root: str | Path, uri: str | None) -> Store:
             return Store(PatientClient(uri), uri, "", database_file(root).parent)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise UserError(
-                f"The MLflow store {uri} (tracking.uri) cannot be used: {said(error).rstrip('.')}."
+                f"The MLflow store {uri} (tracking.uri) cannot be used: {summarised(error).rstrip('.')}."
             ) from error
     database = database_file(root)
     if not database.is_file():

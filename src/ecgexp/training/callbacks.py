@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, TQD
 from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, summarised
 from ecgexp.fast.training import as_it_lies, keep_freed_memory
 from ecgexp.saved import load_tensors
 from ecgexp.tracking.names import EPOCH_SECONDS, LEARNING_RATE
@@ -291,7 +291,7 @@ def _write(content: dict[str, Any], path: Path) -> None:
         # of what happened in a write torch says but that it lost its place in the file
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, OSError):
-            raise UserError(f"{path} cannot be written: {said(cause)}.") from error
+            raise UserError(f"{path} cannot be written: {summarised(cause)}.") from error
         if isinstance(cause, (SystemExit, KeyboardInterrupt)):
             raise cause from None
         raise

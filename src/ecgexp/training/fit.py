@@ -28,7 +28,7 @@ from ecgexp.config.build import (
 )
 from ecgexp.config.schema import objectives
 from ecgexp.datasets.base import Dataset, Split, SplitName
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, summarised
 from ecgexp.fast.training import Optimizer, fused
 from ecgexp.targets import Target
 from ecgexp.tracking.names import metric_of, split_metric, split_of
@@ -308,7 +308,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
             **settings,
         )
     except (ValueError, RuntimeError) as error:
-        message = said(error).rstrip(".")
+        message = summarised(error).rstrip(".")
         raise UserError(f"Config group 'trainer' cannot be used on this machine: {message}.") from error
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, summarised
 from ecgexp.targets import Target
 
 _TRUE, _PROBABILITY = "true/", "probability/"
@@ -84,4 +84,4 @@ def read_predictions(path: Path, build: Callable[[Sequence[str]], Target]) -> Pr
             table["patient"].to_numpy(dtype=str) if "patient" in table else None,
         )
     except Exception as error:  # a damaged parquet file raises whatever its parsing happens to raise
-        raise UserError(f"{path} is damaged or holds no predictions: {said(error)}.") from error
+        raise UserError(f"{path} is damaged or holds no predictions: {summarised(error)}.") from error

@@ -22,7 +22,7 @@ from ecgexp.datasets.ecg.records import RecordError, read_extent, read_leads, re
 from ecgexp.datasets.files import Sources
 from ecgexp.datasets.paths import absent
 from ecgexp.datasets.splits import choose_patients, stratified_classes
-from ecgexp.errors import UserError, said
+from ecgexp.errors import UserError, summarised
 
 logger = logging.getLogger(__name__)
 
@@ -477,7 +477,7 @@ def _read_table(table: Path, path: Path) -> dict[str, Any]:
         classes = target.to_numpy(dtype=np.float64)
         values = read.drop(columns=target.name).to_numpy(dtype=np.float32)
     except Exception as error:  # a damaged parquet file may raise any exception
-        raise UserError(f"The table {table} cannot be read ({said(error)}): restore it.") from error
+        raise UserError(f"The table {table} cannot be read ({summarised(error)}): restore it.") from error
     if values.shape[1] != LONGEST:
         raise UserError(
             f"The table {table} has {values.shape[1] + 1} columns where {LONGEST} samples and a class are expected: "
