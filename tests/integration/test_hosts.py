@@ -11,7 +11,7 @@ import psutil
 import pytest
 from commands import LINEAR, all_runs, ecgexp, only, start, store_client, trials, until
 
-from ecgexp.tracking.heartbeat import SILENCE
+from ecgexp.tracking.heartbeat import HEARTBEAT_TIMEOUT
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ def test_what_a_dead_machine_left_running_is_ended_and_gone_on_with(tmp_path, el
     ecgexp(tmp_path, *OTHER).expect()
     assert statuses() == ["RUNNING"] * 2, "as far as can be told from here, it may live"
     for run_id in left:  # time passes
-        client.set_tag(run_id, "heartbeat", time.time() - SILENCE - 1)
+        client.set_tag(run_id, "heartbeat", time.time() - HEARTBEAT_TIMEOUT - 1)
     ecgexp(tmp_path, *OTHER).expect()
     assert statuses() == ["KILLED"] * 2
     ecgexp(tmp_path, *SHORT).expect()

@@ -38,7 +38,7 @@ from ecgexp.search.study import (
     stream,
     tell,
 )
-from ecgexp.tracking.heartbeat import SILENCE, process_tags
+from ecgexp.tracking.heartbeat import HEARTBEAT_TIMEOUT, process_tags
 from ecgexp.tracking.names import Attribute
 
 SPACE = {
@@ -260,7 +260,7 @@ def test_who_lives_is_left_alone(study):
 @pytest.mark.parametrize("attribute", [Attribute.PROCESS, Attribute.HEARTBEAT])
 def test_of_a_process_elsewhere_the_last_heartbeat_tells(study, attribute):
     trials = []
-    for silent in (SILENCE - 30, SILENCE + 30):
+    for silent in (HEARTBEAT_TIMEOUT - 30, HEARTBEAT_TIMEOUT + 30):
         trial = study.ask(SPACE)
         last = time.time() - silent
         elsewhere = {
@@ -282,7 +282,7 @@ def test_a_trial_without_a_process_is_dead_only_after_a_while(study, monkeypatch
     end_dead(study)
     assert states(study) == ["RUNNING"]
     now = time.time()
-    monkeypatch.setattr(module.time, "time", lambda: now + SILENCE + 1)
+    monkeypatch.setattr(module.time, "time", lambda: now + HEARTBEAT_TIMEOUT + 1)
     end_dead(study)
     assert states(study) == ["WAITING"]
 

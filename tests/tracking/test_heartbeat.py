@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from ecgexp.tracking import heartbeat
-from ecgexp.tracking.heartbeat import SILENCE, Heartbeat, is_alive, process_tags
+from ecgexp.tracking.heartbeat import HEARTBEAT_TIMEOUT, Heartbeat, is_alive, process_tags
 from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import open_store
 
@@ -35,7 +35,11 @@ def test_runs_of_another_machine_end_once_their_heartbeat_stopped(store):
     now = time.time()
     dead, alive, fast_clock, older_version = (Run(store, "trial", {}) for _ in range(4))
     # Its process number exists here, which says nothing.
-    for run, beat in ((dead, now - SILENCE - 1), (alive, now - SILENCE + 60), (fast_clock, now + 300)):
+    for run, beat in (
+        (dead, now - HEARTBEAT_TIMEOUT - 1),
+        (alive, now - HEARTBEAT_TIMEOUT + 60),
+        (fast_clock, now + 300),
+    ):
         run.set_tags({"host": "elsewhere", "heartbeat": beat})
     older_version.set_tags({"host": "elsewhere"})
     store.client.delete_tag(older_version.id, "heartbeat")
@@ -52,7 +56,7 @@ def test_a_sweep_of_another_machine_ends_like_its_trials(store):
     parent = Run(store, "sweep", {"kind": "sweep"})
     trial = Run(store, "trial", {}, parent=parent.id)
     for run in (parent, trial):
-        run.set_tags({"host": "elsewhere", "heartbeat": time.time() - 2 * SILENCE})
+        run.set_tags({"host": "elsewhere", "heartbeat": time.time() - 2 * HEARTBEAT_TIMEOUT})
     end_orphans(store)
     assert [status(store, run) for run in (parent, trial)] == ["KILLED"] * 2
 

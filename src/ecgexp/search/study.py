@@ -40,7 +40,7 @@ from ecgexp.foreign.optuna import (
     take_cell,
     take_point,
 )
-from ecgexp.tracking.heartbeat import SILENCE, is_alive, process_tags
+from ecgexp.tracking.heartbeat import HEARTBEAT_TIMEOUT, is_alive, process_tags
 from ecgexp.tracking.names import Attribute, Tag
 
 logger = logging.getLogger(__name__)
@@ -340,7 +340,7 @@ def _lives(trial: FrozenTrial) -> bool:
     process = trial.user_attrs.get(Attribute.PROCESS)
     if process is None:  # asked for, and killed before it could be noted, unless that happens now
         begun = trial.datetime_start
-        return begun is not None and time.time() - begun.timestamp() < SILENCE
+        return begun is not None and time.time() - begun.timestamp() < HEARTBEAT_TIMEOUT
     # a trial that was put back has the last heartbeat of the process that died
     last = max(trial.user_attrs.get(Attribute.HEARTBEAT, 0.0), process[Tag.HEARTBEAT])
     return is_alive({**process, Tag.HEARTBEAT: last})

@@ -42,7 +42,7 @@ from ecgexp.sweeps.status import DONE, Board, StatusLine, TrialStatus
 from ecgexp.sweeps.supervisor import GRACE, TrialFailed
 from ecgexp.text import quoted
 from ecgexp.tracking import provenance
-from ecgexp.tracking.heartbeat import SILENCE, is_alive
+from ecgexp.tracking.heartbeat import HEARTBEAT_TIMEOUT, is_alive
 from ecgexp.tracking.model import log_model
 from ecgexp.tracking.names import TRAIN_SECONDS, File, Kind, Status, Tag, metric_of
 from ecgexp.tracking.restore import load_run
@@ -259,7 +259,7 @@ def _joined(store: Store, plan: _Plan, running: MlflowRun | None) -> Iterator[li
         host = running.data.tags[Tag.HOST] if running else provenance.host()
         raise UserError(
             f"The sweep {plan.name} is running already on {host}: wait for its end (if that machine died, "
-            f"{SILENCE / 60:.0f} minutes), or start another one with sweep.name=NAME."
+            f"{HEARTBEAT_TIMEOUT / 60:.0f} minutes), or start another one with sweep.name=NAME."
         )
     parent = running.info.run_id
     board = Board(store.root, parent)

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 INTERVAL = 60.0  # seconds between two beats
 # Seconds without a beat after which a process of another machine is taken as dead: nine missed ones, or fewer
 # where the two clocks differ. One whose store was away for longer is taken as dead until its next beat.
-SILENCE = 600.0
+HEARTBEAT_TIMEOUT = 600.0
 
 
 def process_tags() -> dict[str, Any]:
@@ -43,7 +43,7 @@ def is_alive(tags: Mapping[str, str]) -> bool:
     if Tag.PID not in tags:
         return False
     if tags[Tag.HOST] != provenance.host():
-        return time.time() - float(tags.get(Tag.HEARTBEAT, 0)) < SILENCE
+        return time.time() - float(tags.get(Tag.HEARTBEAT, 0)) < HEARTBEAT_TIMEOUT
     try:
         same_start = abs(_started(int(tags[Tag.PID])) - float(tags[Tag.PROCESS_STARTED])) < 1
     except psutil.NoSuchProcess:
