@@ -13,7 +13,7 @@ from trained import call, is_one_sentence, shell
 from ecgexp.reports import page as page_module
 from ecgexp.reports.comparison import Group
 from ecgexp.reports.figures import heat_map
-from ecgexp.reports.findings import Study, merge
+from ecgexp.reports.findings import Report, merge
 from ecgexp.targets import MultiClass, MultiLabel
 from ecgexp.tracking.runs import sweep_runs
 from ecgexp.training.predictions import Predictions
@@ -178,7 +178,7 @@ def test_a_best_cell_of_one_run_has_no_standard_deviation(store):
     sweep.trial("lr=0.2", "seed=0", skill=0.9)
     sweep.end()
     runs, results = merge({"one run": sweep_runs(store, sweep.parent)})
-    study = Study([store.client.get_run(sweep.parent)], runs, results, [], {}, [], [], [], {})
+    study = Report([store.client.get_run(sweep.parent)], runs, results, [], {}, [], [], [], {})
     (said,) = (line for line in study.findings() if "best cell" in line)
     assert re.fullmatch(r"The best cell is lr=0\.2: 1\.000, of one run, so that its spread is not known\.", said)
 
@@ -495,7 +495,7 @@ def test_classes_that_validation_lacks_are_named():
         Predictions(ids, targets, probabilities, kind(("N", "V", "S", "F")), None) for kind in (MultiClass, MultiLabel)
     ]
     groups = [Group(["run"], found, "few", True) for found in lacking]
-    (said,) = Study([], [], pd.DataFrame(), groups, {}, [], [], [], {})._said_of_data()
+    (said,) = Report([], [], pd.DataFrame(), groups, {}, [], [], [], {})._said_of_data()
     assert said == "Macro averages are without S, F, which no validation record has."
 
 

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from ecgexp import CONF
 from ecgexp.config.resolvers import register_resolvers
 from ecgexp.errors import UserError
-from ecgexp.sweeps.worker import Interrupted
+from ecgexp.sweeps.trial_process import Interrupted
 from ecgexp.training.callbacks import Checkpoints, _write
 from ecgexp.training.module import TrainingModule
 from ecgexp.trials.job import Job

@@ -452,16 +452,16 @@ def _make_store(folder: Path) -> None:
 
 
 def _read_store(folder: Path) -> Any:
-    from ecgexp.commands.report import read_study
+    from ecgexp.commands.report import read_report
     from ecgexp.tracking.runs import find_run, find_sweeps
     from ecgexp.tracking.store import find_store
 
     store = find_store(folder, None)
     parents = find_sweeps(store, [])
-    study = read_study(store, parents)
-    find_run(study.runs[0].info.run_id, folder, None)
-    groups = [(group.runs, group.example.ids.tolist(), group.uncertainty) for group in study.groups]
-    return told(study.results.to_dict("list"), study.missing, study.data, study.looks, groups)
+    report = read_report(store, parents)
+    find_run(report.runs[0].info.run_id, folder, None)
+    groups = [(group.runs, group.example.ids.tolist(), group.uncertainty) for group in report.groups]
+    return told(report.results.to_dict("list"), report.missing, report.data, report.looks, groups)
 
 
 def _read_open_store(folder: Path) -> Any:

@@ -149,7 +149,7 @@ def training_among(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     found = []
     for process in processes:
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            found += [process] if "ecgexp.sweeps.worker" in process.cmdline() else []
+            found += [process] if "ecgexp.sweeps.trial_process" in process.cmdline() else []
     return found
 
 

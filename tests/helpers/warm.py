@@ -31,8 +31,9 @@ from filelock import FileLock
 
 ADDRESS = "ECGEXP_TESTS_WARM"  # environment variable: where the process listens that is forked
 IMPORTED = (
-    *("ecgexp.cli", "ecgexp.sweeps.session", "ecgexp.sweeps.supervisor", "ecgexp.sweeps.worker", "ecgexp.trials.run"),
-    *("ecgexp.search.study", "ecgexp.search.worker", "ecgexp.commands.report", "ecgexp.commands.evaluate"),
+    *("ecgexp.cli", "ecgexp.sweeps.session", "ecgexp.sweeps.supervisor", "ecgexp.sweeps.trial_process"),
+    *("ecgexp.trials.run", "ecgexp.search.study", "ecgexp.search.worker", "ecgexp.commands.report"),
+    "ecgexp.commands.evaluate",
     *("ecgexp.commands.predict", "ecgexp.models", "ecgexp.datasets", "ecgexp.losses", "mlflow.pytorch", "optuna"),
     *(
         "mlflow.store.tracking.sqlalchemy_store",
@@ -119,7 +120,7 @@ class Popen(subprocess.Popen):
     """Forks the workers that a command starts to train trials, too."""
 
     def __new__(cls, command: Any, **options: Any) -> Any:
-        if ADDRESS in os.environ and list(command)[:3] == [sys.executable, "-m", "ecgexp.sweeps.worker"]:
+        if ADDRESS in os.environ and list(command)[:3] == [sys.executable, "-m", "ecgexp.sweeps.trial_process"]:
             passed = {0: os.open(os.devnull, os.O_RDONLY), 1: 1, 2: 2, **{fd: fd for fd in options["pass_fds"]}}
             where = Path.cwd(), options["env"], options["start_new_session"]
             try:

@@ -173,7 +173,7 @@ def processes_in(folder: Path) -> list[str]:
 
 def test_killed_alone_before_its_first_trial_it_leaves_no_process(tmp_path):
     words = ("-m", *LINEAR, "max_epochs=1", "lr=0.01,0.02,0.03", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    for begun in ("LokyProcess", "ecgexp.sweeps.worker"):  # which runs jobs, and which trains their trials
+    for begun in ("LokyProcess", "ecgexp.sweeps.trial_process"):  # which runs jobs, and which trains their trials
         process = start(tmp_path, *words)
         until(lambda begun=begun: any(begun in command for command in processes_in(tmp_path)), process)
         process.kill()

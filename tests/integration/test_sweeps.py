@@ -83,7 +83,7 @@ def test_a_process_that_crashes_leaves_or_has_no_memory_is_told_apart(tmp_path):
 @pytest.mark.slow
 def test_a_process_that_dies_before_its_trial_has_a_run_is_named(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\n'ecgexp.sweeps.worker' in sys.orig_argv and os._exit(9)\n"
+        "import os, sys\n'ecgexp.sweeps.trial_process' in sys.orig_argv and os._exit(9)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     done = ecgexp(tmp_path / "study", "-m", *TINY, "lr=0.01,0.02").expect(1)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from ecgexp.commands.report import read_study
+from ecgexp.commands.report import read_report
 from ecgexp.config.build import build_statistics
 from ecgexp.errors import UserError
 from ecgexp.reports.page import write_report
@@ -130,5 +130,5 @@ def test_a_sweep_computes_them_at_its_end_and_the_report_reads_them(tmp_path, ca
 
 def page_of(sweep, folder):
     folder.mkdir(exist_ok=True)
-    write_report(folder, read_study(sweep.store, find_sweeps(sweep.store, [])))
+    write_report(folder, read_report(sweep.store, find_sweeps(sweep.store, [])))
     return (folder / "report.html").read_text()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from numpy.typing import NDArray
 
-    from ecgexp.reports.findings import Study
+    from ecgexp.reports.findings import Report
     from ecgexp.reports.statistics import Statistics
     from ecgexp.targets import Target
     from ecgexp.tracking.store import Store
@@ -54,8 +54,8 @@ def run(values: dict[str, list[str]]) -> None:
     asked = [name.strip() for name in values.get("sweep", [""])[0].split(",") if name.strip()]
     parents = find_sweeps(store, asked)
     trust = [package for package in values.get("trust", [""])[0].split(",") if package]
-    study = read_study(store, parents, trust)
-    out = Path(values.get("out", [str(Path("reports") / _file_name(study.name))])[0]).expanduser()
+    report = read_report(store, parents, trust)
+    out = Path(values.get("out", [str(Path("reports") / _file_name(report.name))])[0]).expanduser()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,13 +63,13 @@ def run(values: dict[str, list[str]]) -> None:
             f"The folder {out} cannot be made: {error.strerror}. Choose another one with out=FOLDER."
         ) from None
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / _file_name(study.name)
+        folder = Path(temporary) / _file_name(report.name)
         folder.mkdir()
-        findings = write_report(folder, study)
+        findings = write_report(folder, report)
         _put(folder, out)
         for parent in parents:
             _keep(store, parent, folder)
-    print("\n".join([*study.warnings, *findings]))
+    print("\n".join([*report.warnings, *findings]))
     print(f"\nReport: {(out / File.REPORT).resolve()}")
 
 
@@ -78,7 +78,7 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "sweep"
 
 
-def read_study(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str] = ()) -> Study:
+def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str] = ()) -> Report:
     """Everything that a report of sweeps is made of.
 
     Raises
@@ -87,7 +87,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str] 
         Where they have no trial.
     """
     from ecgexp.reports.comparison import compare_trials
-    from ecgexp.reports.findings import Study, merge
+    from ecgexp.reports.findings import Report, merge
     from ecgexp.reports.tables import validation_sets
     from ecgexp.reports.trial import validation_fingerprint
     from ecgexp.tracking.runs import children, left_out, standing
@@ -139,7 +139,7 @@ def read_study(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str] 
         }
     entries = _all_looks(store, parents)
     looked_at = {entry["run"]: store.client.get_run(entry["run"]) for entry in entries}
-    study = Study(
+    report = Report(
         parents=list(parents),
         runs=runs,
         results=results,
@@ -152,9 +152,9 @@ def read_study(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str] 
         search=search,
         statistics=statistics,
     )
-    for _, extreme in study.extremes():
-        study.histories[extreme["run_id"]] = _history(store, str(extreme["source_run_id"]), study.metric)
-    return study
+    for _, extreme in report.extremes():
+        report.histories[extreme["run_id"]] = _history(store, str(extreme["source_run_id"]), report.metric)
+    return report
 
 
 def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any]]:

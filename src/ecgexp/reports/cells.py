@@ -21,7 +21,7 @@ Values = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """What the repetitions of a cell come to.
 
     Attributes
@@ -96,13 +96,13 @@ class Table:
     column_keys: list[str]
     rows: list[Values]
     columns: list[Values]
-    cells: dict[tuple[Values, Values], Cell]
+    cells: dict[tuple[Values, Values], TableCell]
 
     def heading(self) -> list[list[tuple[str, int]]]:
         """A line for each column key: texts and how many columns each spans."""
         return [_spans(self.columns, level) for level in range(len(self.column_keys))]
 
-    def lines(self) -> list[tuple[list[tuple[str, int]], list[Cell | None]]]:
+    def lines(self) -> list[tuple[list[tuple[str, int]], list[TableCell | None]]]:
         """For each row the headings that begin there, each with the rows it spans, and its cells."""
         begins: list[list[tuple[str, int]]] = [[] for _ in self.rows]
         for level in range(len(self.row_keys)):
@@ -140,7 +140,9 @@ def repetition_keys(results: pd.DataFrame) -> list[str]:
     return [key for key in swept_keys(results) if key in REPETITIONS]
 
 
-def collect_cells(results: pd.DataFrame, keys: Sequence[str], metric: str, against_paper: bool = False) -> list[Cell]:
+def collect_cells(
+    results: pd.DataFrame, keys: Sequence[str], metric: str, against_paper: bool = False
+) -> list[TableCell]:
     """Cells in the order of the command line.
 
     Parameters
@@ -160,7 +162,7 @@ def collect_cells(results: pd.DataFrame, keys: Sequence[str], metric: str, again
         measured = finished[finished[metric].notna()] if metric in trials else finished[:0]
         known = dict(zip(keys, map(str, values), strict=True))
         cells.append(
-            Cell(
+            TableCell(
                 known,
                 tuple(measured[metric]) if len(measured) else (),
                 len(trials),
@@ -179,9 +181,9 @@ def collect_cells(results: pd.DataFrame, keys: Sequence[str], metric: str, again
     return [replace(cell, best=cell.mean == best_means.get(cell.validation_sets)) for cell in cells]
 
 
-def comparable(cells: Sequence[Cell]) -> list[list[Cell]]:
+def comparable(cells: Sequence[TableCell]) -> list[list[TableCell]]:
     """Cells that have scores, those together that were validated on the same data, as others cannot be ranked."""
-    families: dict[tuple[int, ...], list[Cell]] = {}
+    families: dict[tuple[int, ...], list[TableCell]] = {}
     for cell in cells:
         if cell.scores:
             families.setdefault(cell.validation_sets, []).append(cell)
@@ -193,7 +195,7 @@ def _published(trial: pd.Series, values: dict[str, str]) -> float | None:
     return paper.published_value({key: trial.get(key) for key in paper.KEYS} | values)
 
 
-def arrange(cells: Sequence[Cell], most_columns: int | None = None) -> Table:
+def arrange(cells: Sequence[TableCell], most_columns: int | None = None) -> Table:
     """Cells as a table like the paper's: nets and batch sizes below each other, the rest beside each other.
 
     Keys that would make more than `most_columns` columns stand below each other, too.
@@ -219,7 +221,7 @@ def arrange(cells: Sequence[Cell], most_columns: int | None = None) -> Table:
     return Table(row_keys, column_keys, ordered(row_keys), ordered(column_keys), by_place)
 
 
-def _values(cell: Cell, keys: Sequence[str]) -> Values:
+def _values(cell: TableCell, keys: Sequence[str]) -> Values:
     return tuple(cell.values[key] for key in keys)
 
 
@@ -237,7 +239,7 @@ def to_csv(lines: Sequence[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def cells_frame(cells: Sequence[Cell]) -> pd.DataFrame:
+def cells_frame(cells: Sequence[TableCell]) -> pd.DataFrame:
     """A row per cell: its keys, its trials, what they come to, and beside the paper its value and the difference."""
     rows = [
         {

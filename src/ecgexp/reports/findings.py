@@ -15,7 +15,7 @@ from mlflow.entities import Run as MlflowRun
 from optuna.trial import FrozenTrial, TrialState
 
 from ecgexp.reports import paper
-from ecgexp.reports.cells import Cell, Table, arrange, cell_keys, collect_cells, comparable, repetition_keys
+from ecgexp.reports.cells import Table, TableCell, arrange, cell_keys, collect_cells, comparable, repetition_keys
 from ecgexp.reports.comparison import Group, uncertainty_columns
 from ecgexp.reports.search import epochs_saved, pareto_front
 from ecgexp.reports.statistics import Statistics
@@ -81,7 +81,7 @@ def merge(
 
 
 @dataclass
-class Study:
+class Report:
     """One sweep, or several in one table.
 
     Attributes
@@ -172,7 +172,7 @@ class Study:
         return sorted(found, key=lambda line: line["reported"], reverse=largest)
 
     def _rows_of(self, trials: Iterable[FrozenTrial]) -> Iterator[tuple[FrozenTrial, pd.Series]]:
-        """Trials of the study with their rows."""
+        """Trials of the report with their rows."""
         by_job = {run.data.tags.get(Tag.JOB): run.info.run_id for run in self.runs}
         rows = {row["run_id"]: row for _, row in self.results.iterrows()}
         for trial in trials:
@@ -268,7 +268,7 @@ class Study:
         return paper.departures(self.runs, records) if self.is_the_papers else []
 
     @cached_property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[TableCell]:
         """Cells by the objective; for the paper's grid by its metric, beside the paper's values."""
         metric = paper.METRIC if self.is_the_papers else self.objective
         return collect_cells(self.results, cell_keys(self.results), metric, self.is_the_papers)
@@ -285,12 +285,12 @@ class Study:
         return variance_components(values) if self.repetitions and values else None
 
     @property
-    def comparable_cells(self) -> list[list[Cell]]:
+    def comparable_cells(self) -> list[list[TableCell]]:
         """Cells that can be ranked against each other."""
         return comparable(self.cells)
 
     @cached_property
-    def _most_comparable(self) -> list[Cell]:
+    def _most_comparable(self) -> list[TableCell]:
         """Cells that were validated on the same data, as many as there are."""
         return max(self.comparable_cells, key=len, default=[])
 

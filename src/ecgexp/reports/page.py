@@ -1,4 +1,4 @@
-"""A study as files: tables, pictures, and one page that needs no other file."""
+"""A report as files: tables, pictures, and one page that needs no other file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from ecgexp.reports import paper
-from ecgexp.reports.cells import Cell, arrange, cell_keys, cells_frame, collect_cells, comparable, to_csv, to_markdown
+from ecgexp.reports.cells import (
+    TableCell,
+    arrange,
+    cell_keys,
+    cells_frame,
+    collect_cells,
+    comparable,
+    to_csv,
+    to_markdown,
+)
 from ecgexp.reports.experiment import experiment_file
 from ecgexp.reports.figures import confusion_figure, heat_map, learning_curves, save_figure
-from ecgexp.reports.findings import Study
+from ecgexp.reports.findings import Report
 from ecgexp.reports.search import search_figures
 from ecgexp.reports.tables import MOST_SETS, described
 from ecgexp.text import shortened
@@ -52,14 +61,14 @@ class Picture:
     data: str
 
 
-def write_report(folder: Path, study: Study) -> list[str]:
+def write_report(folder: Path, report: Report) -> list[str]:
     """Write ``report.html`` and everything in it as files of their own.
 
     Parameters
     ----------
     folder : Path
         Where; it is there.
-    study : Study
+    report : Report
         What is reported.
 
     Returns
@@ -67,41 +76,41 @@ def write_report(folder: Path, study: Study) -> list[str]:
     list of str
         The findings, in sentences.
     """
-    study.full.to_csv(folder / File.RESULTS, index=False)
-    cells_frame(study.cells).to_csv(folder / File.CELLS, index=False)
-    lines = study.table.flat()
+    report.full.to_csv(folder / File.RESULTS, index=False)
+    cells_frame(report.cells).to_csv(folder / File.CELLS, index=False)
+    lines = report.table.flat()
     (folder / File.CELLS_TABLE).write_text(to_csv(lines))
-    (folder / File.CELLS_MARKDOWN).write_text("\n".join([to_markdown(lines), *study.warnings]))
-    for row in study.best[:MOST_SETS]:
+    (folder / File.CELLS_MARKDOWN).write_text("\n".join([to_markdown(lines), *report.warnings]))
+    for row in report.best[:MOST_SETS]:
         (folder / "experiment").mkdir(exist_ok=True)
-        where = f" on {study.set_name(row['validation_set'])}" if study.several_sets else ""
-        title = f"Best of sweep {study.name}{where}: {study.objective} = {row[study.objective]:.4f}"
-        best = experiment_file(study.run(row["run_id"]), title, study.search is not None)
-        (folder / "experiment" / f"{_experiment(study, row)}.yaml").write_text(best)
+        where = f" on {report.set_name(row['validation_set'])}" if report.several_sets else ""
+        title = f"Best of sweep {report.name}{where}: {report.objective} = {row[report.objective]:.4f}"
+        best = experiment_file(report.run(row["run_id"]), title, report.search is not None)
+        (folder / "experiment" / f"{_experiment(report, row)}.yaml").write_text(best)
     environment = Environment(
         loader=PackageLoader("ecgexp", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": _number, "clock": _clock, "day": _day}
     environment.filters |= {"setting": _setting, "parts": _parts, "plain": _plain}
-    findings = study.findings()
+    findings = report.findings()
     page = environment.get_template("report.html.j2").render(
-        study=study,
+        report=report,
         findings=findings,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=version("ecgexp"),
         paper_source=paper.SOURCE,
-        tiles=_tiles(study),
-        trials=_trials(study),
-        unfinished=_unfinished(study),
-        cost=_cost(study),
-        commits=_commits(study),
-        heat_maps=[] if study.search else list(_heat_maps(folder, study)),
-        searched=list(_searched(folder, study)),
-        curves=list(_curves(folder, study)),
-        matrices=list(_matrices(folder, study)),
+        tiles=_tiles(report),
+        trials=_trials(report),
+        unfinished=_unfinished(report),
+        cost=_cost(report),
+        commits=_commits(report),
+        heat_maps=[] if report.search else list(_heat_maps(folder, report)),
+        searched=list(_searched(folder, report)),
+        curves=list(_curves(folder, report)),
+        matrices=list(_matrices(folder, report)),
         described=described,
-        experiment=lambda row: _experiment(study, row),
+        experiment=lambda row: _experiment(report, row),
         most_sets=MOST_SETS,
     )
     (folder / File.REPORT).write_text(page, encoding="utf-8")
@@ -110,9 +119,9 @@ def write_report(folder: Path, study: Study) -> list[str]:
     return findings
 
 
-def _experiment(study: Study, row: pd.Series) -> str:
+def _experiment(report: Report, row: pd.Series) -> str:
     """Name of the experiment that trains a best trial again."""
-    return f"best_{row['validation_set']}" if study.several_sets else "best"
+    return f"best_{row['validation_set']}" if report.several_sets else "best"
 
 
 def _save(folder: Path, name: str, figure: Figure, caption: str, **how: Any) -> Picture:
@@ -121,61 +130,61 @@ def _save(folder: Path, name: str, figure: Figure, caption: str, **how: Any) -> 
     return Picture(name, caption, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
 
 
-def _heat_maps(folder: Path, study: Study) -> Iterator[Picture]:
-    keys = cell_keys(study.results)
-    for metric in dict.fromkeys((study.objective, AUROC)):
-        if metric not in study.results or len(study.cells) < 2:
+def _heat_maps(folder: Path, report: Report) -> Iterator[Picture]:
+    keys = cell_keys(report.results)
+    for metric in dict.fromkeys((report.objective, AUROC)):
+        if metric not in report.results or len(report.cells) < 2:
             continue
-        cells = collect_cells(study.results, keys, metric)
+        cells = collect_cells(report.results, keys, metric)
         families = comparable(cells)
         name = short(metric)
         if len(families) == 1:
             panels = [(arrange(cells).means(), name)]
         else:  # each with colours of its own
             panels = [
-                (arrange(family).means(), f"{name}, {_sets(study, family[0])}")
+                (arrange(family).means(), f"{name}, {_sets(report, family[0])}")
                 for family in families
                 if len(family) > 1
             ]
         if panels:
-            averaged = ", repetitions averaged" if study.repetitions else ""
+            averaged = ", repetitions averaged" if report.repetitions else ""
             together = ", cells with the same validation sets together" if len(families) > 1 else ""
             yield _save(folder, f"heat_map_{_file(name)}.png", heat_map(*panels), f"{name}{averaged}{together}")
 
 
-def _sets(study: Study, cell: Cell) -> str:
+def _sets(report: Report, cell: TableCell) -> str:
     """The validation sets of a cell in words."""
     numbers = cell.validation_sets
-    return study.set_name(numbers[0]) if len(numbers) == 1 else f"validation sets {', '.join(map(str, numbers))}"
+    return report.set_name(numbers[0]) if len(numbers) == 1 else f"validation sets {', '.join(map(str, numbers))}"
 
 
-def _searched(folder: Path, study: Study) -> Iterator[Picture]:
-    if study.search is not None:
-        names = list(map(short, study.objectives))
-        for name, figure, caption in search_figures(study.search, names, study.monitor):
+def _searched(folder: Path, report: Report) -> Iterator[Picture]:
+    if report.search is not None:
+        names = list(map(short, report.objectives))
+        for name, figure, caption in search_figures(report.search, names, report.monitor):
             yield _save(folder, f"search_{name}.png", figure, caption, bbox_inches="tight")
 
 
-def _curves(folder: Path, study: Study) -> Iterator[Picture]:
-    for word, row in study.extremes():
+def _curves(folder: Path, report: Report) -> Iterator[Picture]:
+    for word, row in report.extremes():
         history = [
             {name: value if abs(value) < _INFINITE else math.nan for name, value in epoch.items()}
-            for epoch in study.histories.get(row["run_id"], [])
+            for epoch in report.histories.get(row["run_id"], [])
         ]
         if history:
-            figure = learning_curves(history, study.metric, best_epoch(study.run(row["run_id"])))
+            figure = learning_curves(history, report.metric, best_epoch(report.run(row["run_id"])))
             ended = ", diverged" if row["diverged"] else ""
-            caption = f"The {word}: {described(row, study.keys)}{ended}"
-            name = _experiment(study, row) if word.startswith("best") else word
+            caption = f"The {word}: {described(row, report.keys)}{ended}"
+            name = _experiment(report, row) if word.startswith("best") else word
             yield _save(folder, f"learning_curves_{name}.png", figure, caption)
 
 
-def _matrices(folder: Path, study: Study) -> Iterator[Picture]:
-    rows = study.best[:MOST_SETS]
-    if not study.several_sets:
-        rows = [row for _, row in study.ranked.drop_duplicates("model").iterrows()]
+def _matrices(folder: Path, report: Report) -> Iterator[Picture]:
+    rows = report.best[:MOST_SETS]
+    if not report.several_sets:
+        rows = [row for _, row in report.ranked.drop_duplicates("model").iterrows()]
     for number, row in enumerate(rows):
-        found = study.predictions.get(row["source_run_id"])
+        found = report.predictions.get(row["source_run_id"])
         if found is None:
             continue
         probabilities, targets = torch.tensor(found.probabilities), torch.tensor(found.targets).int()
@@ -183,19 +192,19 @@ def _matrices(folder: Path, study: Study) -> Iterator[Picture]:
         if table is None:
             continue
         stem, what = found.target.confusion_name
-        whose, name = "The best", f"{stem}_{_experiment(study, row)}"
-        if study.several_sets:
-            whose += f" on {study.set_name(row['validation_set'])}"
+        whose, name = "The best", f"{stem}_{_experiment(report, row)}"
+        if report.several_sets:
+            whose += f" on {report.set_name(row['validation_set'])}"
         elif number > 0:
             whose, name = f"The best of {row['model']}", f"{stem}_best_{_file(str(row['model']))}"
         figure = confusion_figure(table, f"{what}, validation, {len(targets)} records")
-        yield _save(folder, f"{name}.png", figure, f"{whose}: {described(row, study.keys)}")
+        yield _save(folder, f"{name}.png", figure, f"{whose}: {described(row, report.keys)}")
 
 
-def _tiles(study: Study) -> list[tuple[str, str]]:
+def _tiles(report: Report) -> list[tuple[str, str]]:
     """What is worth knowing at once: a figure and what it is."""
-    results = study.results
-    tiles = [(f"{len(study.ranked)} of {len(results)}", "trials finished")]
+    results = report.results
+    tiles = [(f"{len(report.ranked)} of {len(results)}", "trials finished")]
     for words, count in (
         ("diverged", int(results["diverged"].sum())),
         ("pruned", int(results["pruned"].sum())),
@@ -203,23 +212,23 @@ def _tiles(study: Study) -> list[tuple[str, str]]:
         ("taken over from other sweeps", int(results["reused"].sum())),
     ):
         tiles += [(str(count), words)] * bool(count)
-    if study.several_sets:
-        tiles.append((str(len(study.best)), "validation sets"))
-    elif study.best:
-        tiles.insert(0, (_number(study.best[0][study.objective]), f"best {metric_of(study.objective)}"))
+    if report.several_sets:
+        tiles.append((str(len(report.best)), "validation sets"))
+    elif report.best:
+        tiles.insert(0, (_number(report.best[0][report.objective]), f"best {metric_of(report.objective)}"))
     trained = results[~results["reused"]]
     if TRAIN_SECONDS in trained:
         tiles.append((_clock(trained[TRAIN_SECONDS].sum()), "of training"))
     return tiles
 
 
-def _trials(study: Study) -> list[dict[str, Any]]:
+def _trials(report: Report) -> list[dict[str, Any]]:
     """A line per finished trial from the best on, with its interval as a bar in per cent of the width."""
-    column = best_metric("val", study.score)
-    ranked = study.ranked
+    column = best_metric("val", report.score)
+    ranked = report.ranked
     low, high = (ranked.get(f"{column}_{end}", pd.Series(dtype=float)).astype(float) for end in ("low", "high"))
     start, end = low.min(), high.max()
-    best = {row["run_id"] for row in study.best}
+    best = {row["run_id"] for row in report.best}
 
     def place(value: float) -> float:
         return 100 * (value - start) / (end - start) if end > start else 50.0
@@ -235,7 +244,7 @@ def _trials(study: Study) -> list[dict[str, Any]]:
                 "marks": marks,
                 "best": row["run_id"] in best,
                 "score": row.get(column),
-                "objective": row[study.objective],
+                "objective": row[report.objective],
                 "known": known,
                 "low": row.get(f"{column}_low"),
                 "high": row.get(f"{column}_high"),
@@ -259,19 +268,19 @@ def _trials(study: Study) -> list[dict[str, Any]]:
     return lines
 
 
-def _unfinished(study: Study) -> list[tuple[str, str, str]]:
+def _unfinished(report: Report) -> list[tuple[str, str, str]]:
     """Trial, status and error of those without a result."""
-    rows = study.results[~study.results["run_id"].isin(study.ranked["run_id"])]
+    rows = report.results[~report.results["run_id"].isin(report.ranked["run_id"])]
     return [
-        (described(row, study.keys), row["status"].lower(), row["error"])
+        (described(row, report.keys), row["status"].lower(), row["error"])
         for _, row in rows.iterrows()
         if not row["pruned"]
     ]
 
 
-def _cost(study: Study) -> list[dict[str, Any]]:
+def _cost(report: Report) -> list[dict[str, Any]]:
     """What trials of each net took on each device, and all together."""
-    results = study.results
+    results = report.results
     if TRAIN_SECONDS not in results:
         return []
     measured = results[results[TRAIN_SECONDS].notna()]
@@ -295,10 +304,10 @@ def _took(trials: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _commits(study: Study) -> list[str]:
+def _commits(report: Report) -> list[str]:
     """Commits that trials were trained with."""
     found: dict[str, int] = {}
-    for run in study.runs:
+    for run in report.runs:
         commit = run.data.tags.get(Tag.GIT_COMMIT)
         if commit:
             changed = " with uncommitted changes" if run.data.tags.get(Tag.GIT_DIRTY) == "true" else ""

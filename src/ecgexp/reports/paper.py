@@ -39,11 +39,11 @@ _PROTOCOL = {
 }
 _OF_THE_CELL = ("model", "optimizer")
 
-Cell = tuple[str, int, str, float]
+CellKey = tuple[str, int, str, float]
 
 
 @cache
-def published() -> Mapping[Cell, float]:
+def published() -> Mapping[CellKey, float]:
     """Macro F1 of each of the paper's 90 cells, by net, batch size, optimizer and learning rate."""
     with (files("ecgexp.reports") / "leandro2023.csv").open() as file:
         table = pd.read_csv(file, comment="#")

@@ -1,4 +1,4 @@
-"""A job of a sweep: has its trial trained by a worker process, and survives that process's death."""
+"""A job of a sweep: has its trial trained by a process of its own, and survives the death of that process."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from ecgexp.sweeps.status import Board, TrialStatus
 from ecgexp.tracking.names import Status
 from ecgexp.trials.job import Job, Outcome
 
-GRACE = 30.0  # seconds that an interrupted worker may take to leave
+GRACE = 30.0  # seconds that an interrupted trial process may take to leave
 
 
 class TrialFailed(UserError):
     """One trial of a sweep failed; the others go on."""
 
 
-class _Worker:
-    """A worker process, reused for the next trial while it is healthy."""
+class _TrialProcess:
+    """A process that trains trials, reused for the next trial while it is healthy."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "ecgexp.sweeps.worker", str(theirs.fileno())]
+        command = [sys.executable, "-m", "ecgexp.sweeps.trial_process", str(theirs.fileno())]
         self.process = subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],
@@ -60,7 +60,7 @@ class _Worker:
             self.process.wait()
 
 
-_worker: _Worker | None = None
+_trial_process: _TrialProcess | None = None
 _gpus: dict[str, FileLock] = {}  # that this process holds
 
 
@@ -107,12 +107,12 @@ def _state(outcome: Outcome) -> str:
 
 
 def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
-    worker, run_id = _healthy_worker(_gpu_environment(cfg, root)), None
+    trainer, run_id = _healthy_process(_gpu_environment(cfg, root)), None
     previous = _on_terminate()
     try:
-        worker.connection.send((OmegaConf.to_container(cfg, resolve=True), job))
+        trainer.connection.send((OmegaConf.to_container(cfg, resolve=True), job))
         while True:
-            kind, content = worker.connection.recv()
+            kind, content = trainer.connection.recv()
             if kind == "run":
                 run_id = content
                 _note(job, run_id)
@@ -121,14 +121,14 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
                     _note(job, content.run_id)
                 return content
             elif kind in ("failed", "exhausted"):
-                worker.process.wait()  # it leaves by itself, and the next trial gets a new one
+                trainer.process.wait()  # it leaves by itself, and the next trial gets a new one
                 if kind == "failed" and run_id is None:
                     _record_death(cfg, job, None, content)
                 raise TrialFailed(content)
             else:
                 raise KeyboardInterrupt
     except (EOFError, ConnectionError, BrokenPipeError):
-        code = worker.process.wait()
+        code = trainer.process.wait()
         sentence = _death(code)
         _record_death(cfg, job, run_id, sentence)
         raise TrialFailed(sentence) from None
@@ -136,7 +136,7 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
         raise
     except BaseException:  # Ctrl-C, SIGTERM, or what a launcher's own handler of signals raises
         _leave_undisturbed()
-        worker.stop()
+        trainer.stop()
         raise
     finally:
         if previous is not None:
@@ -151,16 +151,16 @@ def _note(job: Job, run_id: str) -> None:
         note_run(job.study, run_id)
 
 
-def _healthy_worker(environment: dict[str, str]) -> _Worker:
-    """The worker of the last trial, or a new one where that is gone or has another environment."""
-    global _worker
-    if _worker is not None and _worker.process.poll() is None:
-        if _worker.environment == environment:
-            return _worker
-        _worker.stop()
-    _worker = _Worker(environment)
-    atexit.register(_worker.connection.close)
-    return _worker
+def _healthy_process(environment: dict[str, str]) -> _TrialProcess:
+    """The process of the last trial, or a new one if that has ended or has another environment."""
+    global _trial_process
+    if _trial_process is not None and _trial_process.process.poll() is None:
+        if _trial_process.environment == environment:
+            return _trial_process
+        _trial_process.stop()
+    _trial_process = _TrialProcess(environment)
+    atexit.register(_trial_process.connection.close)
+    return _trial_process
 
 
 def _on_terminate() -> Any:
@@ -208,7 +208,7 @@ def _record_death(cfg: DictConfig, job: Job, run_id: str | None, sentence: str) 
 
 
 def _gpu_environment(cfg: DictConfig, root: Path) -> dict[str, str]:
-    """Show a worker as many of several GPUs as its trial trains on: the first that have a place free.
+    """Make as many of several GPUs visible to a process as its trial trains on: the first with a free place.
 
     This job's process holds them while it lives, for its later trials as well.
     """
