@@ -48,6 +48,7 @@ def off(one: torch.Tensor, other: torch.Tensor) -> float:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ROUNDING)
 def test_each_layer_and_its_gradients_are_the_plain_ones_for_any_shape(dtype):
     for number in range(DRAWS):

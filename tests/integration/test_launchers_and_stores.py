@@ -82,8 +82,9 @@ class Place:
 
 
 def comparable(table: pd.DataFrame) -> pd.DataFrame:
-    timed = [name for name in table if "seconds" in name or name in ("run_id", "source_run_id")]
-    return table.drop(columns=timed)
+    """Without what differs from run to run, and without the name of the store."""
+    other = ("run_id", "source_run_id")
+    return table[[name for name in table if not ("seconds" in name or name.startswith("tracking") or name in other)]]
 
 
 def local(folder: Path) -> str:

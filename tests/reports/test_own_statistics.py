@@ -105,6 +105,7 @@ def report_at_end(sweep, statistics):
         session._report(run, plan)
 
 
+@pytest.mark.slow
 def test_a_sweep_computes_them_at_its_end_and_the_report_reads_them(tmp_path, capsys):
     sweep = Sweep(new_store(tmp_path))
     for number in (1, 2):

@@ -207,6 +207,7 @@ def test_the_pareto_front_begins_with_the_best_by_the_first_objective(directions
     assert [trial.values[0] for trial in found] == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_what_trials_reported_is_cut_off_on_the_worse_side_only(direction):
     sign = 1 if direction == "minimize" else -1

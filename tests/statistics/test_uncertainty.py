@@ -116,6 +116,7 @@ def test_values_and_draws_are_the_scores_of_records_repeated_one_by_one(case, re
     np.testing.assert_allclose(score.draws, slow[0][..., i], atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("i", "name"), SCORES)
 def test_limits_of_a_trial_are_the_percentiles_of_its_scores(result, slow, i, name):
     score = result.scores[name]
@@ -123,6 +124,7 @@ def test_limits_of_a_trial_are_the_percentiles_of_its_scores(result, slow, i, na
     np.testing.assert_allclose(score.high, np.percentile(slow[0][..., i], 97.5, axis=0), atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("i", "name"), SCORES)
 def test_simultaneous_limits_are_those_of_a_loop_over_pairs_and_resamples(result, slow, i, name):
     score, draws = result.scores[name], slow[0][..., i].round(12)
@@ -150,6 +152,7 @@ def test_simultaneous_limits_are_those_of_a_loop_over_pairs_and_resamples(result
         assert comparison.share_best[trial] == np.mean([row[trial] == max(row) for row in draws])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("i", "name"), SCORES)
 def test_optimism_is_the_value_less_what_those_chosen_score_on_the_patients_left_out(result, slow, i, name):
     (inside, outside, rest), values = slow, result.scores[name].values
