@@ -1,4 +1,4 @@
-"""A look at the test fold: what it measures, and that it is noted."""
+"""A test-set access: what it measures, and that it is noted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ecgexp.reports.evaluation import SMALLEST_GROUP, calibration_bins, reliabil
 from ecgexp.targets import MultiLabel
 from ecgexp.tracking.names import File
 from ecgexp.tracking.runs import find_run
-from ecgexp.tracking.test_access import looks
+from ecgexp.tracking.test_access import accesses
 
 LABELS = ("NORM", "STTC", "CD", "MI", "HYP")
 PARENT = "mlflow.parentRunId"
@@ -123,14 +123,14 @@ def test_each_look_is_counted_for_the_run_and_for_its_sweeps(trained, moved, mon
     said = []
     for run in (trained.run_id, took_over):
         assert call(monkeypatch, "evaluate", moved.folder, f"run={run}", "split=test", *places(trained)) == 0
-        said += [line for line in capsys.readouterr().out.splitlines() if "look number" in line]
-    assert said == [f"This is look number {number} at the test fold of this sweep." for number in (1, 2)]
+        said += [line for line in capsys.readouterr().out.splitlines() if "test-set access number" in line]
+    assert said == [f"This is test-set access number {number} of this sweep." for number in (1, 2)]
     store, _ = find_run(trained.run_id, moved.folder, None)
     for run in (trained.run_id, took_over, sweep, other):
-        found = looks(store, run)
-        assert [look["run"] for look in found] == [trained.run_id] * 2
+        found = accesses(store, run)
+        assert [entry["run"] for entry in found] == [trained.run_id] * 2
         assert client.get_run(run).data.tags["looks/test"] == "2"
-    assert looks(store, sibling) == []
+    assert accesses(store, sibling) == []
     assert found[0]["by"].count("@") == 1
     assert found[0]["when"] <= found[1]["when"]
     assert found[0]["same_data"] is True
@@ -139,7 +139,7 @@ def test_each_look_is_counted_for_the_run_and_for_its_sweeps(trained, moved, mon
 
 
 @pytest.mark.slow
-def test_a_sweep_that_reuses_a_trial_later_has_its_looks(trained, moved, monkeypatch, capsys):
+def test_a_sweep_that_reuses_a_trial_later_has_its_accesses(trained, moved, monkeypatch, capsys):
     client = moved.client
     experiment = client.get_run(trained.run_id).info.experiment_id
     words = (f"run={trained.run_id}", "split=test", *places(trained))
@@ -149,16 +149,16 @@ def test_a_sweep_that_reuses_a_trial_later_has_its_looks(trained, moved, monkeyp
     client.create_run(experiment, tags={PARENT: another, "identity": "another"})
     store, _ = find_run(trained.run_id, moved.folder, None)
     for run in (later, reused):
-        assert [look["run"] for look in looks(store, run)] == [trained.run_id]
-    assert looks(store, another) == []
+        assert [entry["run"] for entry in accesses(store, run)] == [trained.run_id]
+    assert accesses(store, another) == []
     capsys.readouterr()
     assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
-    assert "look number 2 at the test fold of this sweep" in capsys.readouterr().out
-    assert len(looks(store, later)) == 2
+    assert "test-set access number 2 of this sweep" in capsys.readouterr().out
+    assert len(accesses(store, later)) == 2
     identity = client.get_run(trained.run_id).data.tags["identity"]
     client.create_run(experiment, tags={PARENT: another, "identity": identity})  # the same trial, trained again
     client.delete_run(trained.run_id)
-    assert len(looks(store, later)) == len(looks(store, another)) == 2
+    assert len(accesses(store, later)) == len(accesses(store, another)) == 2
 
 
 @pytest.mark.slow
@@ -180,12 +180,12 @@ def test_a_look_at_other_test_records_is_told_and_kept_apart(trained, moved, mon
     said = capsys.readouterr().out
     assert f"their table names {len(tested) - len(tested[::4])} test records and not {len(tested)}" in said
     store, run = find_run(trained.run_id, moved.folder, None)
-    one, two = looks(store, trained.run_id)
+    one, two = accesses(store, trained.run_id)
     assert one["records"] > two["records"]
     assert one["data"] != two["data"]
     assert (one["place"], two["place"]) == ("test", f"test-{two['data'][:8]}")
     assert (one["same_data"], two["same_data"]) == (True, False)
-    assert f"The {two['records']} test records are not the {one['records']} of this run's first look" in said
+    assert f"The {two['records']} test records are not the {one['records']} of this run's first access" in said
     assert {path: path.read_bytes() for path in first} == first
     apart = moved.artifacts / "evaluation" / two["place"]
     assert len(pd.read_parquet(apart / "predictions_test.parquet")) == two["records"]
@@ -194,8 +194,8 @@ def test_a_look_at_other_test_records_is_told_and_kept_apart(trained, moved, mon
     assert f"{two['place']}/mlcm_f1_macro" in run.data.metrics
 
     assert call(monkeypatch, "evaluate", moved.folder, *words, *places(trained)) == 0
-    assert looks(store, trained.run_id)[2]["place"] == "test"
-    assert "look number 3" in capsys.readouterr().out
+    assert accesses(store, trained.run_id)[2]["place"] == "test"
+    assert "test-set access number 3" in capsys.readouterr().out
 
 
 def test_the_commit_is_noted(trained, moved, monkeypatch, capsys):
@@ -203,9 +203,9 @@ def test_the_commit_is_noted(trained, moved, monkeypatch, capsys):
 
     monkeypatch.setattr(provenance, "git_state", lambda folder: {"git_commit": "abc", "git_dirty": "true"})
     assert call(monkeypatch, "evaluate", moved.folder, f"run={trained.run_id}", "split=test", *places(trained)) == 0
-    assert "look number 1 at the test fold of this run" in capsys.readouterr().out
+    assert "test-set access number 1 of this run" in capsys.readouterr().out
     store, _ = find_run(trained.run_id, moved.folder, None)
-    assert looks(store, trained.run_id)[0]["git_commit"] == "abc"
+    assert accesses(store, trained.run_id)[0]["git_commit"] == "abc"
 
 
 def test_a_look_that_fails_afterwards_is_noted_and_one_that_could_not_begin_is_not(trained, moved, monkeypatch):
@@ -217,7 +217,7 @@ def test_a_look_that_fails_afterwards_is_noted_and_one_that_could_not_begin_is_n
     empty.touch()
     said = call(monkeypatch, "evaluate", moved.folder, *words, f"dataset.root={empty}")
     assert is_one_sentence(said), said
-    assert looks(store, trained.run_id) == []
+    assert accesses(store, trained.run_id) == []
 
     def broken(*_):
         raise MemoryError
@@ -225,13 +225,13 @@ def test_a_look_that_fails_afterwards_is_noted_and_one_that_could_not_begin_is_n
     monkeypatch.setattr(ecgexp.commands.evaluate, "predict_split", broken)
     with pytest.raises(MemoryError):
         call(monkeypatch, "evaluate", moved.folder, *words, *places(trained))
-    assert len(looks(store, trained.run_id)) == 1
+    assert len(accesses(store, trained.run_id)) == 1
 
 
 def test_the_validation_split_rehearses_without_a_look(trained, moved, monkeypatch, capsys):
     before = moved.client.get_run(trained.run_id).data
     assert call(monkeypatch, "evaluate", moved.folder, f"run={trained.run_id}", "split=val", *places(trained)) == 0
-    assert "look" not in capsys.readouterr().out
+    assert "test-set access" not in capsys.readouterr().out
     after = moved.client.get_run(trained.run_id).data
     assert after.metrics == before.metrics
     assert after.tags == before.tags

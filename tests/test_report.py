@@ -167,7 +167,7 @@ def test_the_page_says_what_can_be_concluded(page):
     assert "cover which records happened to be there, not which seed" in page.text
     assert "Over its repetitions the best cell is model=linear" in page.text
     assert re.search(r"Of the variance between single trials, \d+% is seed rather than the cell", page.text)
-    assert "The test fold has not been looked at" in page.text
+    assert "None of these trials has accessed the test set" in page.text
     assert "The sweep is not complete" in page.text
 
 
@@ -255,8 +255,8 @@ def test_of_an_earlier_report_nothing_stays_but_what_is_not_of_it(store, folder,
     assert beside.is_file() and (out / "mlcm_best_mine.png").is_file()
 
 
-def test_looks_of_a_sweep_whose_name_only_resembles_it_are_not_its_own(store, folder, monkeypatch, capsys):
-    from ecgexp.tracking.test_access import note_look
+def test_accesses_of_a_sweep_whose_name_only_resembles_it_are_not_its_own(store, folder, monkeypatch, capsys):
+    from ecgexp.tracking.test_access import note_access
 
     when = "before 2026-01-01 00:00:00"
     for name in (f"aXb {when}", f"a_b {when}", "a_b before dinner", f"it's {when}", "it's"):
@@ -264,13 +264,13 @@ def test_looks_of_a_sweep_whose_name_only_resembles_it_are_not_its_own(store, fo
         run = sweep.trial("lr=0.1", skill=0.6, identity=name)
         sweep.end()
         if name != "it's":
-            note_look(store, store.client.get_run(run), {})
+            note_access(store, store.client.get_run(run), {})
     sweep = Sweep(store, "a_b")
     sweep.trial("lr=0.1", skill=0.6, identity="a_b")
     sweep.end()
     for name in ("a_b", "it's"):
         report(monkeypatch, folder, f"sweep={name}", "out=names")
-        assert "The test fold was looked at once" in capsys.readouterr().out
+        assert "The test set was accessed once" in capsys.readouterr().out
 
 
 # --- which sweep
@@ -452,40 +452,40 @@ def test_lost_predictions_cost_the_interval_only(store, folder, monkeypatch, cap
     assert pd.read_csv(folder / "lost" / "results.csv")[f"{F1}_low"].isna().tolist() == [False, True]
 
 
-def test_looks_through_another_sweep_count_where_a_trial_is_reused_later(store, folder, monkeypatch):
-    from ecgexp.tracking.test_access import note_look
+def test_accesses_through_another_sweep_count_where_a_trial_is_reused_later(store, folder, monkeypatch):
+    from ecgexp.tracking.test_access import note_access
 
     tested, reusing = Sweep(store, "tested"), Sweep(store, "reusing")
     run = tested.trial("lr=0.17")
-    note_look(store, store.client.get_run(run), {"thresholds": "fixed", "records": 12, "data": "ab"})
+    note_access(store, store.client.get_run(run), {"thresholds": "fixed", "records": 12, "data": "ab"})
     reusing.trial("lr=0.17", reused_from=run)
     for sweep in (tested, reusing):
         sweep.end()
     report(monkeypatch, folder, "sweep=reusing", "out=reusing")
     page = Page(folder / "reusing" / "report.html")
-    assert "The test fold was looked at once" in page.text
+    assert "The test set was accessed once" in page.text
     assert [row[6] for row in page.rows if run in row] == ["12"]
     report(monkeypatch, folder, "sweep=reusing,tested", "out=both")
-    assert "The test fold was looked at once" in Page(folder / "both" / "report.html").text
+    assert "The test set was accessed once" in Page(folder / "both" / "report.html").text
 
 
-def test_looks_at_the_test_fold_are_shown(store, folder, monkeypatch):
+def test_test_set_accesses_are_shown(store, folder, monkeypatch):
     from ecgexp.tracking import provenance
-    from ecgexp.tracking.test_access import note_look
+    from ecgexp.tracking.test_access import note_access
 
     sweep = Sweep(store, "looked")
     run = sweep.trial("lr=0.1", skill=1.0, identity="looked")
     sweep.trial("lr=0.2", skill=0.9)
     sweep.end()
-    note_look(store, store.client.get_run(run), {"thresholds": "fixed"})
+    note_access(store, store.client.get_run(run), {"thresholds": "fixed"})
     monkeypatch.setattr(provenance, "git_state", lambda folder: {})  # as outside of a git checkout
-    note_look(store, store.client.get_run(run), {"thresholds": "fixed"})
+    note_access(store, store.client.get_run(run), {"thresholds": "fixed"})
     store.client.log_metric(run, "test/mlcm_f1_macro", 0.4321)
     report(monkeypatch, folder, "sweep=looked", "out=looked")
     page = Page(folder / "looked" / "report.html")
-    assert "The test fold was looked at 2 times" in page.text
-    looks = [row for row in page.rows if run in row]
-    assert [row[0] for row in looks] == ["1", "2"] and all("0.432" in row for row in looks)
+    assert "The test set was accessed 2 times" in page.text
+    shown = [row for row in page.rows if run in row]
+    assert [row[0] for row in shown] == ["1", "2"] and all("0.432" in row for row in shown)
 
 
 def test_classes_that_validation_lacks_are_named():

@@ -25,10 +25,10 @@ Evaluates the kept weights of a run on a split.
   tracking.root=FOLDER   the folder that holds mlruns, copied from another machine or not; default: this one
   tracking=server        with tracking.uri=URI: an MLflow server, as in training
 
-Logs metrics test/... and files in evaluation/test/ to the run, and notes on the run and on its sweep that the test
-fold was looked at, when, by whom, with which commit and at which records. A further look is allowed, and counted. One
-at other records than the first, or at other labels or signals of them, is kept apart, as test-HASH. Test records that
-the run was trained on or used in validation are refused.
+Logs metrics test/... and files in evaluation/test/ to the run. Notes the test-set access on the run and on its sweep:
+when, by whom, with which commit and with which records. A further access is allowed, and counted. An access with other
+records than the first, or with other labels or signals of these, is kept apart, as test-HASH. Test records that the
+run was trained on or used in validation are refused.
 """
 KEYS = ("run", "split", "thresholds", "privacy.patients", "trust", *TRACKING, *(f"dataset.{key}" for key in PLACES))
 

@@ -461,7 +461,7 @@ def _read_store(folder: Path) -> Any:
     report = read_report(store, parents)
     find_run(report.runs[0].info.run_id, folder, None)
     groups = [(group.runs, group.example.ids.tolist(), group.uncertainty) for group in report.groups]
-    return told(report.results.to_dict("list"), report.missing, report.data, report.looks, groups)
+    return told(report.results.to_dict("list"), report.missing, report.data, report.accesses, groups)
 
 
 def _read_open_store(folder: Path) -> Any:

@@ -177,7 +177,7 @@ def test_the_evaluation_leaves_small_classes_out_of_macro_averages_and_says_so(f
     assert "leave out thresholds=tuned" in refused.stderr and refused.stderr.count("\n") == 1
     done = door("evaluate", folder, *words)
     assert done.returncode == 0, done.stderr
-    assert "look number 1 at the test fold" in done.stdout  # the refused one was none
+    assert "test-set access number 1" in done.stdout  # the refused one was none
     assert "Without both (fewer than 20 records):" in done.stdout
 
     place = artifact(folder, run, "evaluation/test")

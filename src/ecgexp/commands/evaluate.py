@@ -144,15 +144,15 @@ def run(values: dict[str, list[str]]) -> None:
     if tune and not target.can_tune:
         raise UserError(f"{target.records.capitalize()} take no thresholds: leave out thresholds=tuned.")
     difference = _check_data(restored.contract, dataset, store, run)
-    records = dataset.load(split)  # what is wrong with the data is said before a look is noted
+    records = dataset.load(split)  # what is wrong with the data is reported before an access is noted
     overlap = _overlap(store, run, records, split, bool(difference))
     data, names = records.fingerprint(), hashlib.sha256("\n".join(records.ids).encode()).hexdigest()[:16]
     number, what, place, first = 0, "", split if not difference else f"{split}-{data[:8]}", None
     if split == "test":
-        from ecgexp.tracking.test_access import looks, note_look
+        from ecgexp.tracking.test_access import accesses, note_access
 
         thresholds = "none" if not target.can_tune else "tuned" if tune else "fixed"
-        first = next((look for look in looks(store, run.info.run_id) if look["run"] == run.info.run_id), None)
+        first = next((entry for entry in accesses(store, run.info.run_id) if entry["run"] == run.info.run_id), None)
         place = split if first is None or first.get("data") == data else f"{split}-{data[:8]}"
         details = {
             "thresholds": thresholds,
@@ -161,7 +161,7 @@ def run(values: dict[str, list[str]]) -> None:
             "data": data,
             "names": names,
         }
-        number, what = note_look(store, run, {**details, "place": place})
+        number, what = note_access(store, run, {**details, "place": place})
     predictions = predict_split(network, dataset, split, cfg)
     validation = predict_split(network, dataset, "val", cfg) if tune else None
     findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
@@ -177,7 +177,7 @@ def run(values: dict[str, list[str]]) -> None:
     if first is not None and place != split:
         print(f"\n{other_records(len(records), names, first)}: metrics and files are kept apart, as {place}.")
     if number:
-        print(f"\nThis is look number {number} at the test fold of this {what}.")
+        print(f"\nThis is test-set access number {number} of this {what}.")
     print(f"Files: {folder}")
 
 
@@ -242,7 +242,7 @@ def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, dif
         which = f"{seen.records} of the {seen.of_records} {split} records were {how}"
         if seen.records and split == "test":
             raise UserError(
-                f"{which}, by their names, so nothing is measured and no look is noted: take the splits that run "
+                f"{which}, by their names, so nothing is measured and no access is noted: take the splits that run "
                 f"{run.info.run_id} was trained with, or train again."
             )
         if seen.records:
@@ -255,14 +255,14 @@ def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, dif
 
 
 def other_records(records: int, names: str, first: dict[str, Any]) -> str:
-    """How test records differ from those of a first look, which has not always noted their names."""
+    """How test records differ from those of the first access, which has not always noted their names."""
     if first.get("names") == names:
-        return f"The {records} test records are those of this run's first look, but their labels or signals differ"
+        return f"The {records} test records are those of this run's first access, but their labels or signals differ"
     if "names" in first:
-        return f"The {records} test records are not the {first['records']} of this run's first look"
+        return f"The {records} test records are not the {first['records']} of this run's first access"
     return (
-        f"The {records} test records are not the {first.get('records', '')} of this run's first look, or their labels "
-        "or signals differ"
+        f"The {records} test records are not the {first.get('records', '')} of this run's first access, or their "
+        "labels or signals differ"
     )
 
 
@@ -363,7 +363,7 @@ def _write(
     if findings.subgroups is not None:
         findings.subgroups.to_csv(folder / File.SUBGROUPS, index=False)
     whole = {
-        "look": number or None,
+        "test_access": number or None,
         "records": len(predictions),
         "data": data,
         "warning": warning,

@@ -137,8 +137,8 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
         statistics = {
             parent.data.tags[Tag.SWEEP]: kept for parent in parents if (kept := _read_statistics(files, parent))
         }
-    entries = _all_looks(store, parents)
-    looked_at = {entry["run"]: store.client.get_run(entry["run"]) for entry in entries}
+    entries = _all_accesses(store, parents)
+    runs_of = {entry["run"]: store.client.get_run(entry["run"]) for entry in entries}
     report = Report(
         parents=list(parents),
         runs=runs,
@@ -147,7 +147,7 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
         predictions=predictions,
         missing=missing,
         data=[found for found in data.values() if found],
-        looks=[{**entry, **_seen(looked_at[entry["run"]], entry.get("place", "test"))} for entry in entries],
+        accesses=[{**entry, **_seen(runs_of[entry["run"]], entry.get("place", "test"))} for entry in entries],
         histories={},
         search=search,
         statistics=statistics,
@@ -157,10 +157,10 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
     return report
 
 
-def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any]]:
-    """Looks at the test fold, the earliest first; one that is noted on several sweeps is one."""
+def _all_accesses(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any]]:
+    """Test-set accesses, the earliest first; one that is noted on several sweeps counts once."""
     from ecgexp.tracking.runs import was_named
-    from ecgexp.tracking.test_access import looks
+    from ecgexp.tracking.test_access import accesses
 
     noted: Counter[str] = Counter()
     for parent in parents:
@@ -168,12 +168,12 @@ def _all_looks(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any
         sweeps = replace(store, experiment_id=parent.info.experiment_id).search(where({Tag.KIND: Kind.SWEEP}))
         earlier = [sweep for sweep in sweeps if was_named(sweep, parent.data.tags[Tag.SWEEP])]
         for sweep in (parent, *earlier):
-            noted |= Counter(json.dumps(entry) for entry in looks(store, sweep.info.run_id))
+            noted |= Counter(json.dumps(entry) for entry in accesses(store, sweep.info.run_id))
     return sorted((json.loads(text) for text in noted.elements()), key=lambda entry: str(entry["when"]))
 
 
 def _seen(run: MlflowRun, place: str) -> dict[str, Any]:
-    """What the last look with a run at these test records came to."""
+    """The result of the last access to these test records with a run."""
     metrics = {
         split_metric("test", metric_of(key)): value for key, value in run.data.metrics.items() if split_of(key) == place
     }

@@ -98,8 +98,8 @@ class Report:
         Finished trials whose predictions are not there.
     data : list of dict
         What the runs say of each data set.
-    looks : list of dict
-        At the test fold, each with the run's ``metrics`` and the labels ``left_out`` of its macro F1, as a text.
+    accesses : list of dict
+        To the test set, each with the run's ``metrics`` and the labels ``left_out`` of its macro F1, as a text.
     histories : dict of str to list of dict
         Epochs of the best and the worst trial, by run.
     search : optuna.Study, optional
@@ -115,7 +115,7 @@ class Report:
     predictions: dict[str, Predictions]
     missing: list[int]
     data: list[dict[str, Any]]
-    looks: list[dict[str, Any]]
+    accesses: list[dict[str, Any]]
     histories: dict[str, list[dict[str, float]]]
     search: optuna.Study | None = None
     statistics: dict[str, Statistics] = field(default_factory=dict)
@@ -309,7 +309,7 @@ class Report:
             *self._said_of_seeds(),
         ]
         said += self._said_of_intervals()
-        return [*said, *self._said_of_epochs(), *self._said_of_data(), self._said_of_looks()]
+        return [*said, *self._said_of_epochs(), *self._said_of_data(), self._said_of_accesses()]
 
     def _said_of_sets(self) -> list[str]:
         if not self.several_sets:
@@ -458,11 +458,11 @@ class Report:
             said.append(f"The predictions of trial {numbers} are not there or damaged, so they have no interval.")
         return said
 
-    def _said_of_looks(self) -> str:
-        if not self.looks:
-            return "The test fold has not been looked at with any of these trials."
-        times = "once" if len(self.looks) == 1 else f"{len(self.looks)} times"
-        last, sets = self.looks[-1]["when"], len({look["data"] for look in self.looks if "data" in look})
+    def _said_of_accesses(self) -> str:
+        if not self.accesses:
+            return "None of these trials has accessed the test set."
+        times = "once" if len(self.accesses) == 1 else f"{len(self.accesses)} times"
+        last, sets = self.accesses[-1]["when"], len({entry["data"] for entry in self.accesses if "data" in entry})
         if sets > 1:
-            times += f", at {sets} different sets of test records"
-        return f"The test fold was looked at {times}, last at {last}. Whoever chooses a trial after that has used it."
+            times += f", with {sets} different sets of test records"
+        return f"The test set was accessed {times}, last at {last}. A choice between trials after that has used it."

@@ -80,8 +80,8 @@ class Tag:
     METRICS = "target_metrics"  # JSON: which metrics tables show, and which way is better
     METRICS_SUM = "metrics_sum"  # hash of the metrics of the kept weights, which a database keeps without one
 
-    # Looks at the test fold
-    LOOKS = "looks/test"  # how many there were
+    # Test-set access; the keys are of earlier versions, whose stores stay readable
+    TEST_ACCESSES = "looks/test"  # how many there were
 
     # The process that has the run
     HOST = "host"
@@ -160,7 +160,7 @@ _BEST = "best/"
 _SYSTEM = "system/"
 _TUNED = "tuned/"
 _LABELS_LEFT_OUT = "labels_left_out/"
-_LOOK = "look/test/"
+_TEST_ACCESS = "look/test/"
 
 
 def split_metric(split: str, metric: str) -> str:
@@ -213,14 +213,14 @@ def is_of_best_labels(tag: str) -> bool:
     return tag.startswith(labels_left_out(_BEST))
 
 
-def look(when: datetime) -> str:
-    """Tag: JSON of one look at the test fold."""
-    return f"{_LOOK}{when:%Y%m%dT%H%M%S.%f}"
+def access_tag(when: datetime) -> str:
+    """Tag: JSON of one test-set access."""
+    return f"{_TEST_ACCESS}{when:%Y%m%dT%H%M%S.%f}"
 
 
-def is_look(tag: str) -> bool:
-    """Whether a tag is of a look at the test fold."""
-    return tag.startswith(_LOOK)
+def is_access(tag: str) -> bool:
+    """Whether a tag is of a test-set access."""
+    return tag.startswith(_TEST_ACCESS)
 
 
 def param_file(key: str) -> str:

@@ -1,7 +1,7 @@
-"""The ledger of looks at the test fold: tags on the run and on each sweep that it is a trial of.
+"""The ledger of test-set accesses: tags on the run and on each sweep that the run is a trial of.
 
-Whoever chooses between trials after a look at the test fold has trained on it. So a look is allowed, but noted
-before its result is known, and can be counted by every report after.
+A choice between trials after a test-set access has trained on the test set. So an access is allowed, but it is noted
+before its result is known, and each later report counts it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.entities import RunTag, ViewType
 
 from ecgexp.tracking import provenance
-from ecgexp.tracking.names import Tag, has_tag, is_look, look, where
+from ecgexp.tracking.names import Tag, access_tag, has_tag, is_access, where
 from ecgexp.tracking.store import Store
 
 
-def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple[int, str]:
-    """Note that the test fold is looked at with a run.
+def note_access(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple[int, str]:
+    """Note a test-set access with a run.
 
-    A trial that other sweeps took over is theirs as well, so each of them is told.
+    Each sweep that reuses the trial gets the note, too.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple
         The run that has the weights.
     details : mapping
         What else to note, JSON-able: ``records`` (how many), ``data`` (their hash) and ``place`` (of the files and
-        metrics) tell looks at different test records apart.
+        metrics) tell accesses to different test records apart.
 
     Returns
     -------
     number : int
-        Of this look, from 1: at the test fold of the sweep, of several the one that looked most often.
+        Number of this access in the sweep, from 1; of several sweeps, the highest number.
     what : {'sweep', 'run'}
-        What has been counted: the run where it is no trial of a sweep.
+        Whose accesses are counted: the run's if it is no trial of a sweep.
     """
     now = datetime.now(UTC)
     entry = {
@@ -57,20 +57,20 @@ def note_look(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple
     sweeps = {parent for trial in (run, *copies) if (parent := trial.data.tags.get(Tag.PARENT))}
     counts = {}
     for one in (*trials, *sweeps):
-        # Each look has a tag of its own, so that two at a time are both counted.
-        store.client.set_tag(one, look(now), json.dumps(entry))
-        counts[one] = len(looks(store, one))
-        store.client.log_batch(one, tags=[RunTag(Tag.LOOKS, str(counts[one]))])
+        # Each access has its own tag, so that two at the same time are both counted.
+        store.client.set_tag(one, access_tag(now), json.dumps(entry))
+        counts[one] = len(accesses(store, one))
+        store.client.log_batch(one, tags=[RunTag(Tag.TEST_ACCESSES, str(counts[one]))])
     if sweeps:
         return max(counts[sweep] for sweep in sweeps), "sweep"
     return counts[run.info.run_id], "run"
 
 
-def looks(store: Store, run_id: str) -> list[dict[str, Any]]:
-    """Looks at the test fold with a run, or with any trial of a sweep, the earliest first.
+def accesses(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """Test-set accesses with a run, or with any trial of a sweep, the earliest first.
 
-    A trial was looked at with each run that is equal to it, whoever trained that and has deleted it since: with the
-    one that it reuses, for one.
+    The accesses with each equal run count, too: with the run that a trial reuses, for example, even if it has been
+    deleted since.
 
     Parameters
     ----------
@@ -83,18 +83,18 @@ def looks(store: Store, run_id: str) -> list[dict[str, Any]]:
     -------
     list of dict
         ``when`` (ISO 8601, UTC), ``by`` (user@host), ``run`` (the trial's id), ``git_commit`` and ``git_dirty``
-        where known, and what `note_look` was told.
+        where known, and what `note_access` was told.
     """
     run = store.client.get_run(run_id)
     own = replace(store, experiment_id=run.info.experiment_id)
-    seen = own.search(has_tag(Tag.LOOKS), ViewType.ALL)
+    seen = own.search(has_tag(Tag.TEST_ACCESSES), ViewType.ALL)
     concerned = [run]
     if seen:
         concerned += own.search(where({Tag.PARENT: run_id}), ViewType.ALL)
         tags = [one.data.tags for one in concerned]
         equal = {one.get(Tag.IDENTITY) for one in tags} | {one.get(Tag.REUSED_FROM) for one in tags}
         concerned += [one for one in seen if equal & {one.info.run_id, one.data.tags.get(Tag.IDENTITY, "none")}]
-    found = {key: text for one in concerned for key, text in one.data.tags.items() if is_look(key)}
+    found = {key: text for one in concerned for key, text in one.data.tags.items() if is_access(key)}
     return [json.loads(found[key]) for key in sorted(found)]
 
 
