@@ -105,7 +105,7 @@ def test_results_have_a_row_per_trial_with_metrics_and_intervals(seeds_report):
     assert len(results) == 6
     done = results[results["status"] == "FINISHED"]
     assert (done[f"{F1}_low"] <= done[F1]).all() and (done[F1] <= done[f"{F1}_high"]).all()
-    assert done[f"{F1}_behind"].to_numpy() == pytest.approx((done[F1].max() - done[F1]).to_numpy(), abs=1e-6)
+    assert done[f"{F1}_difference"].to_numpy() == pytest.approx((done[F1].max() - done[F1]).to_numpy(), abs=1e-6)
     assert done["best/val/auroc_macro_low"].notna().all()
     assert done.set_index("trial")[f"{F1}_maybe_best"].to_dict() == {0: True, 1: True, 2: False, 3: False, 5: False}
     failed = results[results["status"] == "FAILED"].iloc[0]
@@ -217,7 +217,15 @@ def test_of_many_keys_a_trial_has_its_settings_in_one_column(many_keys):
 def test_each_cell_says_on_a_narrow_screen_what_it_is(page, many_keys):
     for one in (page, many_keys):
         assert one.unnamed == 0
-    assert {"trial", "model", "seed", "mlcm_f1_macro", "behind the winner", "epochs", "median of a trial"} <= page.named
+    assert {
+        "trial",
+        "model",
+        "seed",
+        "mlcm_f1_macro",
+        "difference to the best",
+        "epochs",
+        "median of a trial",
+    } <= page.named
 
 
 def test_failed_and_diverged_trials_are_listed(page):
@@ -370,8 +378,8 @@ def test_trials_are_compared_only_on_equal_validation_records(store, folder, mon
     results = pd.read_csv(folder / "folds" / "results.csv")
     assert results["validation_set"].tolist() == [1, 1, 2, 2]
     for _, alike in results.groupby("validation_set"):
-        assert alike[f"{F1}_behind"].min() == 0
-        assert alike[f"{F1}_behind"].to_numpy() == pytest.approx((alike[F1].max() - alike[F1]).to_numpy(), abs=1e-6)
+        assert alike[f"{F1}_difference"].min() == 0
+        assert alike[f"{F1}_difference"].to_numpy() == pytest.approx((alike[F1].max() - alike[F1]).to_numpy(), abs=1e-6)
     text = Page(folder / "folds" / "report.html").text
     assert "validated on 2 different sets of records" in text and "none is the best of all" in text
     for number, trial in (("1", 1), ("2", 3)):

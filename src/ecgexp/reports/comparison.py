@@ -71,7 +71,8 @@ def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
     -------
     DataFrame
         Index: run. For the scores that have them, with prefix ``best/val/<score>``: ``_low``, ``_high`` (95 %
-        interval), ``_behind``, ``_behind_low``, ``_behind_high`` (by how much the winner of the group is better, with
+        interval), ``_difference``, ``_difference_low``, ``_difference_high``
+        (by how much the winner of the group is better, with
         simultaneous limits), ``_maybe_best`` (it cannot be told from the winner), and ``_share_best`` (of the
         resamples).
     """
@@ -84,9 +85,9 @@ def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
                 columns |= {
                     f"{column}_low": score.low,
                     f"{column}_high": score.high,
-                    f"{column}_behind": against.difference,
-                    f"{column}_behind_low": against.low,
-                    f"{column}_behind_high": against.high,
+                    f"{column}_difference": against.difference,
+                    f"{column}_difference_low": against.low,
+                    f"{column}_difference_high": against.high,
                     f"{column}_maybe_best": against.indistinguishable,
                     f"{column}_share_best": against.share_best,
                 }

@@ -251,9 +251,9 @@ def _trials(report: Report) -> list[dict[str, Any]]:
                 "bar": [place(row[f"{column}_low"]), place(row[f"{column}_high"]), place(row[column])]
                 if known
                 else None,
-                "behind": row.get(f"{column}_behind"),
-                "behind_low": row.get(f"{column}_behind_low"),
-                "behind_high": row.get(f"{column}_behind_high"),
+                "difference": row.get(f"{column}_difference"),
+                "difference_low": row.get(f"{column}_difference_low"),
+                "difference_high": row.get(f"{column}_difference_high"),
                 "maybe_best": known and bool(row[f"{column}_maybe_best"]),
                 "auroc": row.get(AUROC),
                 "auroc_known": not pd.isna(row.get(f"{AUROC}_low", math.nan)),
