@@ -1,7 +1,7 @@
 import re
 
-# Of a URL: what stands between the user's name and the host, or for a user's name on the web, where it is a token, and
-# parameters that databases and servers take for it.
+# Passwords in a URL: the text between user name and host; on the web also the user name, which may be a token; and
+# parameters in which databases and servers take a password.
 _PASSWORD = re.compile(
     r"(://[^\s:/@]*:|https?://(?=[^\s:/@]+@))(?:[^\s@]*@)+"
     r"|([?&;](?:[\w-]*(?:password|passwd|pwd|token|secret|api[_-]?key|signature|credentials?)|pass|auth|key|sig)=)"
@@ -12,10 +12,10 @@ _LONGEST = 2000  # characters of a message
 
 
 class UserError(Exception):
-    """Something that the user can mend, said in one sentence.
+    """An error that the user can mend, in one sentence.
 
     The command line prints the message without a traceback. It names what is wrong, where (file, record,
-    column or key), and what to do. Passwords in URLs are left out, and a file's odd text cannot move the cursor.
+    column or key), and what to do. Passwords in URLs are left out. Control characters are escaped.
     """
 
     def __str__(self) -> str:
@@ -23,21 +23,21 @@ class UserError(Exception):
 
 
 def shown(text: str) -> str:
-    """A text as one line of a terminal: what cannot be printed as an escape, and not endless."""
+    """A text as one line for a terminal: unprintable characters are escaped, and a long text is cut."""
     line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
 
 
 def without_passwords(text: str) -> str:
-    """A text in which ``***`` stands for each password of a URL."""
+    """A text with ``***`` in place of each password in a URL."""
     return _PASSWORD.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
 
 
 def summarised(error: BaseException) -> str:
-    """The first line of what an error says, without passwords; its kind where it says nothing."""
+    """The first line of an error's message, without passwords; the name of its class if the message is empty."""
     return without_passwords((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line: with its kind where it is no `UserError`."""
+    """An error in one line; with the name of its class if it is no `UserError`."""
     return summarised(error) if isinstance(error, UserError) else f"{type(error).__name__}: {summarised(error)}"

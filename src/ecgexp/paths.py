@@ -7,37 +7,37 @@ from pathlib import Path
 
 from ecgexp.errors import UserError
 
-# Keys of a dataset that say where data lie and how they are read, not which ones they are.
+# Keys of a dataset that tell where its data are and how they are read, but not which data they are.
 PLACES = ("root", "cache_dir", "labels_csv", "on_bad_record", "workers")
 
 
 def database_file(root: str | Path) -> Path:
-    """The database of the local store below a folder; beside it lie artifacts, checkpoints and locks.
+    """The database of the local store below a folder; artifacts, checkpoints and locks are beside it.
 
-    Links are followed, so that two folders that lead to one store agree on where it is.
+    Links are resolved, so that two folders that lead to the same store give the same path.
 
     Raises
     ------
     UserError
-        Where the path cannot be written as text, or is a link to nothing.
+        If the path is not UTF-8, or is a link to a missing file.
     """
     path = Path(root).expanduser() / "mlruns" / "mlflow.db"
     found = path.resolve()
     check_name(found)
     if path.is_symlink() and not path.exists():
         raise UserError(
-            f"{path.absolute()} is a link to {found}, which is not there: bring it back, or remove the link."
+            f"{path.absolute()} is a link to {found}, which does not exist: restore that file, or remove the link."
         )
     return found
 
 
 def check_name(path: str | Path) -> None:
-    """Refuse a path that the tools which are given it cannot read back.
+    """Refuse a path that MLflow or Hydra would misread.
 
     Raises
     ------
     UserError
-        Where it has bytes that are no UTF-8, or ``${``, which Hydra replaces.
+        If it is not UTF-8, or contains ``${``, which Hydra replaces.
     """
     text = str(path)
     if "${" in text:
@@ -49,34 +49,34 @@ def check_name(path: str | Path) -> None:
 
 
 def check_address(uri: str | None) -> None:
-    """Refuse a ``tracking.uri`` without a scheme, of which nobody could tell what is its password.
+    """Refuse a ``tracking.uri`` without a scheme, since the password in it could not be recognised.
 
     Raises
     ------
     UserError
-        Which does not repeat it.
+        The message does not repeat the address.
     """
     if uri and "@" in uri and "://" not in uri:
         raise UserError(
-            "Config key 'tracking.uri' has no scheme: write what kind of store it is, such as http://HOST:PORT or "
+            "Config key 'tracking.uri' has no scheme: begin it with the kind of store, such as http://HOST:PORT or "
             "postgresql://HOST/DATABASE."
         )
 
 
 def check_writable(folder: Path, key: str) -> None:
-    """Refuse a folder that can be neither written to nor made. Makes nothing.
+    """Refuse a folder that cannot be written to or made. Makes no folder.
 
     Parameters
     ----------
     folder : Path
-        Where files are to be put.
+        The folder for the files.
     key : str
-        Key of the configuration that chooses it, for the sentence.
+        Config key that sets it, for the message.
 
     Raises
     ------
     UserError
-        Naming what stands in its place or keeps it from being made.
+        Names the reason.
     """
     for path in (folder, *folder.absolute().parents):
         name = "it" if path == folder else str(path)

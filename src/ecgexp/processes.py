@@ -1,4 +1,4 @@
-"""Processes that end with the one that asked for them, however that ends."""
+"""Processes that end when the process that started them ends, in whatever way."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from contextlib import suppress
 
 import psutil
 
-# Passed on from process to process, it tells what a command has started, whoever has started it for the command.
+# Environment variable that child processes inherit: it marks every process that a command has started.
 MARK = "ECGEXP_COMMAND"
-TRAINING = " training"  # added to the mark of what is to leave in order
-GRACE = 6.0  # seconds that it has for that
+TRAINING = " training"  # added to the mark of a process that may shut down in order
+GRACE = 6.0  # seconds that such a process may take
 
-_watching: subprocess.Popen[bytes] | None = None  # kept, as it holds this end of the pipe
+_watching: subprocess.Popen[bytes] | None = None  # kept, since it holds this end of the pipe
 
 
 def leave_with_parent() -> None:
-    """Have this process of the multiprocessing package leave as soon as its parent is gone.
+    """Make this process of the multiprocessing package exit as soon as its parent has ended.
 
-    By itself one that waits for work, or for other processes, would wait for ever.
+    Otherwise a process that waits for work, or for other processes, would wait for ever.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -37,10 +37,10 @@ def leave_with_parent() -> None:
 
 
 def leave_nothing() -> None:
-    """Have what is started from now on, by whatever launcher, end on this machine when this process has, however.
+    """Make all processes that are started from now on, on this machine, end when this process ends.
 
-    A process beside this one sees to it: it reads from a pipe that ends with this one. A process that trains a trial
-    is left time to leave in order; no other has anything to lose.
+    A second process does this: it reads from a pipe that closes when this process ends. Only a process that trains a
+    trial gets time to shut down in order.
     """
     global _watching
     os.environ[MARK] = uuid.uuid4().hex
@@ -49,23 +49,23 @@ def leave_nothing() -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # neither Ctrl-C nor the end of the terminal is for it
+        start_new_session=True,  # so that neither Ctrl-C nor a closed terminal reaches it
     )
 
 
 def training_environment(added: dict[str, str]) -> dict[str, str]:
-    """The environment of a process that trains a trial, and leaves in order when what has started it is gone."""
+    """Environment of a process that trains a trial, and shuts down in order when its parent has ended."""
     mark = {MARK: os.environ[MARK] + TRAINING} if MARK in os.environ else {}
     return {**os.environ, **mark, **added}
 
 
 def main(mark: str) -> None:
-    """Wait for the end of the standard input, and then for that of all processes with a mark."""
+    """Wait until standard input ends; then end all processes with a mark."""
     sys.stdin.buffer.read()
     end = time.monotonic() + GRACE
     while found := _marked(mark):
         for process, own in found:
-            # those that keep account of what the others share leave by themselves, and tidy up
+            # resource trackers tidy up and exit by themselves
             if time.monotonic() > end or (own == mark and "resource_tracker" not in " ".join(process.cmdline())):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()

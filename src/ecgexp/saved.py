@@ -1,4 +1,4 @@
-"""Files that are read back: whether they are what was written."""
+"""Reading files back, and checking that they are as they were written."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from ecgexp.errors import UserError
 from ecgexp.tracking.names import File
 
-_FOLDER = 0x10  # as an entry of an archive says that it is none with content
+_FOLDER = 0x10  # attribute of an archive entry that is a folder
 
 
 def load_tensors(path: Path) -> Any:
-    """What ``torch.save`` wrote, on the CPU and without running anything in it.
+    """Load what ``torch.save`` wrote, on the CPU and without running code from the file.
 
-    The checksums in the file are compared, which torch does not do: it takes what a flipped bit has made of a number.
+    The checksums in the file are compared. Torch does not compare them, so a flipped bit would change a weight.
 
     Raises
     ------
     UserError
-        Where the file is not as it was written, or holds more than tensors and plain values.
+        If the file is damaged, or holds more than tensors and plain values.
     """
     import torch
 
@@ -35,9 +35,9 @@ def load_tensors(path: Path) -> Any:
         if damaged is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} differs")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what the next lines say better
+            warnings.simplefilter("ignore")  # the error below is clearer
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
+    except Exception as error:  # a damaged archive may raise any error
         raise UserError(
             f"{path} holds something other than weights, or is damaged ({type(error).__name__}): nothing of it was run."
         ) from error
@@ -49,18 +49,18 @@ def write_sums(path: Path, sums: dict[str, str]) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content."""
+    """SHA-256 hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_sum(path: Path) -> None:
-    """Compare a file of a run with what was noted of it beside it, if that is there.
+    """Compare a file of a run with its noted checksum, if there is one.
 
     Raises
     ------
     UserError
-        Where it differs.
+        If it differs.
     """
     noted = path.with_name(File.CHECKSUMS)
     if not path.is_file() or not noted.is_file():

@@ -8,10 +8,10 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 
 def shortened(text: object) -> str:
-    """A text for the eye: numbers in it with no more than four digits that count."""
+    """A text whose numbers have at most four significant digits."""
     return re.sub(r"\d*\.\d{5,}(e[-+]?\d+)?", lambda number: f"{float(number[0]):.4g}", str(text))
 
 
 def quoted(text: str) -> str:
-    """A text as Hydra's grammar reads it, whatever is in it."""
+    """A text in quotes, so that Hydra reads any content as it is."""
     return QuotedString(text, Quote.single).with_quotes()

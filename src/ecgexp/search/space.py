@@ -1,4 +1,4 @@
-"""What a search may choose from, in Hydra's own words."""
+"""The search space, written as Hydra's overrides."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ecgexp.errors import UserError
 
 @dataclass(frozen=True)
 class Axis:
-    """A key that is searched.
+    """A searched key.
 
     Attributes
     ----------
     key : str
-        Left of the ``=`` of its override.
+        Text left of the ``=`` in its override.
     distribution : BaseDistribution
-        The values that it may have.
+        Its possible values.
     words : dict
-        Right of the ``=`` for each value of a choice.
+        Text right of the ``=`` for each value of a choice.
     """
 
     key: str
@@ -45,7 +45,7 @@ class Axis:
         return f"{self.key}={self.words.get(value, value)}"
 
     def values(self) -> Sequence[Any]:
-        """All values that there are; of an interval its ends."""
+        """All possible values; for an interval, its two ends."""
         found = self.distribution
         if isinstance(found, CategoricalDistribution):
             return found.choices
@@ -58,7 +58,7 @@ class Axis:
 
 
 def axes(overrides: Iterable[Override]) -> dict[str, Axis]:
-    """Searched keys, by the name of their parameter, of the overrides that sweep something.
+    """Searched keys by parameter name, from the overrides that give several values.
 
     ``a,b``, ``choice(a,b)`` and ``glob(*)`` are categories, ``range(start, stop, step)`` numbers in steps without
     its stop, ``interval(low, high)`` a float; ``int(interval(...))`` a whole number; ``tag(log, ...)`` of an
@@ -67,7 +67,7 @@ def axes(overrides: Iterable[Override]) -> dict[str, Axis]:
     Raises
     ------
     UserError
-        For a space that is empty or cannot be sampled.
+        If the space is empty or cannot be sampled.
     """
     return {o.get_key_element().lstrip("+"): _axis(o) for o in overrides if o.is_sweep_override()}
 
@@ -77,7 +77,7 @@ def _axis(override: Override) -> Axis:
     try:
         tags: set[str] = getattr(sweep, "tags", set())
         if unknown := tags - {"log"}:
-            raise ValueError(f"the tag '{min(unknown)}' is none that there is: log.")
+            raise ValueError(f"the tag '{min(unknown)}' is unknown; the only tag is log.")
         if isinstance(sweep, IntervalSweep):
             return Axis(key, _interval(sweep), {})
         if isinstance(sweep, RangeSweep):
@@ -118,13 +118,13 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
 
 
 def _steps(start: Any, step: Any, counts: Iterable[int]) -> list[float]:
-    """Numbers so many steps from the first, as a user would write them: 0.3, not 0.1 + 2 * 0.1."""
+    """Numbers at these counts of steps from the first, exact as decimals: 0.3, not 0.1 + 2 * 0.1."""
     first, width = Decimal(str(start)), Decimal(str(step))
     return [float(first + count * width) for count in counts]
 
 
 def _category(value: Any, word: str) -> Any:
-    """A category as Optuna keeps it: a plain value as itself, anything else as it is written."""
+    """A category as Optuna keeps it: a plain value unchanged, anything else as its text."""
     if isinstance(value, QuotedString):
         return value.text
     return value if value is None or isinstance(value, (bool, int, float, str)) else word

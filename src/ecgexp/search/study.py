@@ -1,4 +1,4 @@
-"""An Optuna study that processes on several machines work on at once, and that survives the death of any."""
+"""An Optuna study that several processes, also on several machines, share; it survives if any of them dies."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 @dataclass(frozen=True)
 class StudyTrial:
-    """A trial of a study, plain enough to be sent to the process that trains it.
+    """A trial of a study, as plain data for the process that trains it.
 
     Attributes
     ----------
@@ -69,12 +69,12 @@ class StudyTrial:
 
 
 def open_storage(place: str) -> BaseStorage:
-    """Open what keeps studies.
+    """Open the storage of studies.
 
     Parameters
     ----------
     place : str
-        URL of a database, or path of a journal file, which is made where there is none.
+        URL of a database, or path of a journal file, which is made if it is missing.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def open_storage(place: str) -> BaseStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         lock = _Lock(path)
-        lock.acquire()  # which mends it
+        lock.acquire()  # this repairs the file
         try:
             return _Journal(path, lock)
         finally:
@@ -99,12 +99,12 @@ def open_storage(place: str) -> BaseStorage:
 
 
 def open_study(storage: BaseStorage, name: str, directions: Sequence[Literal["maximize", "minimize"]]) -> Study:
-    """Make a study, or open the one of this name.
+    """Make a study, or open the existing one of this name.
 
     Raises
     ------
     UserError
-        Where there is one with other objectives.
+        If the existing study has other objectives.
     """
     study = optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
     found = [direction.name.lower() for direction in study.directions]
@@ -117,15 +117,15 @@ def open_study(storage: BaseStorage, name: str, directions: Sequence[Literal["ma
 
 
 class SeededSampler(BaseSampler):
-    """Gives each trial a sampler of its own, seeded by the study's seed and the trial's place in the study.
+    """Gives each trial its own sampler, seeded by the study's seed and the trial's place in the study.
 
-    So a study that goes on proposes neither what it proposed before, as a sampler with its first seed would,
-    nor anything that cannot be reproduced; two processes never draw alike, and two studies have no trial in common.
+    So a resumed study does not repeat its proposals, as a sampler with the first seed would, and each proposal can be
+    reproduced. Two processes never draw the same numbers, and two studies share no trial.
 
     Parameters
     ----------
     build : callable
-        A seed to a sampler.
+        Makes a sampler from a seed.
     seed : int
         Of the study.
     """
@@ -133,11 +133,11 @@ class SeededSampler(BaseSampler):
     def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
         self._build, self._seed = build, seed
         self._sampler = build(seed)
-        # Points of one sequence: another seed would be another sequence.
+        # These samplers take points of one sequence, which another seed would change.
         self._one_sequence = isinstance(self._sampler, (GridSampler, QMCSampler))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Note which process asks, before it samples, which may take seconds; take the sampler of this trial."""
+        """Record which process asks, before sampling, which may take seconds; then make this trial's sampler."""
         storage_of(study).set_trial_user_attr(id_of(trial), Attribute.PROCESS, process_tags())
         self._place = place(study.get_trials(deepcopy=False), trial)
         if isinstance(self._sampler, QMCSampler):
@@ -154,11 +154,11 @@ class SeededSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As the sampler does, which is not shown this trial: one that was killed has left its settings there."""
+        """As the sampler does, but without this trial: if it was killed before, it already has settings."""
         return self._sampler.sample_relative(cast(Study, WithoutTrial(study, trial.number)), trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """As the sampler does, for each key from a stream of its own: what was drawn before a kill changes nothing."""
+        """As the sampler does, with a random stream per key, so that draws before a kill change nothing."""
         seed = stream(self._seed, self._place, name)
         if isinstance(self._sampler, QMCSampler):  # this key is no part of the sequence
             draw_others_with(self._sampler, RandomSampler(seed))
@@ -168,12 +168,12 @@ class SeededSampler(BaseSampler):
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """As the sampler does."""
         if isinstance(self._sampler, GridSampler):
-            return  # it would stop a `study.optimize`, which nobody runs
+            return  # Optuna would stop `study.optimize`, which is not used here
         self._sampler.after_trial(study, trial, state, values)
 
 
 class Grid(GridSampler):
-    """Gives each new trial the next cell: Optuna leaves to chance those that a trial tried again displaced."""
+    """Gives each new trial the next cell; after retries, Optuna would choose some cells at random."""
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Note the trial's cell, as Optuna does, unless its settings are given."""
@@ -187,7 +187,7 @@ def build_pruner(component: Mapping[str, Any]) -> BasePruner:
 
 
 def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that are neither waiting, nor surplus, nor tried again by another one."""
+    """Trials that are neither waiting, nor surplus, nor retried by another trial."""
     replaced = {trial.user_attrs.get(Attribute.RETRY_OF) for trial in trials}
     return [
         trial
@@ -199,20 +199,20 @@ def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def first_number(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
-    """Number of the trial that this one tries again, perhaps after others did; else its own."""
+    """Number of the first trial in a chain of retries; without retries, the trial's own number."""
     while Attribute.RETRY_OF in trial.user_attrs:
         trial = trials[trial.user_attrs[Attribute.RETRY_OF]]
     return trial.number
 
 
 def place(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
-    """Number that a trial would have, had none been tried again and none been surplus."""
+    """Number that a trial would have without retries and surplus trials."""
     before = trials[: first_number(trials, trial)]
     return sum(not {Attribute.RETRY_OF, Attribute.SURPLUS} & other.user_attrs.keys() for other in before)
 
 
 def stream(seed: int, number: int, key: str = "") -> int:
-    """Seed of a trial of a study, or of one of its keys, that shares nothing with that of any other one."""
+    """Seed of a trial, or of one of its keys, independent of all other seeds of the study."""
     return int(np.random.SeedSequence(seed, spawn_key=(number, *key.encode())).generate_state(1)[0])
 
 
@@ -223,9 +223,9 @@ def tell(
     state: TrialState | None = None,
     error: str | None = None,
 ) -> None:
-    """Tell how a trial of this process ended: with values, in a state, or failed with an error.
+    """Report how a trial of this process ended: with values, in a state, or with an error.
 
-    Where another process took this one for dead it is too late: the trial is tried again, and its run found then.
+    If another process took this one for dead, the report is too late: the trial is retried, and finds its run then.
     """
     try:
         if error is not None:
@@ -238,48 +238,48 @@ def tell(
         else:
             study.tell(trial, values, state)
     except (UpdateFinishedTrialError, ValueError):
-        logger.warning("Trial %d was taken for dead, and is tried again.", trial.number)
+        logger.warning("Trial %d was taken for dead, and is retried.", trial.number)
 
 
 def put_back(study: Study, trial: FrozenTrial, reason: str) -> None:
-    """Have a trial whose process stopped taken up again, before any new one.
+    """Put a trial whose process stopped back into the queue, before any new trial.
 
-    It keeps its number, its settings and what it reported: the study goes on as if nothing had stopped.
-    Of several processes that put it back at once, one does (of a study in a database, unless they meet within
-    milliseconds: then the trial may be taken up twice, and counts once).
+    It keeps its number, settings and reports, so the study is the same as without the stop. If several processes do
+    this at once, one succeeds. In a database, two within milliseconds may both succeed: then the trial runs twice and
+    counts once.
     """
     storage = storage_of(study)
     with _alone(storage):
         now = storage.get_trial(id_of(trial))
-        if now.state != TrialState.RUNNING or _run_of(now) != _run_of(trial):  # another process was faster
+        if now.state != TrialState.RUNNING or _run_of(now) != _run_of(trial):  # another process has put it back
             return
-        storage.set_trial_user_attr(id_of(trial), Attribute.PROCESS, None)  # whoever takes it up is not the dead one
+        storage.set_trial_user_attr(id_of(trial), Attribute.PROCESS, None)  # the next process is not the dead one
         storage.set_trial_state_values(id_of(trial), TrialState.WAITING)
-    logger.info("Trial %d of the study: %s It is taken up again.", trial.number, reason)
+    logger.info("Trial %d of the study: %s It is resumed.", trial.number, reason)
 
 
 def try_again(study: Study, trial: FrozenTrial) -> None:
-    """Have the settings of a failed trial tried again, before any new ones."""
+    """Queue the settings of a failed trial again, before any new trial."""
     attempt = trial.user_attrs.get(Attribute.ATTEMPT, 1) + 1
     study.enqueue_trial(trial.params, user_attrs={Attribute.RETRY_OF: trial.number, Attribute.ATTEMPT: attempt})
 
 
 def end_dead(study: Study) -> None:
-    """Put back the trials that dead processes left behind as running."""
+    """Put back the trials that dead processes left in the state RUNNING."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if not _lives(trial):
             put_back(study, trial, "its process died.")
 
 
 def revive(study: Study, max_retries: int) -> None:
-    """Have failed trials tried again, but those that failed more than `max_retries` times."""
+    """Retry failed trials, except those that failed more than `max_retries` times."""
     for trial in counted(study.get_trials(deepcopy=False)):
         if trial.state == TrialState.FAIL and trial.user_attrs.get(Attribute.ATTEMPT, 1) <= max_retries:
             try_again(study, trial)
 
 
 def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapping[str, float]]], bool]:
-    """What tells a study how a trial is doing, and whether to prune it.
+    """A function that reports a trial's epochs to its study, and decides whether to prune the trial.
 
     Parameters
     ----------
@@ -288,18 +288,18 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
     monitor : str
         Metric that is reported, with the number of epochs trained as its step.
     sign : int
-        -1 where it is better the other way than the study's objective: then its negative is reported.
+        -1 if `monitor` and the objective are optimised in opposite directions: then its negative is reported.
 
     Returns
     -------
     callable
-        Told of the metrics of all epochs so far; whether to stop. A storage that is away, or that has the trial
-        as dead, stops nothing.
+        Takes the metrics of all epochs so far; returns whether to stop. If the storage does not answer, or has the
+        trial as dead, training continues.
     """
     study = optuna.load_study(
         study_name=trial.study,
         storage=open_storage(trial.storage),
-        sampler=RandomSampler(),  # nothing is sampled here, but Optuna would go about it
+        sampler=RandomSampler(),  # nothing is sampled here
         pruner=build_pruner(trial.pruner),
     )
     frozen = study.get_trials(deepcopy=False)[trial.number]
@@ -309,7 +309,7 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
 
     def decide(epochs: Sequence[Mapping[str, float]]) -> bool:
         nonlocal reported
-        if was_to_stop:  # and was killed before it did: asked again, a pruner may say otherwise
+        if was_to_stop:  # it was killed before it stopped; now the pruner could decide otherwise
             return True
         try:
             for number in range(reported, len(epochs)):
@@ -320,25 +320,25 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
                 handle.set_user_attr(Attribute.PRUNED_AFTER, reported)
             return stop
         except (OSError, StorageInternalError, UpdateFinishedTrialError, UserError) as error:
-            logger.warning("The study cannot be told of this epoch: %s", error)
+            logger.warning("This epoch cannot be reported to the study: %s", error)
             return False
 
     return decide
 
 
 def note_run(trial: StudyTrial, run_id: str) -> None:
-    """Note in a study which run of MLflow's a trial is."""
+    """Record in a study the MLflow run of a trial."""
     try:
         storage = open_storage(trial.storage)
         known = storage.get_all_trials(storage.get_study_id_from_name(trial.study), deepcopy=False)
         storage.set_trial_user_attr(id_of(known[trial.number]), Attribute.RUN, run_id)
     except (OSError, StorageInternalError, UpdateFinishedTrialError, UserError) as error:
-        logger.warning("The study cannot be told of this run: %s", error)
+        logger.warning("The run cannot be recorded in the study: %s", error)
 
 
 def _lives(trial: FrozenTrial) -> bool:
     process = trial.user_attrs.get(Attribute.PROCESS)
-    if process is None:  # asked for, and killed before it could be noted, unless that happens now
+    if process is None:  # the process was killed before it could be recorded, or records itself just now
         begun = trial.datetime_start
         return begun is not None and time.time() - begun.timestamp() < HEARTBEAT_TIMEOUT
     # a trial that was put back has the last heartbeat of the process that died
@@ -347,19 +347,19 @@ def _lives(trial: FrozenTrial) -> bool:
 
 
 def _run_of(trial: FrozenTrial) -> tuple[Any, Any]:
-    """What changes whenever a process takes a trial up."""
+    """Values that change whenever a process begins a trial."""
     return trial.user_attrs.get(Attribute.PROCESS), trial.datetime_start
 
 
 def _alone(storage: BaseStorage) -> AbstractContextManager[Any]:
-    """Keep other processes that put trials back from a study in a file."""
+    """Lock a study in a file against other processes that put trials back."""
     return FileLock(f"{storage.path}.dead.lock") if isinstance(storage, _Journal) else nullcontext()
 
 
 class _Journal(WatchedJournal):
-    """A journal in a file whose damage is said.
+    """A journal in a file; damage is an error.
 
-    A line cannot be left out: trials are counted by the lines that begin them, and what is left would count others.
+    A damaged line cannot be skipped: trials are numbered by the lines that begin them, so numbers would shift.
     """
 
     def __init__(self, path: Path, lock: _Lock) -> None:
@@ -368,9 +368,9 @@ class _Journal(WatchedJournal):
             super().__init__(JournalFileBackend(str(path), lock))
         except UserError:
             raise
-        except Exception as error:  # whatever replaying a damaged line comes to
+        except Exception as error:  # a damaged line may raise any error
             raise self._damage() from error
-        # Optuna passes over a last line that it cannot read.
+        # Optuna skips a last line that it cannot read.
         if self.lines_read < path.read_bytes().count(b"\n"):
             raise self._damage()
 
@@ -385,12 +385,12 @@ class _Journal(WatchedJournal):
         number = self.lines_read
         try:
             json.loads(lines[number])
-        except IndexError:  # the last one was read, and means nothing
+        except IndexError:  # the last line is valid JSON, but no entry
             pass
         except ValueError:
             number += 1
         return UserError(
-            f"The study's file {self.path} is damaged in line {number}: put a copy in its place, or move it away and "
+            f"The study's file {self.path} is damaged in line {number}: restore a copy, or move it away and "
             "start another search with sweep.name=NAME, which reuses what is trained."
         )
 
@@ -398,7 +398,7 @@ class _Journal(WatchedJournal):
 class _Lock(JournalFileOpenLock):
     """A lock that the system releases when its holder dies: Optuna's own would be waited for 30 seconds.
 
-    What its holder was just writing when it died is cut off: a line appended to it could not be read.
+    A line that its holder did not finish is cut off: text appended to it could not be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -414,7 +414,7 @@ class _Lock(JournalFileOpenLock):
 
 
 def _mend(path: Path) -> None:
-    """Cut off a last line that was not written to its end."""
+    """Cut off an incomplete last line."""
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
         if size == 0:
@@ -424,4 +424,4 @@ def _mend(path: Path) -> None:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             os.fsync(file.fileno())
-            logger.warning("The last line of the study's file %s was not written to its end, and is left out.", path)
+            logger.warning("The last line of the study's file %s is incomplete, and is left out.", path)

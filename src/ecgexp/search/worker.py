@@ -53,10 +53,10 @@ from ecgexp.tracking.names import Attribute
 
 logger = logging.getLogger(__name__)
 
-# What may differ where a study goes on, perhaps on another machine.
+# Overrides that may differ when a study is resumed, perhaps on another machine.
 _MAY_DIFFER = ("tracking", "sweep.", "resume=", "trainer", "dataset.root=", "cache_dir=", "memory_budget=", "compile=")
 
-# Of values of a net's arguments that are checked before a search begins: a second or less.
+# At most so many combinations of a net's arguments are checked before a search begins: this takes about a second.
 _COMBINATIONS = 10_000
 
 
@@ -88,7 +88,7 @@ class Search:
     Attributes
     ----------
     axes : dict of str to Axis
-        The keys that are searched.
+        The searched keys.
     fixed : list of str
         The other overrides.
     config : SweeperConfig
@@ -113,7 +113,7 @@ class Search:
         Raises
         ------
         UserError
-            For what cannot be searched like that.
+            If the search cannot be run like that.
         """
         values = OmegaConf.to_container(sweeper, resolve=True)
         assert isinstance(values, dict)
@@ -136,12 +136,12 @@ class Search:
             return Grid({name: _grid(name, axis) for name, axis in self.axes.items()}, seed=self.config.seed)
         try:
             return instantiate(self.config.sampler, seed=seed)
-        except Exception as error:  # whatever a sampler's constructor raises
+        except Exception as error:  # a sampler's constructor may raise any error
             message = first_line(error.__cause__ or error).rstrip(".")
             raise UserError(f"Config key 'hydra.sweeper.sampler' cannot be used: {message}.") from error
 
     def open(self, storage: optuna.storages.BaseStorage, name: str) -> Study:
-        """Open the study, ready to be asked."""
+        """Open the study, with its sampler and pruner."""
         study = open_study(storage, name, self.config.directions)
         study.sampler = SeededSampler(self.build_sampler, self.config.seed)
         study.pruner = build_pruner(self.config.pruner)
@@ -151,7 +151,7 @@ class Search:
 
     @property
     def n_trials(self) -> int:
-        """Trials that the study comes to: of a grid no more than it has cells."""
+        """Number of trials of the study; for a grid, at most its number of cells."""
         if not self._is_grid:
             return self.config.n_trials
         return min(self.config.n_trials, math.prod(len(_grid(name, axis)) for name, axis in self.axes.items()))
@@ -161,21 +161,21 @@ class Search:
         return locate("hydra.sweeper.sampler", self.config.sampler) is GridSampler
 
     def first_overrides(self) -> list[str]:
-        """Overrides of some trial of the search."""
+        """Overrides of one possible trial of the search."""
         return [*self.fixed, *(axis.override(axis.values()[0]) for axis in self.axes.values())]
 
     def check_together(self, cfg: DictConfig) -> None:
-        """Refuse a space with values of a net's arguments that do not go together.
+        """Refuse a space in which values of a net's arguments contradict each other.
 
         Parameters
         ----------
         cfg : DictConfig
-            Configuration of some trial, which has the arguments that are not searched.
+            Configuration of one trial, with the arguments that are not searched.
 
         Raises
         ------
         UserError
-            With the first such values.
+            Names the first such combination.
         """
         net = locate("model", cfg.model)
         if not hasattr(net, "check_arguments"):
@@ -187,7 +187,7 @@ class Search:
             try:
                 net.check_arguments(**{**arguments, **dict(zip(searched, values, strict=True))})
             except UserError as error:
-                raise UserError(f"The search would come to settings that cannot be trained. {error}") from error
+                raise UserError(f"The search space contains settings that cannot be trained. {error}") from error
 
     def function(self) -> Callable[[Trial], Mapping[str, Any] | None] | None:
         """The function that ``space`` names."""
@@ -215,7 +215,7 @@ class Search:
         self.build_sampler(self.config.seed)
         try:
             build_pruner(self.config.pruner)
-        except Exception as error:  # whatever a pruner's constructor raises
+        except Exception as error:  # a pruner's constructor may raise any error
             message = first_line(error.__cause__ or error).rstrip(".")
             raise UserError(f"Config key 'hydra.sweeper.pruner' cannot be used: {message}.") from error
 
@@ -258,7 +258,7 @@ class Search:
 
 @dataclass
 class Worker:
-    """Asks the study, has a trial run, tells what it came to, and asks again: what Hydra calls as a job.
+    """Asks the study for a trial, runs it, reports its result, and repeats; Hydra calls it as a job.
 
     Attributes
     ----------
@@ -269,11 +269,11 @@ class Worker:
     config : DictConfig
         Composed for the whole multirun.
     hydra_context : HydraContext
-        What composes a trial's configuration.
+        Composes a trial's configuration.
     task_function : callable
-        What runs a trial: its configuration to the values of the objectives.
+        Runs a trial: takes its configuration, returns the values of the objectives.
     deadline : float
-        Time of the day after which no trial begins.
+        Unix time after which no trial begins.
     """
 
     search: Search
@@ -285,7 +285,7 @@ class Worker:
     deadline: float = field(default=float("inf"))
 
     def __call__(self, cfg: DictConfig) -> int:
-        """Work until the study is complete; returns how many trials failed here."""
+        """Work until the study is complete; return how many trials failed in this worker."""
         study = self.search.open(open_storage(self.storage), self.study)
         failed = 0
         while (trial := self._ask(study)) is not None:
@@ -293,7 +293,7 @@ class Worker:
         return failed
 
     def prepare(self) -> Study:
-        """Begin or continue the study, once, before any worker."""
+        """Begin or resume the study, once, before any worker starts."""
         study = self.search.open(open_storage(self.storage), self.study)
         self._describe(study)
         end_dead(study)
@@ -303,7 +303,7 @@ class Worker:
         return study
 
     def _describe(self, study: Study) -> None:
-        """Note in the study what its values are, and how its trials are seeded."""
+        """Record in the study the names of its objectives, and how its trials are seeded."""
         objective = None if self.config is None else OmegaConf.select(self.config, "objective")
         names = [objective] if isinstance(objective, str) else list(objective or ())
         if len(names) == len(study.directions):
@@ -311,8 +311,8 @@ class Worker:
         if Attribute.STREAMS not in study.user_attrs:
             if study.get_trials(deepcopy=False):
                 logger.warning(
-                    "The study %s was begun by an earlier version, which drew from other random numbers: its trials "
-                    "stay, and further ones are not those that that version would have proposed.", study.study_name,
+                    "The study %s was begun by an earlier version with other random numbers: its trials stay, "
+                    "and new trials differ from those that version would have proposed.", study.study_name,
                 )  # fmt: skip
             study.set_user_attr(Attribute.STREAMS, "SeedSequence(seed, spawn_key=(number, *key))")
 
@@ -335,15 +335,15 @@ class Worker:
         return trial
 
     def _run(self, study: Study, trial: Trial) -> bool:
-        """Run a trial and tell the study; whether it did not fail."""
+        """Run a trial and report it to the study; True if it did not fail."""
         try:
             with Heartbeat(lambda now: trial.set_user_attr(Attribute.HEARTBEAT, now)):
                 result = self._launch(study, trial)
-        except (UserError, HydraException) as error:  # no training failed, and other trials would not do better
+        except (UserError, HydraException) as error:  # not a failed training: all trials would fail like this
             self._fail(study, trial, error)
             source = f" (hydra.sweeper.space={self.search.config.space})" if self.search.config.space else ""
             raise UserError(f"A trial of the search cannot be composed{source}: {first_line(error)}") from error
-        except BaseException:  # Ctrl-C, SIGTERM, or what a launcher's own handler of signals raises
+        except BaseException:  # Ctrl-C, SIGTERM, or an exception from a launcher's signal handler
             put_back(study, study.get_trials(deepcopy=False)[trial.number], "it was interrupted.")
             raise
         value = outcome(result)
@@ -368,7 +368,7 @@ class Worker:
         return False
 
     def _launch(self, study: Study, trial: Trial) -> JobReturn:
-        """Run a trial as the Hydra job that it would be in a grid."""
+        """Run a trial as a Hydra job, as in a grid."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, self._overrides(trial))
         trials = study.get_trials(deepcopy=False)
         number = first_number(trials, trials[trial.number])
@@ -395,7 +395,7 @@ class Worker:
             try:
                 returned = function(trial)
                 added = None if returned is None else dict(returned)
-            except Exception as error:  # whatever a user's function raises
+            except Exception as error:  # a user's function may raise any error
                 message = first_line(error).rstrip(".")
                 raise UserError(
                     f"The space {self.search.config.space} (hydra.sweeper.space) failed: {message}."
@@ -407,7 +407,7 @@ class Worker:
 
 
 def _measured(value: float, direction: StudyDirection) -> float:
-    """An objective as Optuna takes it: what is not a number, as the loss of a trial that diverged, is the worst."""
+    """An objective as Optuna accepts it: NaN, as the loss of a diverged trial, becomes the worst value."""
     if not math.isnan(value):
         return value
     return math.inf if direction == StudyDirection.MINIMIZE else -math.inf
@@ -418,11 +418,11 @@ def _word(value: Any) -> str:
 
 
 def _combinations(axes: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-    """All combinations of values; where they are too many to be looked at, as many of them by chance."""
+    """All combinations of values; if they are too many to check, a random sample of them."""
     if math.prod(map(len, axes)) <= _COMBINATIONS:
         yield from product(*axes)
         return
-    logger.warning("The space has more than %d combinations: so many of them were checked, by chance.", _COMBINATIONS)
+    logger.warning("The space has more than %d combinations: a random sample of this size was checked.", _COMBINATIONS)
     chance = random.Random(0)
     for _ in range(_COMBINATIONS):
         yield tuple(values[chance.randrange(len(values))] for values in axes)
