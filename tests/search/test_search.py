@@ -341,7 +341,7 @@ def test_several_processes_together_run_as_many_trials_as_asked(tmp_path):
 def test_a_study_in_a_file_of_another_folder_is_not_begun_here(tmp_path):
     plan = _Plan(OmegaConf.create(), "sweep", None, read(*SPACE))
     elsewhere = SimpleNamespace(info=SimpleNamespace(run_id="1234567890"))
-    plan.check_goes_on(SimpleNamespace(root=tmp_path), elsewhere)
+    plan.check_resumable(SimpleNamespace(root=tmp_path), elsewhere)
     assert not list(tmp_path.iterdir())
 
 

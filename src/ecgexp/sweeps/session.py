@@ -1,4 +1,4 @@
-"""What surrounds the trials of a multirun, whatever its sweeper and launcher."""
+"""Begins, watches and reports a sweep, with any sweeper and launcher."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ if TYPE_CHECKING:
 
     from ecgexp.search.worker import Search
 
-# Overrides that say how a sweep is run, not what it sweeps.
+# Overrides that tell how a sweep is run, not what it sweeps.
 _MANNER = ("hydra", "sweep.", "resume=", "statistics", "tracking")
-# Of these, what makes another search.
+# Those of them that make another search.
 _SEARCHED = ("hydra/sweeper", "hydra.sweeper.params", "hydra.sweeper.space")
-# The status line stands for Hydra's line per job; what a trial says goes to its trial.log.
+# The status line replaces Hydra's line per job; a trial's output goes to its trial.log.
 _QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")
 _BEGINNING = 30.0  # seconds from a command's lock to its run
 
@@ -80,9 +80,9 @@ _BEGINNING = 30.0  # seconds from a command's lock to its run
 def sweep_session(
     cfg: DictConfig, overrides: Sequence[str], cells: Sequence[Sequence[str]] | None, search: Search | None
 ) -> Iterator[list[str]]:
-    """Begin or continue a sweep, show where it stands, and report at the end, whatever happened.
+    """Begin or resume a sweep, show its status, and report at the end, also after an error.
 
-    A search that is running already is joined.
+    If the search already runs, this command joins it.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def sweep_session(
     overrides : sequence of str
         Of the command line.
     cells : sequence of sequence of str, optional
-        Overrides of each trial, where they are known before.
+        Overrides of each trial, if they are known in advance.
     search : Search, optional
         Of a search.
 
@@ -110,13 +110,13 @@ def sweep_session(
     chosen = asked if search is None else [*asked, *(o for o in overrides if o.startswith(_SEARCHED))]
     name = cfg.sweep.name or hashlib.sha256(json.dumps(sorted(chosen)).encode()).hexdigest()[:12]
     plan = _Plan(cfg, name, cells, search)
-    build_statistics(cfg)  # what is wrong with them is said before a trial begins
+    build_statistics(cfg)  # so that errors are reported before a trial begins
     with _lock(store, name) as alone:
         end_orphans(store)
         if alone and not cfg.resume:
             plan.check_afresh()
         earlier = _earlier(store, name, cfg.resume) if alone else _begun(store, name)
-        plan.check_goes_on(store, earlier)
+        plan.check_resumable(store, earlier)
         _tell_of_earlier_form(store, earlier)
         if not alone or _is_elsewhere(store, earlier):
             with _joined(store, plan, earlier) as further:
@@ -154,7 +154,7 @@ def sweep_session(
             finally:
                 try:
                     if run.status is not None:
-                        # Others may have joined a search, and go on.
+                        # Other commands may have joined a search, and still run.
                         _await_trials(run, GRACE if search is None else 3.0)
                     end_orphans(store)
                     _report(run, plan)
@@ -166,7 +166,7 @@ def sweep_session(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be run: the configuration of a first trial, the sweep's name, its cells or its search."""
+    """The plan of a sweep: configuration of the first trial, name, and its cells or its search."""
 
     cfg: DictConfig
     name: str
@@ -175,7 +175,7 @@ class _Plan:
 
     @property
     def objective(self) -> str:
-        """Which ranks the trials."""
+        """The metric that ranks the trials."""
         return objectives(self.cfg)[0]
 
     @property
@@ -184,7 +184,7 @@ class _Plan:
         return build_target(self.cfg).higher_is_better(metric_of(self.objective))
 
     def overrides(self, store: Store, parent: str) -> list[str]:
-        """What tells the trials of their sweep."""
+        """Overrides by which trials know their sweep."""
         told = [f"+hydra.job.env_set.{PARENT_VARIABLE}={parent}", *_QUIET]
         if swept := self.swept():
             told.append(f"+hydra.job.env_set.{SWEPT_VARIABLE}={quoted(','.join(swept))}")
@@ -215,8 +215,8 @@ class _Plan:
             "give hydra.sweeper.study another name, or leave it out."
         )
 
-    def check_goes_on(self, store: Store, earlier: MlflowRun | None) -> None:
-        """Refuse to go on with a study that searched something else, before anything is recorded."""
+    def check_resumable(self, store: Store, earlier: MlflowRun | None) -> None:
+        """Refuse to resume a study that searched something else, before anything is recorded."""
         if self.search is None:
             return
         from ecgexp.search.study import open_storage
@@ -226,7 +226,7 @@ class _Plan:
             storage, study = self.study(store, earlier.info.run_id)
         if storage is None or study is None:
             return
-        # Opening makes a file that is not there, whose folder would say that the sweep is of this place.
+        # Opening a missing file would make it, and its folder would mark the sweep as begun here.
         if "://" in storage or Path(storage).exists():
             self.search.open(open_storage(storage), study)
 
@@ -239,7 +239,7 @@ class _Plan:
 
 @contextmanager
 def _watched(board: Board, plan: _Plan) -> Iterator[None]:
-    """Show where the sweep stands, and leave in order when told to."""
+    """Show the status of the sweep, and shut down in order on SIGTERM."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     search = plan.search
     told = (search.n_trials, search.fixed) if search else ()
@@ -247,14 +247,16 @@ def _watched(board: Board, plan: _Plan) -> Iterator[None]:
         with StatusLine(board, plan.cells, plan.maximizes, *told):
             yield
     except BrokenProcessPool as error:  # of joblib's, all of whose processes then end
-        raise UserError("A process that ran trials was killed (out of memory?): the same command goes on.") from error
+        raise UserError(
+            "A process that ran trials was killed (out of memory?): the same command resumes the sweep."
+        ) from error
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
 def _joined(store: Store, plan: _Plan, running: MlflowRun | None) -> Iterator[list[str]]:
-    """Take part in a search that another command runs; whichever ends last reports it."""
+    """Join a search that another command runs; the command that ends last writes the report."""
     if plan.search is None or running is None:
         host = running.data.tags[Tag.HOST] if running else provenance.host()
         raise UserError(
@@ -287,7 +289,7 @@ def _joined(store: Store, plan: _Plan, running: MlflowRun | None) -> Iterator[li
 
 @contextmanager
 def _lock(store: Store, name: str) -> Iterator[bool]:
-    """Keep other commands of this folder from running the sweep; whether none does."""
+    """Lock the sweep against other commands of this folder; yields False if another one has it."""
     lock = store.lock(f"sweep-{name}")
     try:
         lock.acquire(timeout=0)
@@ -301,7 +303,7 @@ def _lock(store: Store, name: str) -> Iterator[bool]:
 
 
 def _show_earlier(board: Board, run: Run, objective: str) -> None:
-    """Show the finished trials of a search that goes on: it does not come back to them, as a grid does."""
+    """Show the finished trials of a resumed search, which, unlike a grid, does not visit them again."""
     for trial in sweep_runs(run.store, run.id):
         if trial.info.status == Status.FINISHED:
             metrics = trial.data.metrics
@@ -313,7 +315,7 @@ def _show_earlier(board: Board, run: Run, objective: str) -> None:
 
 
 def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
-    """The run of an earlier start; it gives its name up where the sweep is to start afresh."""
+    """The run of an earlier start; it gets another name if the sweep starts afresh."""
     runs = sweeps_named(store, name)
     if not runs or resume:
         return runs[-1] if runs else None
@@ -323,7 +325,7 @@ def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
 
 
 def _tell_of_earlier_form(store: Store, earlier: MlflowRun | None) -> None:
-    """Say that trials of an earlier form of the configuration are not reused."""
+    """Warn that trials of an earlier form of the configuration are not reused."""
     runs = children(store, earlier.info.run_id) if earlier is not None else []
     old = sum(form_of(run) < FORM for run in runs)
     if old:
@@ -344,7 +346,7 @@ def _begun(store: Store, name: str) -> MlflowRun | None:
 
 
 def _is_elsewhere(store: Store, earlier: MlflowRun | None) -> bool:
-    """Whether a sweep runs in another folder; of this one's own its lock has told."""
+    """Whether a sweep runs in another folder; in this folder, its lock tells."""
     if earlier is None or earlier.info.status != Status.RUNNING:
         return False
     return not Board(store.root, earlier.info.run_id).folder.exists()
@@ -361,7 +363,7 @@ def _check_complete(board: Board, plan: _Plan) -> None:
 
 
 def _await_trials(run: Run, seconds: float) -> None:
-    """Wait for the end of trials that a launcher kills as it leaves: only then can their runs be ended."""
+    """Wait until trials that a launcher kills have ended: only then can their runs be ended."""
     running = [trial.data.tags for trial in sweep_runs(run.store, run.id) if trial.info.status == Status.RUNNING]
     here = [tags for tags in running if tags.get(Tag.HOST) == provenance.host()]
     until = time.monotonic() + seconds
@@ -407,7 +409,7 @@ def _add_statistics(run: Run, plan: _Plan, results: pd.DataFrame) -> None:
     """Compute the user's own statistics, keep them with the sweep and show them."""
     found = compute_statistics(build_statistics(plan.cfg), results, plan.objective)
     earlier = any(file.path == File.STATISTICS for file in run.store.client.list_artifacts(run.id))
-    if found.found or earlier:  # an earlier start's were about another table
+    if found.found or earlier:  # those of an earlier start belong to another table
         with run.artifacts() as folder:
             write_statistics(folder / File.STATISTICS, found)
     if found.found:
@@ -415,7 +417,7 @@ def _add_statistics(run: Run, plan: _Plan, results: pd.DataFrame) -> None:
 
 
 def _incomplete(plan: _Plan, results: pd.DataFrame, board: Board) -> list[str]:
-    """What has to be said of planned trials that have no result, if there are any."""
+    """Remark on planned trials that have no result, if there are any."""
     if plan.search is not None:  # others may have run some of them elsewhere
         total, done = plan.search.n_trials, int((results["status"] == Status.FINISHED).sum())
     else:  # the sweep may have further trials, of an earlier command
@@ -423,7 +425,7 @@ def _incomplete(plan: _Plan, results: pd.DataFrame, board: Board) -> list[str]:
     if done >= total:
         return []
     has = "has" if total - done == 1 else "have"
-    return [f"Not complete: {total - done} of the {total} trials {has} no result. The same command goes on."]
+    return [f"Not complete: {total - done} of the {total} trials {has} no result. The same command resumes the sweep."]
 
 
 def _write_study(path: Path, storage: str, name: str) -> None:
@@ -435,7 +437,7 @@ def _write_study(path: Path, storage: str, name: str) -> None:
 
 
 def _record_best(run: Run, best: Sequence[pd.Series], objective: str, keys: list[str]) -> None:
-    """Say in the sweep's run which trial is the best of all, if there is one; forget what an earlier start said."""
+    """Record in the sweep's run the best trial of all, if there is one; remove that of an earlier start."""
     if len(best) == 1:
         run.log_metrics({objective: best[0][objective]})
         run.set_tags({Tag.BEST_RUN: best[0]["source_run_id"], Tag.BEST_TRIAL: described(best[0], keys)})

@@ -1,4 +1,4 @@
-"""Where the trials of a sweep stand, told through files, so that it works under every launcher."""
+"""The status of a sweep's trials, kept in files, so that it works with every launcher."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ecgexp.text import shortened
 
 logger = logging.getLogger(__name__)
 
-# Trials that the time left is estimated from: all of a large sweep would take longer than the trials do.
+# Number of trials for the estimate of the time left: for all trials of a large sweep it would take too long.
 _ESTIMATED_FROM = 200
 DONE = ("done", "diverged", "pruned", "reused")
 
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """Where one trial stands.
+    """The status of one trial.
 
     Attributes
     ----------
@@ -42,11 +42,11 @@ class TrialStatus:
     overrides : list of str
         Of its job.
     started : float
-        Time of the day.
+        Unix time of its start.
     value : float, optional
         Of the objective.
     seconds : float, optional
-        That it took.
+        Duration.
     error : str
         Why it failed.
     """
@@ -80,20 +80,20 @@ class Board:
         self._known: dict[str, tuple[tuple[int, int], TrialStatus | None]] = {}
 
     def clear(self) -> None:
-        """Forget an earlier start of the sweep."""
+        """Remove the statuses of an earlier start of the sweep."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("*.json"):
             path.unlink(missing_ok=True)
 
     def write(self, job: int, status: TrialStatus) -> None:
-        """Say where a job's trial stands."""
+        """Write the status of a job's trial."""
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{job}.{os.getpid()}"
         temporary.write_text(without_passwords(json.dumps(asdict(status))))
         temporary.replace(self.folder / f"{job}.json")
 
     def read(self) -> dict[int, TrialStatus]:
-        """Status of each job that has begun; without those whose files are damaged, which is said."""
+        """Status of each job that has begun; a damaged file is left out with a warning."""
         found = {}
         for path in sorted(self.folder.glob("[0-9]*.json")):
             with suppress(FileNotFoundError):  # another command begins, and has cleared the board
@@ -113,7 +113,7 @@ def _parsed(path: Path) -> TrialStatus | None:
     try:
         return TypeAdapter(TrialStatus).validate_json(path.read_bytes())
     except ValidationError:
-        logger.warning("%s is damaged: where its trial stands is not known.", path)
+        logger.warning("%s is damaged: the status of its trial is unknown.", path)
         return None
 
 
@@ -127,11 +127,11 @@ class StatusLine:
     board : Board
         Where trials report.
     cells : sequence of sequence of str, optional
-        Overrides of each job, where the sweeper is known to run them all.
+        Overrides of each job, if the sweeper runs them all.
     maximize : bool
         Whether larger values of the objective are better.
     total : int, optional
-        Number of trials, where their overrides are not known before.
+        Number of trials, if their overrides are not known in advance.
     common : sequence of str
         Overrides that all trials have, in that case.
     """
@@ -151,7 +151,7 @@ class StatusLine:
         self._common = set.intersection(*map(set, cells)) if cells else set(common)
         self._started = time.time()
         self._stop = threading.Event()
-        self._said = ""
+        self._last_written = ""
         self._thread = threading.Thread(target=self._watch, name="StatusLine", daemon=True)
 
     def __enter__(self) -> StatusLine:
@@ -211,8 +211,8 @@ class StatusLine:
         if sys.stderr.isatty():
             width = shutil.get_terminal_size().columns
             sys.stderr.write(f"\r\x1b[K{text[: width - 1]}" + ("\n" if last else ""))
-        elif (ended := re.sub(r"\d+ running|elapsed.*", "", text)) != self._said:
-            self._said = ended
+        elif (ended := re.sub(r"\d+ running|elapsed.*", "", text)) != self._last_written:
+            self._last_written = ended
             sys.stderr.write(text + "\n")
         sys.stderr.flush()
 

@@ -31,7 +31,7 @@ GRACE = 30.0  # seconds that an interrupted trial process may take to leave
 
 
 class TrialFailed(UserError):
-    """One trial of a sweep failed; the others go on."""
+    """One trial of a sweep failed; the others still run."""
 
 
 class _TrialProcess:
@@ -65,7 +65,7 @@ _gpus: dict[str, FileLock] = {}  # that this process holds
 
 
 def supervise(cfg: DictConfig, job: Job) -> list[float]:
-    """Have one trial of a sweep trained.
+    """Train one trial of a sweep in its own process.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def supervise(cfg: DictConfig, job: Job) -> list[float]:
     Raises
     ------
     TrialFailed
-        Where it raised, or its process died.
+        If it raised an error, or its process died.
     """
     assert job.parent is not None
     root = database_file(cfg.tracking.root).parent
@@ -121,7 +121,7 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
                     _note(job, content.run_id)
                 return content
             elif kind in ("failed", "exhausted"):
-                trainer.process.wait()  # it leaves by itself, and the next trial gets a new one
+                trainer.process.wait()  # it exits by itself, and the next trial gets a new process
                 if kind == "failed" and run_id is None:
                     _record_death(cfg, job, None, content)
                 raise TrialFailed(content)
@@ -134,7 +134,7 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
         raise TrialFailed(sentence) from None
     except TrialFailed:
         raise
-    except BaseException:  # Ctrl-C, SIGTERM, or what a launcher's own handler of signals raises
+    except BaseException:  # Ctrl-C, SIGTERM, or an exception from a launcher's signal handler
         _leave_undisturbed()
         trainer.stop()
         raise
@@ -144,7 +144,7 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
 
 
 def _note(job: Job, run_id: str) -> None:
-    """Tell the study of a search which run its trial is."""
+    """Record the run in the study of a search."""
     if job.study is not None:
         from ecgexp.search.study import note_run
 
@@ -164,7 +164,7 @@ def _healthy_process(environment: dict[str, str]) -> _TrialProcess:
 
 
 def _on_terminate() -> Any:
-    """Turn SIGTERM, which a cluster sends before it takes a node, into an orderly end."""
+    """Turn SIGTERM, which a cluster sends before it takes a node away, into an orderly shutdown."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -176,7 +176,7 @@ def _on_terminate() -> Any:
 
 
 def _leave_undisturbed() -> None:
-    """Ignore what a cluster sends after its first word: submitit would hand the job in again for each SIGUSR2."""
+    """Ignore further signals of a cluster: submitit would resubmit the job for each SIGUSR2."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
@@ -197,11 +197,11 @@ def _record_death(cfg: DictConfig, job: Job, run_id: str | None, sentence: str) 
     from ecgexp.trials.ledger import begin_lost
 
     log = Path(job.output_dir) / "trial.log"
-    said = log.read_text(errors="replace") if log.exists() else ""
+    output = log.read_text(errors="replace") if log.exists() else ""
     try:
         store = open_store(cfg.tracking, known=True)
         run_id = run_id or begin_lost(store, plain(cfg), job)
-        record_failure(store, run_id, sentence, f"{sentence}\n\n{said}")
+        record_failure(store, run_id, sentence, f"{sentence}\n\n{output}")
         store.client.set_terminated(run_id, Status.FAILED)
     except StoreAway as error:  # the end of the sweep will find that its process is gone
         print(error, file=sys.stderr)
@@ -210,7 +210,7 @@ def _record_death(cfg: DictConfig, job: Job, run_id: str | None, sentence: str) 
 def _gpu_environment(cfg: DictConfig, root: Path) -> dict[str, str]:
     """Make as many of several GPUs visible to a process as its trial trains on: the first with a free place.
 
-    This job's process holds them while it lives, for its later trials as well.
+    This job's process holds their locks until it ends, also for its later trials.
     """
     wanted = 0 if cfg.trainer.accelerator == "cpu" else cfg.trainer.devices
     gpus = _visible_gpus() if wanted else []

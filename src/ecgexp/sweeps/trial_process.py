@@ -24,7 +24,7 @@ GRACE = 20.0  # seconds that an interrupted trial may take to leave
 
 
 def main(descriptor: int) -> None:
-    """Train what the supervisor sends until it is gone.
+    """Train what the supervisor sends until it ends.
 
     Parameters
     ----------
@@ -40,14 +40,14 @@ def main(descriptor: int) -> None:
         answer = _train(connection, *task)
         connection.send(answer)
         if answer[0] != "done":
-            return  # what failed may have left this process in disorder
+            return  # a failure may have left this process in a bad state
 
 
 def _listen(connection: Connection, tasks: queue.Queue[Any]) -> None:
     try:
         while True:
             tasks.put(connection.recv())
-    except (EOFError, OSError):  # the supervisor is gone, perhaps killed: leave what is begun, soon
+    except (EOFError, OSError):  # the supervisor has ended, perhaps killed: interrupt the trial
         tasks.put(None)
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(GRACE)
@@ -72,7 +72,7 @@ def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, A
     _write_to(Path(job.output_dir) / "trial.log")
     try:
         return "done", run_trial(OmegaConf.create(config), job, lambda run_id: connection.send(("run", run_id)))
-    except RetriesExhausted as error:  # whose run is there
+    except RetriesExhausted as error:  # its run exists already
         return "exhausted", str(error)
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
@@ -85,7 +85,7 @@ def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, A
 
 
 def _write_to(path: Path) -> None:
-    """Send all that this process prints, and its last words if it crashes, to a file of the trial's."""
+    """Redirect all output of this process, also a crash report, to the trial's log file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

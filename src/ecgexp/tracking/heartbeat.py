@@ -1,4 +1,4 @@
-"""Whether the process that something was begun by still lives, on whatever machine it is."""
+"""Tells whether a process still lives, on this machine or another one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ecgexp.tracking.names import Tag
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 60.0  # seconds between two beats
-# Seconds without a beat after which a process of another machine is taken as dead: nine missed ones, or fewer
-# where the two clocks differ. One whose store was away for longer is taken as dead until its next beat.
+INTERVAL = 60.0  # seconds between two heartbeats
+# Seconds without a heartbeat after which a process of another machine counts as dead: nine missed ones, or fewer if
+# the two clocks differ. A process whose store was away for longer counts as dead until its next heartbeat.
 HEARTBEAT_TIMEOUT = 600.0
 
 
@@ -36,9 +36,9 @@ def process_tags() -> dict[str, Any]:
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process lives that `process_tags` described.
+    """Whether the process that `process_tags` described still lives.
 
-    Of a process of this machine its number and start tell, of one of another machine its last heartbeat.
+    On this machine its number and start tell this; on another machine, its last heartbeat.
     """
     if Tag.PID not in tags:
         return False
@@ -52,19 +52,19 @@ def is_alive(tags: Mapping[str, str]) -> bool:
 
 
 def _started(pid: int) -> float:
-    """Start of a process in seconds since the machine's: a clock that is set changes the times of both."""
+    """Start of a process in seconds after the machine's start: setting the clock shifts both."""
     boot = psutil.boot_time()
     return psutil.Process(pid).create_time() - boot
 
 
 def _boot() -> str:
-    """What tells this start of the machine from others; empty where the system has nothing of the kind."""
+    """Identifier of this start of the machine; empty if the system has none."""
     identity = Path("/proc/sys/kernel/random/boot_id")
     return identity.read_text().strip() if identity.exists() else ""
 
 
 class Heartbeat:
-    """Notes again and again that this process lives, from a thread of its own, while the body runs.
+    """Writes a heartbeat at regular intervals, from its own thread, while the body runs.
 
     Parameters
     ----------
@@ -90,5 +90,5 @@ class Heartbeat:
         while not self._stop.wait(INTERVAL):
             try:
                 self._write(time.time())
-            except Exception as error:  # whatever kind of store it is: what is trained matters more
+            except Exception as error:  # an error of the store must not stop the training
                 logger.debug("No heartbeat: %s", error)

@@ -1,4 +1,4 @@
-"""The claim of a trial: what it is, whether it was run before, and the run that stands for it."""
+"""Claims a trial: finds its identity, whether it was run before, and the run that stands for it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ALL_THREADS = torch.get_num_threads()
 
 @dataclass(frozen=True)
 class Claimed:
-    """A trial, and the run that stands for it, which no other process works on meanwhile.
+    """A trial and its run, which no other process uses at the same time.
 
     Attributes
     ----------
@@ -50,9 +50,9 @@ class Claimed:
     run_id : str
         The run.
     run : Run, optional
-        The run, begun, where the trial is to be trained; None where it was finished before.
+        The begun run, if the trial has to be trained; None if it was finished before.
     checkpoint : Path, optional
-        State of an interrupted training that is to be resumed.
+        State of an interrupted training, to resume from.
     is_own : bool
         The run was begun by this sweep, for this trial.
     """
@@ -85,7 +85,7 @@ def claim_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None]) -> I
     Raises
     ------
     UserError
-        Where configuration or data cannot be used, or the trial failed too often.
+        If configuration or data cannot be used, or the trial failed too often.
     """
     check(cfg)
     store = open_store(cfg.tracking, known=job.parent is not None)
@@ -147,17 +147,17 @@ def _checkpoint(store: Store, claimed: Claim) -> tuple[Path | None, dict[str, An
 
 @contextmanager
 def _no_exit(job: Job) -> Iterator[None]:
-    """In a sweep, take an exit that nobody asked for, such as a net's own ``sys.exit``, as a failure."""
+    """In a sweep, treat an unexpected exit, such as ``sys.exit`` in a net, as a failure."""
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as error:
         if job.parent is None or isinstance(error, Interrupted):
             raise
-        raise RuntimeError(f"the code of the trial left by itself, with {error!r}") from error
+        raise RuntimeError(f"The code of the trial exited with {error!r}.") from error
 
 
 def _set_threads(cfg: DictConfig, job: Job) -> int:
-    """Set and return the threads of torch: jobs that run side by side take one each unless told otherwise."""
+    """Set and return the threads of torch: one for each of parallel jobs, unless configured."""
     torch.set_num_threads(cfg.trainer.threads or (1 if job.parallel else ALL_THREADS))
     return torch.get_num_threads()
 

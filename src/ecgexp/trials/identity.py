@@ -8,15 +8,15 @@ from typing import Any
 
 from ecgexp.tracking.provenance import config_hash
 
-# Where things lie, how they are logged and how they are launched make no other trial.
-# `compile` concerns GPUs alone, where results are equal but for rounding anyway.
+# Paths, logging and launching do not change a trial's result.
+# `compile` only affects GPUs, whose results are equal only up to rounding in any case.
 _TOP = ("tracking", "sweep", "resume", "privacy", "objective", "statistics", "cache_dir", "memory_budget", "compile")
 _DATASET = ("root", "cache_dir", "workers")
 _TRAINER = ("accelerator", "threads", "strategy")
 
 
 def cell(config: dict[str, Any]) -> str:
-    """Hash of what a resolved configuration says of a trial; equal for equal cells of a grid."""
+    """Hash of the parts of a resolved configuration that define a trial; equal for equal cells of a grid."""
     config = copy.deepcopy(config)
     for keys, part in ((_TOP, config), (_DATASET, config["dataset"]), (_TRAINER, config["trainer"])):
         for key in keys:
@@ -25,7 +25,7 @@ def cell(config: dict[str, Any]) -> str:
 
 
 def slot(config: dict[str, Any], overrides: Sequence[str], swept: Sequence[str]) -> str:
-    """What a trial of a grid is within its sweep: its cell, told apart by swept keys that make no other cell.
+    """Identifies a trial of a grid within its sweep: its cell, and the swept keys that the cell leaves out.
 
     Parameters
     ----------
@@ -64,9 +64,9 @@ def identity(
     device : str
         Kind of device, 'cpu' or 'cuda'.
     threads : int
-        Of torch; they change sums on a CPU.
+        Threads of torch; they change sums on a CPU.
     precision : int or str
-        That the configuration means on this machine: 'auto' is the same trial as what it comes to.
+        As resolved on this machine: 'auto' is the same trial as the value that it resolves to.
     code : str
         Hash of the user's own code, see `own_code`; empty where there is none.
     """

@@ -1,4 +1,4 @@
-"""What a trial is told of the job that it runs in, and what it answers."""
+"""What a trial gets from the job that it runs in, and what it returns."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 if TYPE_CHECKING:
     from ecgexp.search.study import StudyTrial
 
-# How a sweep tells its trials, through Hydra's hydra.job.env_set, which parent run they belong to.
+# Environment variable, set with hydra.job.env_set, that gives trials the id of their parent run.
 PARENT_VARIABLE = "ECGEXP_PARENT_RUN_ID"
-# And which keys it gives several values, with commas between.
+# Environment variable with the keys that have several values, separated by commas.
 SWEPT_VARIABLE = "ECGEXP_SWEPT_KEYS"
 
 
@@ -23,7 +23,7 @@ class Interrupted(SystemExit):
 
 @dataclass(frozen=True)
 class Job:
-    """One job of Hydra's, plain enough to be sent to another process.
+    """One Hydra job, as plain data for another process.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Job:
     parent : str, optional
         Run of the sweep that it belongs to; None for a single trial.
     parallel : bool
-        Other jobs may run beside it on the same cores.
+        Other jobs may run at the same time on the same cores.
     study : StudyTrial, optional
         What the trial is in the study of a search.
     swept : tuple of str
@@ -91,7 +91,7 @@ def _study_trial(sweeper: Any) -> StudyTrial | None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial comes to.
+    """The result of a trial.
 
     Attributes
     ----------
@@ -104,9 +104,9 @@ class Outcome:
     diverged : bool
         Its loss stopped being finite.
     seconds : float
-        That its training took, whenever that was.
+        Duration of its training, also if that was earlier.
     pruned : bool
-        It was stopped early, as not worth its further epochs.
+        A search stopped it early.
     """
 
     run_id: str

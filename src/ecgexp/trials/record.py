@@ -1,4 +1,4 @@
-"""What a trained trial leaves in its run: metrics, tags, files and a model; and what its sweep is told of it."""
+"""Records a trained trial in its run: metrics, tags, files and a model; and returns the result to its sweep."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SPLITS: tuple[SplitName, SplitName] = ("train", "val")
 
 
 def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
-    """Record in the run of a trial what its training came to: for one that was pruned, no results.
+    """Record the results of a training in the run of its trial; a pruned trial has no results.
 
     Raises
     ------
@@ -65,9 +65,9 @@ def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
 
 
 def complete(claimed: Claimed) -> None:
-    """Add the latency, where it is asked for, to a trial that was finished before.
+    """Add the latency, if it is an objective, to a trial that was finished before.
 
-    It is measured on this machine: that of another one does not compare.
+    It is measured on this machine, since latencies of different machines do not compare.
     """
     cfg, parts, run = claimed.cfg, claimed.parts, claimed.store.client.get_run(claimed.run_id)
     is_known = claimed.is_own and LATENCY in run.data.metrics
@@ -78,7 +78,7 @@ def complete(claimed: Claimed) -> None:
 
 
 def outcome(claimed: Claimed) -> Outcome:
-    """What a trial came to, as its run says.
+    """Read the result of a trial from its run.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One trial: configuration in, value of the objective out."""
+"""One trial: takes a configuration, returns the value of the objective."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ecgexp.trials.train import train_trial
 
 
 def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambda run_id: None) -> Outcome:
-    """Claim, train and record one trial, or find that this was done before.
+    """Claim, train and record one trial, or reuse one that is finished.
 
     Parameters
     ----------
     cfg : DictConfig
         The composed configuration.
     job : Job
-        What Hydra says of the job: overrides, choices, folders.
+        Hydra's description of the job: overrides, choices, folders.
     announce : callable
         Called with the id of the run once it has begun.
 
