@@ -241,7 +241,7 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "No space left on device" in done.stderr
-    assert "once there is room, the same command goes on" in done.stderr
+    assert "once there is room, the same command resumes" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command line: Hydra's door. Imports nothing heavy, so that ``--help`` answers at once."""
+"""The command line: Hydra's entry point. It imports nothing slow, so that ``--help`` answers at once."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from ecgexp.foreign.hydra import argument_parser
 from ecgexp.paths import check_name, check_writable
 from ecgexp.training.launched import check_ranks, launched
 
-# What keeps Hydra from writing for a rank that torchrun or srun started beside the first.
-_UNSEEN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
-# What the system says of a file or folder that something stands in the way of.
-_IN_THE_WAY = (
+# Overrides that stop Hydra from writing files: for ranks above 0 that torchrun or srun started.
+_WRITE_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+# Errors of the system for a file or folder that cannot be written where it is.
+_NOT_WRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
 )  # fmt: skip
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run_job(cfg: DictConfig) -> float | list[float]:
-    """Train one trial: what Hydra calls for each job, in whatever process its launcher chose.
+    """Train one trial. Hydra calls this for each job, in the process that its launcher chose.
 
     Returns
     -------
     float or list of float
-        The value of ``cfg.objective``, or those of several.
+        The value of ``cfg.objective``; a list where there are several objectives.
 
     Raises
     ------
     TrialPruned
-        Where the search that it is a trial of stopped it early.
+        Where the search stopped this trial early.
     """
     from ecgexp.trials.job import Job
 
@@ -59,7 +59,7 @@ def run_job(cfg: DictConfig) -> float | list[float]:
         except TrialFailed:
             if job.study is not None:
                 raise
-            return math.nan  # the session says so at the end; Hydra would print lines of its own now
+            return math.nan  # the session reports it at the end; an exception would make Hydra print more lines
         if not values:
             from optuna import TrialPruned
 
@@ -78,9 +78,9 @@ def run_job(cfg: DictConfig) -> float | list[float]:
         with leading():
             outcome = run_trial(cfg, job)
     except UserError as error:
-        sys.exit(str(error))  # Hydra would add lines of its own
+        sys.exit(str(error))  # for an exception Hydra would print more lines
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # of which Lightning makes an exit with status 1
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns it into an exit with status 1
             raise error.__context__ from None
         raise
     for objective, value in zip(objectives(cfg), outcome.values, strict=False):
@@ -92,13 +92,13 @@ def run_job(cfg: DictConfig) -> float | list[float]:
 def main() -> None:
     """Entry point of ``python -m ecgexp``."""
     register_resolvers()
-    # conf/hydra/launcher/ray.yaml bears the name of the plugin's own, so that the plugin's word chooses it.
+    # conf/hydra/launcher/ray.yaml has the name of the plugin's own file, so that hydra/launcher=ray chooses ours.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/ray' is validated against ConfigStore schema")
     args = argument_parser().parse_args()
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         _show(args)
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, and we could not say them shortly
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, in many lines
     rank, _ = launched()
     try:
         _run(args)
@@ -106,19 +106,19 @@ def main() -> None:
         sys.exit(str(error) if rank == 0 else 1)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(f"{summarised(error)}: once there is room, the same command goes on.")
-        if error.errno in _IN_THE_WAY and error.filename is not None:
-            sys.exit(f"{error.filename} cannot be written: {error.strerror}. Once it can, the same command goes on.")
+            sys.exit(f"{summarised(error)}: once there is room, the same command resumes.")
+        if error.errno in _NOT_WRITABLE and error.filename is not None:
+            sys.exit(f"{error.filename} cannot be written: {error.strerror}. Once it can, the same command resumes.")
         raise
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on from the last finished epoch.", file=sys.stderr)
+        print("Stopped. The same command resumes after the last finished epoch.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 
 def _show(args: argparse.Namespace) -> None:
-    """Have Hydra show help or a configuration."""
+    """Let Hydra show help or a configuration."""
     if args.cfg and args.multirun:
-        sys.exit("--cfg shows one configuration: leave -m, and all but one value of each key, out.")
+        sys.exit("--cfg shows one configuration: leave out -m, and give each key one value.")
     from ecgexp.commands.plan import check_options
 
     try:
@@ -156,12 +156,12 @@ def _run(args: argparse.Namespace) -> None:
             sys.argv.extend(overrides)
             run_job()
     else:
-        sys.argv.extend(_UNSEEN if launched()[0] > 0 else [])
+        sys.argv.extend(_WRITE_NOTHING if launched()[0] > 0 else [])
         run_job()
 
 
 def _remove_passwords(hydra: Any) -> None:
-    """Take passwords out of what Hydra has written of its configuration."""
+    """Remove passwords from the configuration files that Hydra has written."""
     own = [Path(hydra.runtime.output_dir) / hydra.output_subdir] if hydra.output_subdir else []
     sweep = Path(hydra.runtime.cwd) / hydra.sweep.dir
     for path in [file for folder in own for file in folder.glob("*.yaml")] + [sweep / "multirun.yaml"]:

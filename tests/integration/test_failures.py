@@ -151,7 +151,7 @@ def test_ctrl_c_in_a_single_run_makes_it_killed(tmp_path):
     process.send_signal(signal.SIGINT)
     done = finish(process, tmp_path, timeout=60)
     assert done.status == 130
-    assert done.stderr.splitlines()[-1] == "Stopped. The same command goes on from the last finished epoch."
+    assert done.stderr.splitlines()[-1] == "Stopped. The same command resumes after the last finished epoch."
     assert "Traceback" not in done.stderr
     assert only(all_runs(tmp_path)).info.status == "KILLED"
 

@@ -1,1 +1,1 @@
-"""What stands behind the commands: reading their arguments, and doing what they ask."""
+"""The commands: they read their arguments, and do what these ask for."""

@@ -1,4 +1,4 @@
-"""Words ``key=value``: read after ``python -m ecgexp.predict`` and its like, without Hydra."""
+"""Arguments ``key=value`` of the commands that do not use Hydra, such as ``python -m ecgexp.predict``."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from collections.abc import Collection, Sequence
 from ecgexp import CONF
 from ecgexp.errors import UserError
 
-# What every door takes to find runs.
+# Keys with which every command finds runs.
 TRACKING = ("tracking", "tracking.root", "tracking.uri")
 _KEY_VALUE = re.compile(r"([A-Za-z_][\w.]*)=(.*)", re.S)
 
 
-def asks_for_help(words: Sequence[str]) -> bool:
-    """Whether nothing is asked but how to ask: no word at all, or ``--help``."""
-    return not words or any(word in ("-h", "--help") for word in words)
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether to print the usage: for ``--help``, or where there are no arguments."""
+    return not arguments or any(argument in ("-h", "--help") for argument in arguments)
 
 
-def read_words(words: Sequence[str], keys: Collection[str], door: str, bare: str | None = None) -> dict[str, list[str]]:
+def read_arguments(
+    arguments: Sequence[str], keys: Collection[str], module: str, bare: str | None = None
+) -> dict[str, list[str]]:
     """Values by key, in the order of the command line.
 
     Parameters
     ----------
-    words : sequence of str
+    arguments : sequence of str
         ``key=value`` each.
     keys : collection of str
-        Those that there are; one that ends in a dot stands for all that begin so.
-    door : str
-        Module that was asked, for the sentences.
+        The known keys. One that ends in a dot allows all keys that begin with it.
+    module : str
+        Module of the command, for the error messages.
     bare : str, optional
-        Key that a word without ``=`` is a value of, which alone may be given several times.
+        Key of arguments without ``=``. Only this key may be given several times.
 
     Returns
     -------
@@ -41,17 +43,17 @@ def read_words(words: Sequence[str], keys: Collection[str], door: str, bare: str
     Raises
     ------
     UserError
-        For a key that there is not, or that is given twice.
+        For an unknown key, or one that is given twice.
     """
     values: dict[str, list[str]] = {}
-    for word in words:
-        found = _KEY_VALUE.fullmatch(word)
-        if found is None and (bare is None or word.startswith("-")):
-            raise UserError(f"'{word}' is no key=value: python -m {door} --help shows the keys that there are.")
-        key, value = (found[1], found[2]) if found else (str(bare), word)
+    for argument in arguments:
+        found = _KEY_VALUE.fullmatch(argument)
+        if found is None and (bare is None or argument.startswith("-")):
+            raise UserError(f"'{argument}' is no key=value: python -m {module} --help shows the known keys.")
+        key, value = (found[1], found[2]) if found else (str(bare), argument)
         if key not in keys and not any(known.endswith(".") and key.startswith(known) for known in keys):
             near = difflib.get_close_matches(key, keys, 1)
-            advice = f"did you mean '{near[0]}'?" if near else f"python -m {door} --help shows those there are."
+            advice = f"did you mean '{near[0]}'?" if near else f"python -m {module} --help shows the known keys."
             raise UserError(f"There is no key '{key}': {advice}")
         if key in values and key != bare:
             raise UserError(f"The key '{key}' is given twice: keep one of them.")
@@ -69,15 +71,15 @@ def place_of_runs(values: dict[str, list[str]]) -> tuple[str, str | None]:
 
 
 def one_of(values: dict[str, list[str]], key: str, choices: Sequence[str], default: str | None = None) -> str:
-    """Value of a key that takes one of few.
+    """Value of a key that allows only certain values.
 
     Raises
     ------
     UserError
-        For any other, or where it is missing and there is no default.
+        For another value, or where the key is missing and has no default.
     """
     value = values.get(key, [default])[0]
     if value is None or value not in choices:
-        said = f"is '{value}'" if value is not None else "is missing"
-        raise UserError(f"The key '{key}' {said}: write {' or '.join(f'{key}={choice}' for choice in choices)}.")
+        problem = f"is '{value}'" if value is not None else "is missing"
+        raise UserError(f"The key '{key}' {problem}: write {' or '.join(f'{key}={choice}' for choice in choices)}.")
     return value

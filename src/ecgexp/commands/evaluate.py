@@ -1,4 +1,4 @@
-"""A run's best weights measured on a split, with all that can be said of it."""
+"""Evaluate the best weights of a run on a split: metrics, intervals, calibration and subgroups."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Findings:
     Attributes
     ----------
     metrics : dict of str to float
-        By name, without the split; those with tuned thresholds are named by `tuned_metric`.
+        By name, without the split. `tuned_metric` names those with tuned thresholds.
     left_out : dict of str to tuple of str
-        Labels that could not enter a macro average.
+        Labels that a macro average leaves out, by the name of the average.
     labels, tuned_labels, bins, subgroups : DataFrame or None
-        See `Target.label_table` and `ecgexp.reports.evaluation`; None where not asked or not known, or where the
-        target has no labels.
+        See `Target.label_table` and `ecgexp.reports.evaluation`. None where not asked for, where the metadata are
+        missing, or where the target has no labels.
     uncertainty : Uncertainty or str
-        Of the macro scores; a sentence where there is none.
+        Intervals of the macro scores; a sentence where there are none.
     """
 
     metrics: dict[str, float]
@@ -84,7 +84,7 @@ def evaluate(
     metadata : DataFrame, optional
         See `Dataset.metadata`.
     validation : Predictions, optional
-        Of the validation split, to tune a threshold per label on; None: the run's threshold alone.
+        Predictions of the validation split, on which a threshold per label is tuned. None: only the run's threshold.
     """
     import numpy as np
     import torch
@@ -168,8 +168,8 @@ def run(values: dict[str, list[str]]) -> None:
     if not keep_patients:
         predictions = replace(predictions, patients=hashed_patients(store, records.patients))
     folder = _record(store, run, split, predictions, findings, number, dataset.warning, place, data, overlap)
-    said = [overlap] if overlap else []
-    print("\n\n".join([*said, _summary(run, split, predictions, findings), *said]))
+    remark = [overlap] if overlap else []
+    print("\n\n".join([*remark, _summary(run, split, predictions, findings), *remark]))
     if dataset.warning:
         print(f"\n{dataset.warning}")
     if difference:
@@ -182,7 +182,7 @@ def run(values: dict[str, list[str]]) -> None:
 
 
 def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: DictConfig) -> Predictions:
-    """What a net says of a split, in full precision, on a GPU where there is one."""
+    """Predictions of a net for a split, in full precision, on a GPU where there is one."""
     import torch
 
     from ecgexp.training.batches import GIGABYTE, Records
@@ -195,7 +195,7 @@ def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: Dic
 
 
 def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
-    """The configuration with the data where the command line says."""
+    """The configuration, with the paths of the data from the command line."""
     from omegaconf import DictConfig, OmegaConf
 
     from ecgexp.tracking.trust import own_folders
@@ -211,7 +211,7 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
 
 
 def _check_data(contract: Contract, dataset: Dataset, store: Store, run: MlflowRun) -> str:
-    """How the data differ from those that the run was trained on, if at all; refuse such that do not fit the net."""
+    """How the data differ from those of the run, "" where they do not; refuse data that do not fit the net."""
     from ecgexp.config.build import check_inputs
     from ecgexp.tracking.artifacts import read_json, run_folder
 
@@ -221,13 +221,13 @@ def _check_data(contract: Contract, dataset: Dataset, store: Store, run: MlflowR
         counts = read_json(folder / File.DATA).get("counts")
     if dataset.fingerprint() != run.data.tags.get(Tag.DATASET):
         return "their fingerprint differs"
-    # Training reads no test record, but knows how many the table names.
+    # Training reads no test record, but it notes how many of them the table lists.
     named, found = _test_records(counts), _test_records(dataset.summary())
     return "" if named in (None, found) else f"their table names {found} test records and not {named}"
 
 
 def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, differ: bool) -> str:
-    """What of a split the run has seen as another one, in words; refuse the test split where it has seen records."""
+    """A sentence on records that the run used in another split; refuse such records in the test split."""
     from ecgexp.tracking.artifacts import run_folder
     from ecgexp.tracking.overlap import find_overlap
 
@@ -235,7 +235,7 @@ def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, dif
         found = find_overlap(folder / File.TRAINED_ON, store, records)
     if isinstance(found, str):
         return f"Whether {split} records were trained on cannot be checked: {found}." if differ else ""
-    known, said = {"trained on": found["train"]}, []
+    known, sentences = {"trained on": found["train"]}, []
     if split == "test":
         known["used in validation"] = found["val"]
     for how, seen in known.items():
@@ -246,12 +246,12 @@ def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, dif
                 f"{run.info.run_id} was trained with, or train again."
             )
         if seen.records:
-            said.append(f"{which}: these figures say nothing about other records.")
+            sentences.append(f"{which}: these figures say nothing about other records.")
         elif seen.patients:
-            said.append(f"Other records of {seen.patients} of the {seen.of_patients} {split} patients were {how}.")
+            sentences.append(f"Other records of {seen.patients} of the {seen.of_patients} {split} patients were {how}.")
         elif differ:
-            said.append(f"No {split} record, and no other one of these patients, was {how}.")
-    return "\n".join(said)
+            sentences.append(f"No {split} record, and no other one of these patients, was {how}.")
+    return "\n".join(sentences)
 
 
 def other_records(records: int, names: str, first: dict[str, Any]) -> str:
@@ -316,7 +316,7 @@ def _record(
     data: str,
     overlap: str,
 ) -> str:
-    """Log to the run, under `place`; returns where the files are."""
+    """Log to the run, under `place`; return the folder of the files."""
     from mlflow.entities import Metric
 
     from ecgexp.tracking.artifacts import keep_files
@@ -379,7 +379,7 @@ def _write(
 
 
 def _summary(run: MlflowRun, split: SplitName, predictions: Predictions, findings: Findings) -> str:
-    """What the terminal shows."""
+    """The text that the terminal shows."""
     import numpy as np
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""The configurations that a command line asks for, composed before any of them is run."""
+"""The configurations of a command line, composed before any of them is run."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ if TYPE_CHECKING:
     from ecgexp.search.worker import Search
 
 MOST_VALUES = 100_000
-"""That a key may have on one command line."""
-# What Hydra says where the other package's schema of the same name does not know our keys.
+"""At most so many values may a key have on one command line."""
+# Hydra's message where the schema of hydra-optuna-sweeper, which has our sweeper's name, refuses our keys.
 _FOREIGN_SCHEMA = re.compile(r"hydra/sweeper/.* (with|against ConfigStore) schema", re.S)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command line asks for, as far as it can be known before a sweeper decides.
+    """What a command line asks for, as far as this is known before a sweeper runs.
 
     Attributes
     ----------
     configurations : list of DictConfig
-        First with the first value of each swept key, then with each other value of each key in turn: every
-        value is seen once, without composing every combination.
+        The first has the first value of each swept key. Each further one changes one key to another of its
+        values. So every value is checked once, without composing every combination.
     cells : list of list of str, optional
-        Overrides of each job of a grid; None where another sweeper than Hydra's own chooses.
+        Overrides of each job of a grid; None with another sweeper than Hydra's own.
     search : Search, optional
-        Of a search.
+        None where the sweep is no search.
     local : bool
-        Trials run on this machine.
+        Whether trials run on this machine.
     output : tuple of str, optional
-        Hydra's folder, and the key that sets it; None where only a job will know it.
+        Hydra's output folder, and the key that sets it; None where only a job can resolve it.
     """
 
     configurations: list[DictConfig]
@@ -95,7 +95,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
     searchpath = _searchpath(args)
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what glob(*) finds
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # it resolves glob(*)
             given = parser.parse_overrides(args.overrides)
             _check_options(given, parser, searchpath)
             _check_globs(given)
@@ -129,7 +129,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
                         chosen = {**first, key: value}
                         changed = _without_hydra(compose(name, [*searchpath, *chosen.values()]))
                     configurations.append(changed)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra checks some values with the last
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises ValueError for some values
         if _FOREIGN_SCHEMA.search(str(error)) and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
             raise UserError(
                 "The package hydra-optuna-sweeper is installed here too, and takes the name hydra/sweeper=optuna for "
@@ -155,7 +155,7 @@ def check_options(conf: Path, args: argparse.Namespace) -> None:
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         try:
             given = parser.parse_overrides(args.overrides)
-        except HydraException:  # which Hydra says itself
+        except HydraException:  # Hydra reports it itself
             return
         _check_options(given, parser, _searchpath(args))
 
@@ -163,9 +163,9 @@ def check_options(conf: Path, args: argparse.Namespace) -> None:
 def parameters(sweeper: DictConfig, parser: OverridesParser) -> list[Override]:
     """Overrides that ``hydra.sweeper.params`` lists."""
     params = sweeper.get("params")
-    if not isinstance(params, DictConfig):  # of None there are none, and anything else is refused as a value
+    if not isinstance(params, DictConfig):  # null has no keys, and other values are refused elsewhere
         return []
-    nothing = "null" if _is_search(sweeper) else None  # which Hydra's own sweeper passes on as the word None
+    nothing = "null" if _is_search(sweeper) else None  # Hydra's own sweeper writes null as None
     return parser.parse_overrides([f"{key!s}={nothing if value is None else value}" for key, value in params.items()])
 
 
@@ -187,7 +187,7 @@ def _is_search(sweeper: DictConfig) -> bool:
 
 
 def _check_options(overrides: list[Override], parser: OverridesParser, searchpath: list[str]) -> None:
-    """Refuse null, numbers and the like as options of a group, of which Hydra makes an error without a name."""
+    """Refuse null, numbers and the like as options of a group; Hydra's own error would not name the group."""
     for override in overrides:
         value = override.value()
         chosen = value.list if isinstance(value, ChoiceSweep) else [value]
@@ -222,7 +222,7 @@ def _no_value(override: Override) -> UserError:
 
 
 def _check_once(overrides: list[Override]) -> None:
-    """Refuse a key that is given several values, and others beside them."""
+    """Refuse a key that is given twice, once with several values."""
     lines: dict[str, list[Override]] = {}
     for override in overrides:
         lines.setdefault(override.get_key_element().lstrip("+~"), []).append(override)
@@ -270,14 +270,14 @@ def _axes(overrides: list[Override], ends: bool) -> dict[str, list[str]]:
 
 
 def _values(override: Override, ends: bool) -> list[str]:
-    """Values of a sweep; of an interval its ends, and of a range where these are enough."""
+    """Values of a sweep; only the ends of an interval, and of a range where `ends` is set."""
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         return [str(sweep.start), str(sweep.end)]
     if isinstance(sweep, RangeSweep):
         _check_range(sweep, ends, str(override.input_line))
     if isinstance(sweep, RangeSweep) and isinstance(whole := sweep.range(), range) and ends and whole:
-        return [str(whole[0]), str(whole[-1])]  # without making a list of what may be millions
+        return [str(whole[0]), str(whole[-1])]  # no list: there may be millions
     values = list(override.sweep_string_iterator())
     if not values:
         raise _no_value(override)
@@ -298,7 +298,7 @@ def _check_range(sweep: RangeSweep, ends: bool, line: str) -> None:
 
 
 def _changed(cfg: DictConfig, override: Override) -> DictConfig | None:
-    """What composing with another plain value would give, which takes Hydra 0.2 s; None where it may be more."""
+    """The configuration with another plain value, without the 0.2 s of composing; None where this is not enough."""
     key, value = override.key_or_group, override.value()
     is_plain = isinstance(value, (bool, int, float)) or (isinstance(value, str) and "${" not in value)
     if not is_plain or override.type is OverrideType.DEL or override.package is not None:
@@ -317,7 +317,7 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def _sentence(error: Exception) -> str:
-    """Hydra's message, which runs over many lines, as one sentence."""
+    """Hydra's message of many lines as one sentence."""
     text = str(error)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
         options = re.findall(r"^\t(\S+)$", text, re.M)
@@ -328,5 +328,5 @@ def _sentence(error: Exception) -> str:
         where = "" if error.override in first else f"{error.override}: "
         return f"{where}{first}: write KEY=VALUE, and where Hydra would read the value otherwise 'KEY=\"VALUE\"'."
     if isinstance(error, ConfigCompositionException):
-        return f"{first}{cause}: python -m ecgexp --cfg job shows the keys that there are."
+        return f"{first}{cause}: python -m ecgexp --cfg job shows the known keys."
     return f"{first}{cause}."

@@ -1,4 +1,4 @@
-"""What a trained net says of records."""
+"""Predictions of a trained net for single records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np
     Raises
     ------
     UserError
-        Where the net gives no numbers.
+        Where an output of the net is not finite.
     """
     import numpy as np
     import torch
@@ -55,13 +55,13 @@ def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np
 
 
 def _scale(name: str, signal: Input) -> float:
-    """What to multiply records in mV with, so that they are in the unit of a signal; UserError for no voltage."""
+    """Factor that converts records in mV to the unit of a signal; UserError where this is no voltage."""
     from ecgexp.datasets.ecg.records import MILLIVOLTS
 
     millivolts = MILLIVOLTS.get((signal.unit or "").casefold())
     if millivolts is None:
         raise UserError(
-            f"The net of {name} takes {signal.unit}, which are not made of records in mV here: "
+            f"The net of {name} takes {signal.unit}, to which records in mV cannot be converted: "
             "python -m ecgexp.evaluate uses it on its own data set."
         )
     return 1 / millivolts
@@ -118,29 +118,29 @@ def run(values: dict[str, list[str]]) -> int:
     return 1 if problems else 0
 
 
-def _record_paths(words: list[str]) -> list[Path]:
-    """Records without extension, each once, whichever of their files were named."""
-    if not words:
+def _record_paths(patterns: list[str]) -> list[Path]:
+    """Paths of records without extension, each once, whichever of their files is named."""
+    if not patterns:
         raise UserError("No record is named: write record=PATH, and further paths after it.")
     from ecgexp.datasets.ecg.headers import record_path
 
     paths: list[Path] = []
-    for word in words:
-        matches = [word]
-        if glob.has_magic(word) and not Path(word).exists():
-            matches = sorted(glob.glob(str(Path(word).expanduser())))  # noqa: PTH207 - the pattern may be absolute
+    for pattern in patterns:
+        matches = [pattern]
+        if glob.has_magic(pattern) and not Path(pattern).exists():
+            matches = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207 - the pattern may be absolute
             if not matches:
-                raise UserError(f"No file matches record={word}: check the path.")
+                raise UserError(f"No file matches record={pattern}: check the path.")
         paths.extend(record_path(Path(match).expanduser()) for match in matches)
     return list(dict.fromkeys(paths))
 
 
-def _plot_path(word: str) -> Path:
-    path = Path(word).expanduser()
+def _plot_path(name: str) -> Path:
+    path = Path(name).expanduser()
     if path.suffix.lower() not in PICTURES:
-        raise UserError(f"The file plot={word} is no picture: name a file that ends in {', '.join(PICTURES)}.")
+        raise UserError(f"The file plot={name} is no picture: name a file that ends in {', '.join(PICTURES)}.")
     if not path.parent.is_dir():
-        raise UserError(f"The file plot={word} cannot be written: there is no folder {path.parent}.")
+        raise UserError(f"The file plot={name} cannot be written: there is no folder {path.parent}.")
     return path
 
 
@@ -173,7 +173,7 @@ def _results(trained: Trained, readings: dict[Path, Reading]) -> list[dict[str, 
 
 
 def _table(results: list[dict[str, Any]]) -> str:
-    """A line per record: the probabilities of the labels, and those that are predicted."""
+    """A line per record: the probability of each label, and the predicted labels."""
     labels = list(results[0]["probabilities"])
     lines = [["record", *labels, "predicted"]]
     for result in results:

@@ -1,4 +1,4 @@
-"""A sweep, or several, read from the store and reported."""
+"""Read one sweep, or several, from the store, and report them."""
 
 from __future__ import annotations
 
@@ -74,17 +74,17 @@ def run(values: dict[str, list[str]]) -> None:
 
 
 def _file_name(name: str) -> str:
-    """The name of a sweep, which the store says, as that of a folder and no path."""
+    """The name of a sweep as the name of a folder, without separators of a path."""
     return re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "sweep"
 
 
 def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str] = ()) -> Report:
-    """Everything that a report of sweeps is made of.
+    """Read everything that a report of sweeps shows.
 
     Raises
     ------
     UserError
-        Where they have no trial.
+        Where the sweeps have no trial.
     """
     from ecgexp.reports.comparison import compare_trials
     from ecgexp.reports.findings import Report, merge
@@ -164,7 +164,7 @@ def _all_accesses(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, 
 
     noted: Counter[str] = Counter()
     for parent in parents:
-        # What was started afresh gave its name up, but whoever goes on from it has seen what it saw.
+        # A sweep that was started afresh has lost its name, but its test-set accesses still count.
         sweeps = replace(store, experiment_id=parent.info.experiment_id).search(where({Tag.KIND: Kind.SWEEP}))
         earlier = [sweep for sweep in sweeps if was_named(sweep, parent.data.tags[Tag.SWEEP])]
         for sweep in (parent, *earlier):
@@ -182,13 +182,13 @@ def _seen(run: MlflowRun, place: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Files:
-    """Files of runs: where they lie, or copies in a scratch folder.
+    """Files of runs: in the store's folder, or copies in a scratch folder.
 
     Attributes
     ----------
     store : Store
     runs : mapping of str to MlflowRun
-        Those that are known already; the store is asked for others, and each question takes 10 ms.
+        Runs that are loaded already. Others are read from the store, which takes 10 ms each.
     scratch : Path
     """
 
@@ -197,7 +197,7 @@ class _Files:
     scratch: Path
 
     def find(self, run_id: str, name: str) -> Path | None:
-        """One of a run; None where there is none, UserError where it is damaged."""
+        """Path of a file of a run; None where there is none. Raises UserError where it is damaged."""
         from mlflow.exceptions import MlflowException
 
         from ecgexp.saved import check_sum
@@ -258,7 +258,7 @@ def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
 
 
 def _patients(files: _Files, run_id: str, ids: NDArray[np.str_], trust: Sequence[str]) -> NDArray[np.str_] | None:
-    """Whose records they are, from the data themselves; None where those are not here."""
+    """Patients of records, read from the dataset; None where this is not on this machine."""
     import numpy as np
 
     from ecgexp.config.build import build_dataset
@@ -289,14 +289,14 @@ def _history(store: Store, run_id: str, metric: str) -> list[dict[str, float]]:
 
 
 def _put(report: Path, folder: Path) -> None:
-    """Copy a report to where an earlier one may be, and remove what that one had and this one has not."""
+    """Copy a report into a folder, and remove the files of an earlier report that the new one does not have."""
     earlier = _listed(folder)
     shutil.copytree(report, folder, dirs_exist_ok=True)
     _remove_earlier(folder, earlier)
 
 
 def _listed(folder: Path | None) -> set[str]:
-    """Files of the report in a folder, as it lists them itself."""
+    """Files of the report in a folder, from its own list."""
     listed = folder / File.LISTED if folder is not None else None
     return set(listed.read_text().splitlines()) if listed is not None and listed.is_file() else set()
 

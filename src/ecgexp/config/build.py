@@ -1,4 +1,4 @@
-"""What a configuration names, built part by part, and what it means on this machine."""
+"""Build the parts that a configuration names, and resolve its settings for this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Example = NDArray[Any] | dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Parts:
-    """What a configuration names, built: nothing is read yet."""
+    """The parts of a configuration, built; no data are read yet."""
 
     dataset: Dataset
     net: nn.Module
@@ -33,14 +33,14 @@ class Parts:
 
 
 def build(cfg: DictConfig) -> Parts:
-    """Build what a configuration names, with the weights that its seed gives.
+    """Build the parts of a configuration; the seed determines the weights.
 
     Raises
     ------
     UserError
         Where a class refuses its arguments.
     """
-    from pytorch_lightning import seed_everything  # which takes 2 s to import
+    from pytorch_lightning import seed_everything  # takes 2 s to import
 
     check_device(cfg)
     seed_everything(cfg.seed, verbose=False)
@@ -59,12 +59,12 @@ def build(cfg: DictConfig) -> Parts:
 
 
 def check_device(cfg: DictConfig) -> None:
-    """Refuse a GPU that is not there, and what only a GPU computes.
+    """Refuse a GPU that is not there, and a precision that only a GPU has.
 
     Raises
     ------
     UserError
-        Where torch sees none, or a CPU is to train in float16, for which Lightning would take bfloat16 without a word.
+        Where torch sees no GPU, or for float16 on a CPU, where Lightning would silently use bfloat16.
     """
     if cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError("Config key 'trainer.accelerator' asks for a GPU, but torch sees none: use trainer=cpu.")
@@ -83,7 +83,7 @@ def build_dataset(cfg: DictConfig) -> Dataset:
 
 
 def build_net(cfg: DictConfig) -> nn.Module:
-    """The net of a configuration, with new weights; with the faster layers where it says so, or is too old to say."""
+    """The net of a configuration, with new weights; with the faster layers unless `fast` is false."""
     net: nn.Module = instantiate_group("model", cfg.model)
     return speed_up(net) if cfg.get("fast", True) else net
 
@@ -116,7 +116,7 @@ def wrong_size(cfg: DictConfig, dataset: Dataset) -> tuple[str, Any, Any] | None
     Returns
     -------
     tuple or None
-        The key, what the config says and what the data have; None where all are right.
+        The key, its value in the config and in the data; None where all are equal.
     """
     component = plain(cfg.dataset)
     own = locate("dataset", component) if "_target_" in component else type(dataset)
@@ -127,7 +127,7 @@ def wrong_size(cfg: DictConfig, dataset: Dataset) -> tuple[str, Any, Any] | None
 
 
 def check_inputs(dataset: Dataset, split: Split) -> None:
-    """Refuse a split that has not what its dataset says of its inputs.
+    """Refuse a split whose inputs differ from those that its dataset declares.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
     Raises
     ------
     UserError
-        Where one refuses its arguments, or is no callback.
+        Where a class refuses its arguments, or is no callback.
     """
     from pytorch_lightning import Callback
 
@@ -172,7 +172,7 @@ def build_statistics(cfg: DictConfig) -> dict[str, Callable[..., Any]]:
     Raises
     ------
     UserError
-        Where one refuses its arguments, or cannot be called.
+        Where a class refuses its arguments, or an object cannot be called.
     """
     built = {name: instantiate_group(f"statistics.{name}", part) for name, part in cfg.get("statistics", {}).items()}
     for name, statistic in built.items():
@@ -185,13 +185,13 @@ def build_statistics(cfg: DictConfig) -> dict[str, Callable[..., Any]]:
 
 
 def device_kind(cfg: DictConfig) -> str:
-    """Kind of device that is trained on: 'cpu' or 'cuda'."""
+    """Kind of device for the training: 'cpu' or 'cuda'."""
     on_gpu = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "cuda" if on_gpu else "cpu"
 
 
 def resolve_precision(cfg: DictConfig) -> Literal[32, "16-mixed", "bf16-mixed"]:
-    """What ``precision=auto`` means here: bfloat16 where the chip computes with it."""
+    """The precision; for ``precision=auto`` bfloat16 where the chip computes with it, else 32."""
     if cfg.precision != "auto":
         return cfg.precision
     if device_kind(cfg) == "cuda":

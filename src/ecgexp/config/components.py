@@ -1,4 +1,4 @@
-"""What a config group names, built: imports neither torch nor a data set."""
+"""Build what a config group names. Imports neither torch nor a dataset."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ def instantiate_group(group: str, component: Any, **arguments: Any) -> Any:
 
 
 def build_target(cfg: DictConfig, label_names: Sequence[str] | None = None) -> Target:
-    """What a configuration has predicted, and how that is measured.
+    """The target of a configuration, with the user's own metrics.
 
     Parameters
     ----------
     cfg : DictConfig
         A configuration of a trial.
     label_names : sequence of str, optional
-        Where ``dataset.label_names`` does not say, as in runs of earlier versions.
+        Used where ``dataset.label_names`` is missing, as in runs of earlier versions.
 
     Raises
     ------
     UserError
-        Where a class refuses its arguments, or what is built is no target or no metric.
+        Where a class refuses its arguments, or is no target or metric.
     """
     named = cfg.dataset.get("label_names")
     names = label_names if named is None else named
-    if not isinstance(names, list | tuple | ListConfig):  # `check` says so
+    if not isinstance(names, list | tuple | ListConfig):  # `check` reports it
         names = ()
     return make_target(cfg.target, names, cfg.get("metrics") or {})
 
 
 def make_target(component: Any, label_names: Sequence[Any], metrics: Mapping[Any, Any] | None = None) -> Target:
-    """A target from its component, the names of its labels, and components of the user's own metrics by name.
+    """Build a target from its component, its label names, and components of the user's own metrics by name.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """The interpolations that conf/ uses.
 
-One that cannot be computed gives what stands for nothing: `ecgexp.config.schema.check` then says what is wrong.
+One that cannot be computed gives an empty value; `ecgexp.config.schema.check` then reports the cause.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ecgexp.errors import UserError
 
 
 def register_resolvers() -> None:
-    """Make the interpolations that conf/ uses known to OmegaConf."""
+    """Register the interpolations that conf/ uses."""
     OmegaConf.register_new_resolver("ecgexp.len", len, replace=True)
     OmegaConf.register_new_resolver("ecgexp.product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("ecgexp.mode", _mode, replace=True)

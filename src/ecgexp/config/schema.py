@@ -1,4 +1,4 @@
-"""The composed configuration, checked before anything is read or trained."""
+"""Check the composed configuration before anything is read or trained."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ecgexp.paths import check_address
 from ecgexp.targets import Target
 from ecgexp.tracking.names import best_metric, split_metric
 
-# What a net and its target need to know of a dataset: part of every dataset's config, passed to its constructor only
-# where the constructor takes it, and compared with the data after loading.
+# A net and its target need these keys of a dataset. They are part of every dataset's config, passed to its constructor
+# only where it takes them, and compared with the data after loading.
 SIZES = {
     "lead": "leads",
     "time": "samples",
@@ -39,14 +39,14 @@ DATA_KEYS = (*DATA_SHAPE, "label_names")
 MEASURED = ("train", "val")
 Component = dict[str, Any]
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
-# Of the trainer group in conf/; more of Lightning's may be added.
+# Keys of the trainer group in conf/. A user may add other arguments of Lightning's Trainer.
 _TRAINER_KEYS = {"accelerator", "devices", "strategy", "threads"}
 _NO_TEXT = {"int_type", "float_type", "bool_type"}
 SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 class Checked(BaseModel):
-    """A config group without unknown keys and of the right types."""
+    """A config group that refuses unknown keys and wrong types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -190,19 +190,19 @@ def locate(group: str, component: Component) -> Callable[..., Any]:
 
 
 def find(key: str, name: str) -> Any:
-    """What a dotted name stands for.
+    """Import the object of a dotted name.
 
     Parameters
     ----------
     key : str
-        That gives the name, for the sentence.
+        Config key of the name, for the error message.
     name : str
         Such as 'mypackage.nets.MyNet'.
 
     Raises
     ------
     UserError
-        With the true cause: of a module that is there, and fails, ``pkgutil.resolve_name`` says that it is not.
+        With the true cause: where a module fails, ``pkgutil.resolve_name`` would say that it does not exist.
     """
     parts = name.split(".")
     try:
@@ -213,9 +213,9 @@ def find(key: str, name: str) -> Any:
             except ModuleNotFoundError as error:
                 if error.name != module or end == 1:
                     raise
-                break  # a class, whose attribute is meant
+                break  # the name continues with an attribute of a class
         return pkgutil.resolve_name(name)
-    except Exception as error:  # whatever importing a user's module may raise
+    except Exception as error:  # a user's module may raise anything
         raise UserError(f"{key} names '{name}', which cannot be imported: {first_line(error).rstrip('.')}.") from error
 
 
@@ -243,12 +243,12 @@ def _check_component(group: str, component: Component) -> None:
             raise UserError(f"Unknown config key '{group}.{key}': {component['_target_']} takes {known}.")
         if key in hints and not isinstance(value, dict):
             _check_type(f"{group}.{key}", value, hints[key])
-    if hasattr(target, "check_arguments"):  # what its arguments must be together
+    if hasattr(target, "check_arguments"):  # conditions on several arguments
         target.check_arguments(**{key: value for key, value in component.items() if key not in SPECIAL})
 
 
 def _check_size(name: str, value: Any) -> None:
-    """Refuse what is no length of an axis, or one for each of several inputs."""
+    """Refuse a value that is no length of an axis, or no mapping of inputs to lengths."""
     for key, size in value.items() if isinstance(value, dict) else [("", value)]:
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             key = f"dataset.{name}.{key}".rstrip(".")
@@ -275,7 +275,7 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
     try:
         adapter.validate_python(value, strict=True)
     except ValidationError as error:
-        # What is no list, say, or no path may be made one; a text is passed on, and no class computes with it.
+        # Pydantic may convert a value to a list or a path, but a text or a bool must not stand for a number.
         wrong = [one for one in error.errors() if one["type"] in _NO_TEXT and isinstance(one["input"], str | bool)]
         if len(wrong) == error.error_count():
             message = wrong[0]["msg"][0].lower() + wrong[0]["msg"][1:]
@@ -285,7 +285,7 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
 
 def _check_trainer(trainer: dict[str, Any], batch_size: int) -> None:
     added = trainer.keys() - _TRAINER_KEYS
-    if added:  # importing Lightning takes 2 s, and the process of a sweep does without
+    if added:  # imported only here: it takes 2 s, and a sweep's own process does not need it
         from pytorch_lightning import Trainer
 
         for key in sorted(added):
@@ -309,7 +309,7 @@ def _check_label_names(names: Any) -> None:
 
 
 def _check_loss(loss: Component, target: Target) -> None:
-    fits = getattr(locate("loss", loss), "fits", (target.kind,))  # a loss of one's own may not say
+    fits = getattr(locate("loss", loss), "fits", (target.kind,))  # a user's loss may not define it
     if target.kind not in fits:
         raise UserError(
             f"The loss {loss['_target_']} does not fit target={target.kind}, {target.records}: choose "
@@ -338,7 +338,7 @@ def _sentence(key: str, values: Any, error: ValidationError) -> str:
     first, *others = error.errors()
     path = ".".join([key] * bool(key) + _keys(first["loc"], values))
     if first["type"] == "extra_forbidden":
-        return f"Unknown config key '{path}': see python -m ecgexp --cfg job for those there are."
+        return f"Unknown config key '{path}': python -m ecgexp --cfg job shows the known keys."
     if first["type"] == "missing":
         return f"Config key '{path}' is missing."
     given = "null" if first["input"] is None else repr(first["input"])
@@ -350,12 +350,12 @@ def _sentence(key: str, values: Any, error: ValidationError) -> str:
         for one in others
         if one["loc"][:1] == first["loc"][:1] and _keys(one["loc"], values) == _keys(first["loc"], values)
     ]
-    said = dict.fromkeys(one["msg"][0].lower() + one["msg"][1:] for one in (first, *same))
-    return f"Config key '{path}' is {given}: {', or '.join(said)}."
+    reasons = dict.fromkeys(one["msg"][0].lower() + one["msg"][1:] for one in (first, *same))
+    return f"Config key '{path}' is {given}: {', or '.join(reasons)}."
 
 
 def _keys(place: tuple[int | str, ...], values: Any) -> list[str]:
-    """Keys among the parts of a place in `values`; others are types, and numbers of items."""
+    """The keys in a location of `values`; other parts are types or item numbers."""
     keys = []
     for part in place:
         if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""Configurations of earlier versions: what their keys are called now, and runs that were trained with them."""
+"""Configurations of earlier versions: the new names of their keys, and how runs with them are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ecgexp.errors import UserError
 
 FORM = 2
-"""Number of the form of a configuration: a trial of an earlier form is another trial, whatever its settings."""
+"""Version of the form of a configuration. Trials of different forms are never the same trial."""
 
 _NOW = {
     "dataset.task": "it is called 'dataset.labels' now",
@@ -24,7 +24,7 @@ _BEATS = ("ecgexp.datasets.MITBIH", "ecgexp.datasets.MITBIHTable")
 
 
 def refuse_old_keys(config: Any) -> None:
-    """Refuse a configuration, as it is before interpolations are resolved, that has a key of an earlier version.
+    """Refuse an unresolved configuration that has a key of an earlier version.
 
     Raises
     ------
@@ -39,15 +39,15 @@ def refuse_old_keys(config: Any) -> None:
 
 
 def refuse_old_key(key: str) -> None:
-    """Refuse a key of an earlier version, such as the command line may name; see `refuse_old_keys`."""
+    """Refuse a key of an earlier version on the command line; see `refuse_old_keys`."""
     if key in _NOW:
         raise UserError(f"There is no config key '{key}' any more: {_NOW[key]}.")
 
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved configuration of a run in today's form; one of today's form is returned as it is.
+    """Convert the resolved configuration of a run to today's form; one in today's form is unchanged.
 
-    A dataset of the user's own does not say ``dataset.label_names`` then: an earlier version did not have it.
+    A user's own dataset then has no ``dataset.label_names``, which earlier versions did not have.
     """
     if "target" in config:
         return dict(config)
@@ -72,7 +72,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_params(params: Mapping[str, str]) -> dict[str, str]:
-    """Params of a run, which are texts, in today's form; one of today's form has what it has."""
+    """Convert the params of a run, which are texts, to today's form; those in today's form are unchanged."""
     if "target._target_" in params or "threshold" not in params:
         return dict(params)
     new = dict(params)
@@ -88,12 +88,12 @@ def upgrade_params(params: Mapping[str, str]) -> dict[str, str]:
 
 
 def upgrade_description(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What the metadata of a model say of its target, in today's form.
+    """Convert the target in the metadata of a model to today's form.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        Where they do not say it.
+        Where the metadata have no target.
     """
     if "target" in data:
         return dict(data)

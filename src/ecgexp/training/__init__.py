@@ -1,1 +1,1 @@
-"""Training a net in this process, or in several."""
+"""Training of a net, in one process or in several."""

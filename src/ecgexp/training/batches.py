@@ -21,8 +21,8 @@ Batch = tuple[Inputs, Tensor, Tensor]
 
 
 def evaluation_batch(device: torch.device) -> int:
-    """Records to evaluate at once: the same numbers whatever the batch size that is trained with."""
-    return 512 if device.type == "cuda" else 64  # a GPU would wait for the next kernel, a CPU for memory
+    """Records to evaluate at once: independent of the batch size of the training, so that metrics are, too."""
+    return 512 if device.type == "cuda" else 64  # small batches stall a GPU, large ones a CPU
 
 
 class Records:
@@ -33,12 +33,12 @@ class Records:
     split : Split
         The records.
     inputs : sequence of Input
-        Those of its dataset.
+        The inputs of its dataset.
     memory_budget : float
-        Bytes of inputs to hold in memory, the smallest inputs first. What it does not hold is read from its memory
-        map batch by batch.
+        Bytes of inputs to hold in memory, the smallest inputs first. Others are read from their memory map batch by
+        batch.
     device : torch.device
-        Where the inputs are held, in their own type, if all of them fit there.
+        Where the inputs are held, in their stored type, if all of them fit there.
 
     Attributes
     ----------
@@ -71,8 +71,8 @@ class Records:
     def select(self, index: Tensor) -> Batch:
         """Batch of the records at `index` (on `device`): inputs, targets, index.
 
-        Inputs are (batch, ...) with the axes of their `Input`, a view of what is stored, in the type it is stored
-        as: one tensor, or a dictionary by name where the dataset has several.
+        Inputs are (batch, ...) with the axes of their `Input`: a view of the stored data, in the stored type. They
+        are one tensor, or a dictionary by name where the dataset has several.
         """
         selected = {name: tensor.index_select(0, index) for name, tensor in self._held.items()}
         if self._mapped:
@@ -105,20 +105,19 @@ def batch_size(inputs: Inputs) -> int:
 class Batches:
     """Batches of records, in order or shuffled anew in each epoch.
 
-    An epoch's order depends on seed and epoch alone, so that a training resumed at an epoch sees what it
-    would have seen. With several processes each takes its share of every batch; the records are padded by
-    repetition to a multiple of their number.
+    The order depends on seed and epoch alone, so a resumed training sees the same batches. With several processes
+    each takes its share of every batch. Records are repeated until all shares are equal.
 
     Parameters
     ----------
     records : Records
-        What to select from.
+        The records to select from.
     batch_size : int
         Records of a batch, over all processes; a multiple of `world_size`.
     seed : int, optional
-        Shuffles; None keeps the order.
+        Seed of the shuffling; None keeps the order.
     epoch : callable
-        Says which epoch it is.
+        Returns the current epoch.
     rank, world_size : int
         Of this process.
     """
@@ -142,7 +141,7 @@ class Batches:
         return -(-share // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # copied once: a copy in each step would make a GPU wait for it
+        # copied once: a copy in each step would stall a GPU
         for index in self._order().to(self.records.device).split(self.batch_size):
             yield self.records.select(index)
 

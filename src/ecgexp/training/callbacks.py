@@ -1,4 +1,4 @@
-"""What happens around an epoch."""
+"""Lightning callbacks: history, checkpoints, pruning, early stopping and progress."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAST = "last.ckpt"
 
 
 class History(Callback):
-    """Keeps each epoch's metrics, also across an interruption.
+    """Collects the metrics of each epoch, also across an interruption.
 
     Parameters
     ----------
@@ -44,16 +44,15 @@ class History(Callback):
         self._rate: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hand on what the interruption may have kept from being logged."""
+        """Log the epochs again: the interruption may have come before they were logged."""
         self._log(self.epochs)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, and note the learning rate before the schedule steps."""
         self._started = time.perf_counter()
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        self._rate = (
-            {LEARNING_RATE: float(groups[0]["lr"])} if groups else {}
-        )  # none where the net has nothing to train
+        # no groups where the net has no parameters to train
+        self._rate = {LEARNING_RATE: float(groups[0]["lr"])} if groups else {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collect, and log all metrics of the epoch at once."""
@@ -67,12 +66,12 @@ class History(Callback):
         return {"epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the epochs of an interrupted training over."""
+        """Restore the epochs of an interrupted training."""
         self.epochs = state_dict["epochs"]
 
 
 class Faster(Callback):
-    """Has each step take less time on a CPU, see `ecgexp.fast.training`."""
+    """Makes each step faster on a CPU, see `ecgexp.fast.training`."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepare this process."""
@@ -81,30 +80,30 @@ class Faster(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Spare a fused update on a CPU a copy of each gradient."""
+        """Avoid a copy of each gradient in a fused update on a CPU."""
         if pl_module.device.type == "cpu" and optimizer.defaults.get("fused"):
             as_it_lies(parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
 class Checkpoints(Checkpoint):
-    """Keeps the best weights, and the whole state of training after each epoch, safe against a kill.
+    """Saves the best weights, and the whole state of training after each epoch, safe against a kill.
 
-    Lightning's own callback overwrites the best weights before the state that knows of them. Here each is
-    written under a temporary name, to the disk, and moved. The state has the weights of its epoch; those of an
-    earlier one that was better are first written under a name of their own, then the state that names them, and only
-    then older weights are removed.
+    Lightning's own callback overwrites the best weights before it writes the state that refers to them. Here each
+    file is written under a temporary name, flushed to the disk, and renamed. The state contains the weights of its
+    epoch. If an earlier epoch was better, its weights are written first, then the state that names them. Only then
+    are older weights removed.
 
     Parameters
     ----------
     folder : Path, optional
-        Where; None in the processes that write nothing.
+        Where to write; None in processes that write nothing.
     monitor : str
         Metric that decides which epoch is best.
     mode : {'min', 'max'}
-        Which values of it are better.
+        Which values of `monitor` are better.
     share : float
-        Of the time, at most, that writing may take, above 0; where epochs are too short for it, not each is
-        written. 1: each is.
+        Largest share of the time that writing may take, above 0. Where epochs are too short for it, some are not
+        written. 1: each epoch is written.
     """
 
     def __init__(self, folder: Path | None, monitor: str, mode: str, share: float = 1.0) -> None:
@@ -116,7 +115,7 @@ class Checkpoints(Checkpoint):
         self._wait, self._next = 1 / share - 1, 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Have the state written as the weights are, unless the trainer was given a way of its own."""
+        """Write the state in the same safe way as the weights, unless the trainer has its own checkpoint IO."""
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = _Durable()
 
@@ -128,7 +127,7 @@ class Checkpoints(Checkpoint):
             if self.folder is not None:
                 self._best = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
         begun = time.perf_counter()
-        # all ranks take part in saving, or none
+        # saving needs all ranks
         if trainer.strategy.broadcast(begun >= self._next):
             self._save(trainer)
             ended = time.perf_counter()
@@ -165,12 +164,12 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the best weights over where they are those of the state."""
+        """Restore the best weights, where the state contains them."""
         if checkpoint["callbacks"][self.state_key]["best_epoch"] == checkpoint["epoch"]:
             self._best = checkpoint["state_dict"]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over from an interrupted training which epoch is best."""
+        """Restore which epoch is best."""
         self.best_epoch, self.best_value = state_dict["best_epoch"], state_dict["best_value"]
         self._written = None if self._best else self.best_epoch
 
@@ -181,14 +180,14 @@ def find_checkpoint(folder: Path) -> tuple[Path | None, bool]:
     Parameters
     ----------
     folder : Path
-        Of `Checkpoints`.
+        The folder of `Checkpoints`.
 
     Returns
     -------
     checkpoint : Path or None
-        None where there is none, or it was damaged.
+        None where there is none, or where it is damaged.
     damaged : bool
-        It was, and has been moved aside, so that the training starts again.
+        Whether it was damaged. It is then renamed, and the training starts again.
     """
     path = folder / LAST
     if not path.exists():
@@ -206,19 +205,19 @@ def find_checkpoint(folder: Path) -> tuple[Path | None, bool]:
 
 
 class Pruning(Callback):
-    """Stops a training that is not worth its further epochs.
+    """Stops a training whose further epochs are not worth their time.
 
     Parameters
     ----------
     history : History
-        Its epochs; a callback before this one.
+        The epochs so far; it must come before this callback.
     judge : callable
-        Told of all epochs so far after each; whether to stop. Of several processes that of rank 0 decides.
+        Called after each epoch with all epochs so far; returns whether to stop. Rank 0 decides for all.
 
     Attributes
     ----------
     pruned : bool
-        It was stopped.
+        Whether the training was stopped.
     """
 
     def __init__(self, history: History, judge: Callable[[list[dict[str, float]]], bool]) -> None:
@@ -226,17 +225,17 @@ class Pruning(Callback):
         self._history, self._judge = history, judge
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ask, unless this was the last epoch anyway."""
+        """Ask `judge`, unless this was the last epoch anyway."""
         stop = trainer.strategy.broadcast(self._judge(self._history.epochs))
         if stop and not trainer.should_stop and trainer.current_epoch + 1 != trainer.max_epochs:
             self.pruned = trainer.should_stop = True
 
 
 class Patience(EarlyStopping):
-    """Early stopping that also stops where the interrupted training had just decided to."""
+    """Early stopping that also stops a resumed training whose patience was already used up."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop before a further epoch if patience was at its end."""
+        """Stop before a further epoch if patience is used up."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
@@ -274,7 +273,7 @@ def _best_path(folder: Path, epoch: int | None) -> Path:
 
 
 class _Durable(TorchCheckpointIO):
-    # Lightning's own makes the whole file in memory first, which takes longer than writing it.
+    # Lightning builds the whole file in memory first, which takes longer than writing it.
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         _write(checkpoint, Path(path))
 
@@ -288,7 +287,7 @@ def _write(content: dict[str, Any], path: Path) -> None:
             os.fsync(file.fileno())
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        # of what happened in a write torch says but that it lost its place in the file
+        # torch's own error hides the cause of a failed write
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, OSError):
             raise UserError(f"{path} cannot be written: {summarised(cause)}.") from error

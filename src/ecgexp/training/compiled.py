@@ -1,4 +1,4 @@
-"""A net as one compiled graph: a GPU would wait for Python to start each of its kernels."""
+"""A net as one compiled graph, since otherwise a GPU waits for Python to start each kernel."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ecgexp.training.batches import Inputs
 logger = logging.getLogger(__name__)
 
 PAYS_FROM = 5_000
-"""Steps of a training from which on compiling, a minute or so, should pay by the milliseconds that each is spared."""
+"""Steps from which compiling pays: it takes about a minute, and saves milliseconds in each step."""
 
 Compile = Literal["auto", True, False]
-"""Whether nets are compiled on a GPU; 'auto': where that pays and works."""
+"""Whether nets are compiled on a GPU; 'auto': where it pays and works."""
 
-# Past this many graphs torch would silently stop compiling; a sweep over widths has one for each.
+# With more graphs than this torch silently stops compiling. A sweep over widths needs one graph for each.
 allow_graphs(64)
 
 
@@ -32,11 +32,11 @@ def compiles(setting: Compile, steps: float, device: str) -> bool:
     Parameters
     ----------
     setting : 'auto', True or False
-        What the configuration says.
+        The config key `compile`.
     steps : float
-        Of the training at most.
+        Steps of the training, at most.
     device : str
-        Kind of device: 'cuda', or 'cpu', where nothing would be gained.
+        Kind of device: 'cuda', or 'cpu', where compiling gains nothing.
     """
     if device == "cpu" or not setting:
         return False
@@ -45,10 +45,10 @@ def compiles(setting: Compile, steps: float, device: str) -> bool:
 
 @cache
 def can_compile(device: str) -> bool:
-    """Whether this machine has what compiling takes, such as Triton and a C compiler; says so where it has not."""
+    """Whether compiling works here; it needs Triton and a C compiler, say. Logs a warning where it does not."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
-    except Exception as error:  # of torch, of Triton or of the compiler that it calls
+    except Exception as error:  # from torch, Triton or the C compiler
         logger.warning("Nets are not compiled, which would make training faster: %s", first_line(error))
         return False
     return True
@@ -57,7 +57,7 @@ def can_compile(device: str) -> bool:
 def forward(net: nn.Module, inputs: Inputs) -> Tensor:
     """``net(inputs)``, compiled once for all nets of one shape in this process, whatever the batch size.
 
-    On a GPU the answer, and so each gradient, lies where the next call will write its own.
+    On a GPU the next call overwrites the outputs, and so the gradients, of this one.
     """
     for one in (inputs,) if isinstance(inputs, Tensor) else inputs.values():
         any_batch_size(one)
@@ -70,6 +70,6 @@ def _compiled() -> Callable[[nn.Module, Inputs], Tensor]:
 
 
 def _forward(net: nn.Module, inputs: Inputs) -> Tensor:
-    # the net is an argument: compiled itself, each would have a graph of its own, and other names for its weights
+    # the net is an argument: compiling each net would give each its own graph, and rename its weights
     result: Tensor = net(inputs)
     return result

@@ -1,4 +1,4 @@
-"""The splits of a dataset as Lightning's trainer asks for them."""
+"""The splits of a dataset, in the form that Lightning's trainer needs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ecgexp.training.batches import GIGABYTE, Batches, Records, evaluation_batch
 class TrainingData(pl.LightningDataModule):
     """Training and validation batches ``(inputs, targets, index)`` of a dataset.
 
-    Inputs are as `Records.select` gives them: a signal is (batch, leads, samples), a view of (batch, samples, leads)
-    storage. Targets are float32 (batch, classes); index is the place of each record in its split.
+    Inputs are those of `Records.select`: a signal is (batch, leads, samples), a view of (batch, samples, leads) in
+    memory. Targets are float32 (batch, names). The index is the position of each record in its split.
 
     Parameters
     ----------
     dataset : Dataset
-        Read here, but for its test split.
+        Its training and validation splits are read here.
     batch_size, seed : int
-        Of training.
+        Batch size and seed of the training.
     memory_budget : float
         GB of inputs of a split to hold in memory.
     """

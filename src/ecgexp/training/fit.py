@@ -1,4 +1,4 @@
-"""A net trained as a configuration says: fed with its data, fitted, and asked for what it says of a split."""
+"""Train a net by a configuration: load the data, fit, and predict a split."""
 
 from __future__ import annotations
 
@@ -55,25 +55,25 @@ class Fitted:
     Attributes
     ----------
     network : Network
-        With the kept weights.
+        With the best weights.
     loss : nn.Module
-        That it was trained with.
+        The loss of the training.
     trainer : pl.Trainer
-        That trained it.
+        The trainer.
     data : TrainingData
-        What it was trained on.
+        The data of the training.
     dataset : Dataset
-        Where the data come from.
+        The dataset of `data`.
     target : Target
         What is predicted.
     history : list of dict
         Metrics of each epoch.
     diverged : bool
-        The loss stopped being finite.
+        Whether the loss became infinite or NaN.
     best_epoch : int, optional
-        Epoch, from 0, whose weights were kept; None where none was validated with a finite loss.
+        Epoch, from 0, of the best weights; None where no epoch was validated with a finite loss.
     pruned : bool
-        It was stopped early, as not worth its further epochs.
+        Whether a search stopped it early.
     """
 
     network: Network
@@ -89,12 +89,12 @@ class Fitted:
 
 
 def load(cfg: DictConfig, parts: Parts) -> TrainingData:
-    """Read the training and validation splits, and check that they are as the configuration says.
+    """Read the training and validation splits, and check them against the configuration.
 
     Raises
     ------
     UserError
-        Where the data are not as the configuration says.
+        Where the data differ from what the configuration says.
     """
     data = TrainingData(parts.dataset, cfg.batch_size, cfg.seed, cfg.memory_budget)
     _check_data(cfg, parts.dataset, data.splits["train"])
@@ -126,15 +126,15 @@ def fit(
     data : TrainingData
         Loaded by `load`.
     checkpoint : Path, optional
-        Of an interrupted training to go on with.
+        Checkpoint of an interrupted training to resume.
     scratch : Path, optional
-        Folder for checkpoints; rank 0 has it.
+        Folder for checkpoints, only on rank 0.
     log : callable
-        Told of all epochs so far after each.
+        Called after each epoch with all epochs so far.
     quiet : bool
         Show no progress.
     judge : callable, optional
-        Told of all epochs so far after each; whether to prune the trial.
+        Called after each epoch with all epochs so far; returns whether to prune the trial.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def fit(
         _compile_for(cfg, len(data.splits["train"])),
     )
     history = History(log)
-    # on a GPU an epoch may take less time than writing what it ended with
+    # on a GPU an epoch may take less time than writing its checkpoint
     share = 1.0 if device_kind(cfg) == "cpu" else 0.1
     kept = Checkpoints(scratch, cfg.monitor, best_is(target, cfg.monitor), share)
     pruning = Pruning(history, judge or (lambda epochs: False))
@@ -174,7 +174,7 @@ def fit(
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except Diverged:
         diverged = True
-    log(history.epochs)  # also where an interrupted training had but to be logged
+    log(history.epochs)  # also where an interrupted training only has to be logged
     if scratch is not None and kept.best_epoch is not None:
         module.load_state_dict(kept.best_weights())
     network = module.net
@@ -194,13 +194,13 @@ def fit(
 
 
 def fit_labels(parts: Iterable[nn.Module], train: Split, target: Target) -> None:
-    """Tell nets and losses that ask for it what the targets of the training split are.
+    """Pass the targets of the training split to the nets and losses that need them.
 
     Parameters
     ----------
     parts : iterable of nn.Module
-        Those with a method ``fit_labels`` are called with the targets, in the type that they are stored in; those
-        with a method ``fit_prior`` with the logits that predict the distribution of the targets.
+        A method ``fit_labels`` is called with the targets, in their stored type. A method ``fit_prior`` is called
+        with the logits that predict the distribution of the targets.
     train : Split
         The training split.
     target : Target
@@ -214,7 +214,7 @@ def fit_labels(parts: Iterable[nn.Module], train: Split, target: Target) -> None
 
 
 def predict(fitted: Fitted, split: SplitName) -> Predictions:
-    """What the best weights say of a split; NaN where there are none, which counts as nothing predicted."""
+    """Predictions of the best weights for a split; NaN, which counts as no label, where there are no best weights."""
     device, context = fitted.trainer.strategy.root_device, fitted.trainer.precision_plugin.forward_context
     logits = logits_of(fitted.network, fitted.data.records(split, device), device, context)
     if fitted.best_epoch is None:
@@ -237,9 +237,9 @@ def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
     check_inputs(dataset, split)
     wrong = wrong_size(cfg, dataset)
     if wrong is not None:
-        name, said, found = wrong
-        said = "missing" if said is None else said
-        raise UserError(f"Config key 'dataset.{name}' is {said}, but the data have {found}.")
+        name, given, found = wrong
+        given = "missing" if given is None else given
+        raise UserError(f"Config key 'dataset.{name}' is {given}, but the data have {found}.")
     named, known = [str(name) for name in cfg.dataset.label_names], list(dataset.label_names)
     if named != known:
         raise UserError(
@@ -249,7 +249,7 @@ def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
 
 
 def _check_metrics(cfg: DictConfig, parts: Parts, data: TrainingData) -> None:
-    """Refuse a monitor or an objective that the labels of its split do not allow: AUROC, say, without a positive."""
+    """Refuse a monitor or an objective that is undefined on the labels of its split: AUROC without a positive, say."""
     asked = [("monitor", cfg.monitor), *(("objective", name) for name in objectives(cfg))]
     splits: tuple[SplitName, ...] = ("train", "val")
     for split in splits:
@@ -286,7 +286,7 @@ def _callbacks(cfg: DictConfig, target: Target, quiet: bool) -> list[Callback]:
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
-    """Lightning's trainer as a configuration says.
+    """Lightning's trainer of a configuration.
 
     Raises
     ------
@@ -304,7 +304,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            plugins=[LightningEnvironment()],  # of what a cluster says it would make processes, or signals, of its own
+            # otherwise Lightning would use a cluster's settings to start processes or handle signals
+            plugins=[LightningEnvironment()],
             **settings,
         )
     except (ValueError, RuntimeError) as error:
@@ -313,9 +314,9 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
 
 
 def _compile_for(cfg: DictConfig, records: int) -> int | None:
-    """Size of the training batches that are compiled; None where nothing is."""
+    """Size of the training batches that are compiled; None where nothing is compiled."""
     steps = cfg.max_epochs * records / cfg.batch_size
-    # gradients to be added to are not where they were once a compiled net has gone on
+    # a compiled net overwrites the gradients of its last call, so they cannot be accumulated
     accumulates = cfg.trainer.get("accumulate_grad_batches", 1) != 1
     if accumulates or not compiles(cfg.compile, steps, device_kind(cfg)):
         return None

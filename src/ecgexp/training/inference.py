@@ -1,4 +1,4 @@
-"""Running a net over records: the one way for all that does so without training."""
+"""Run a net over records, without training it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ecgexp.metrics.evaluation import Evaluation
 
 Context = Callable[[], AbstractContextManager[Any]]
-"""Makes what each batch is computed in, such as another precision."""
+"""Returns the context of the computation of a batch, such as another precision."""
 
 
 def run_net(
@@ -36,7 +36,7 @@ def run_net(
     net : callable
         In evaluation mode, on `device`.
     batches : iterable of Tensor, or of dict of str to Tensor
-        Inputs of records; of several inputs, by their names.
+        Inputs of records; several inputs by name.
     device : torch.device
         Where to compute.
     context : callable
@@ -60,7 +60,7 @@ def logits_of(network: nn.Module, records: Records, device: torch.device, contex
 
 
 def predictions_of(split: Split, logits: Tensor, target: Target) -> Predictions:
-    """What a net says of a split, from its logits, (records, outputs)."""
+    """Predictions for a split from logits, (records, outputs)."""
     with torch.no_grad():
         probabilities = target.activation()(logits)
     return Predictions(split.ids, split.targets, probabilities.numpy(), target, split.patients, logits.numpy())
@@ -76,12 +76,12 @@ def measure_predictions(
 
 
 def latency(network: nn.Module, record: Inputs, device: torch.device, context: Context = nullcontext) -> float:
-    """Milliseconds that a network takes for one record, whatever its weights: the median of ten, after a first.
+    """Milliseconds that a network takes for one record: the median of ten passes, after a first one.
 
     Parameters
     ----------
     network : nn.Module
-        Is left in evaluation mode.
+        It is left in evaluation mode.
     record : Tensor, or dict of str to Tensor
         Inputs of one record.
     device : torch.device

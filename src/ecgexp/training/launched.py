@@ -1,4 +1,4 @@
-"""What torchrun or srun says of the processes that it started to train one net. Imports nothing heavy."""
+"""Ranks of the processes that torchrun or srun started to train one net. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def launched() -> tuple[int, int]:
 
 
 def check_ranks(trainer: Any, batch_size: int, sweep: bool) -> None:
-    """Refuse processes that torchrun or srun started, or that nobody will start, where they cannot train one net.
+    """Refuse a number of processes that cannot train one net: of torchrun or srun, or ones that nobody starts.
 
     Parameters
     ----------
     trainer : mapping
-        Of the configuration.
+        Config group `trainer`.
     batch_size : int
         Records of a step, over all processes.
     sweep : bool
-        Several trials are asked for.
+        Whether the command is a sweep.
 
     Raises
     ------
     UserError
-        Where they cannot.
+        Where the processes do not fit the configuration.
     """
     _, ranks = launched()
     nodes, devices = trainer.get("num_nodes", 1), trainer["devices"]

@@ -27,7 +27,7 @@ class TrainingModule(pl.LightningModule):
     Parameters
     ----------
     net : nn.Module
-        Inputs of a batch, as they are stored, to logits (batch, classes); see `Network`.
+        Stored inputs of a batch to logits (batch, outputs); see `Network`.
     loss : callable
         ``(logits, targets)`` to a scalar mean.
     optimizer : callable
@@ -41,8 +41,8 @@ class TrainingModule(pl.LightningModule):
     target : Target
         What is predicted, and how it is measured.
     compile_for : int, optional
-        Size of the training batches whose forward and backward pass are compiled; others, such as the last of an
-        epoch, are not. None: all pass uncompiled.
+        Size of the training batches that are compiled; others, such as the last of an epoch, are not. None: nothing
+        is compiled.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class TrainingModule(pl.LightningModule):
         self._restored: dict[str, Any] = {}
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Logits, (batch, classes)."""
-        # evaluation has batches so large that they keep a GPU busy
+        """Logits, (batch, outputs)."""
+        # evaluation is not compiled: its batches are large enough to keep a GPU busy
         if self.training and batch_size(inputs) == self.compile_for:
             return compiled.forward(self.net, inputs)
         return self.net(inputs)
@@ -74,7 +74,7 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Loss of a batch; None where the net has nothing to train."""
         loss = self._step("train", batch)
-        # Reading the loss would make a GPU wait in each step; there the epoch's loss is checked.
+        # Reading the loss in each step would stall a GPU; there only the loss of the epoch is checked.
         if loss.device.type == "cpu" and self._any_rank(not torch.isfinite(loss)):
             raise Diverged
         return loss if loss.requires_grad else None
@@ -84,7 +84,7 @@ class TrainingModule(pl.LightningModule):
         self._step("val", batch)
 
     def on_train_start(self) -> None:
-        """Go on as an interrupted training would have: optimizers exist only now."""
+        """Restore schedule and random state of an interrupted training: the optimizers exist only now."""
         if not self._restored:
             return
         if self._scheduler is not None:
@@ -95,16 +95,16 @@ class TrainingModule(pl.LightningModule):
         self._restored = {}
 
     def on_train_epoch_start(self) -> None:
-        """Forget what an interrupted epoch left."""
+        """Discard the logits of an interrupted epoch."""
         for seen in self._seen.values():
             seen.clear()
 
     def on_validation_epoch_end(self) -> None:
-        """Measure both splits: Lightning validates before it closes the training epoch."""
+        """Measure both splits: Lightning validates before the training epoch ends."""
         for split in ("train", "val"):
             if self._seen[split]:
                 metrics = self._measure(split)
-                # as tensors, which stay on the CPU: numbers would go to the GPU, and be read back one by one
+                # tensors stay on the CPU; numbers would be copied to the GPU, and read back one by one
                 self.log_dict({split_metric(split, name): torch.tensor(value) for name, value in metrics.items()})
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
@@ -119,8 +119,8 @@ class TrainingModule(pl.LightningModule):
             self._scheduler = self.schedule(optimizer)
         return optimizer
 
-    # Lightning would step the schedule after the epoch's checkpoint is written, which a resumed training
-    # would then lack; so it is stepped here.
+    # Lightning steps the schedule after it writes the epoch's checkpoint, so a resumed training would lack that step.
+    # Hence the schedule is stepped here.
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Step a schedule that counts steps."""
@@ -137,7 +137,7 @@ class TrainingModule(pl.LightningModule):
             self._scheduler.step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add schedule and random state (dropout) to what Lightning keeps."""
+        """Add the schedule and the random state (for dropout) to the checkpoint."""
         state: dict[str, Any] = {"rng": torch.get_rng_state()}
         if self._scheduler is not None:
             state["schedule"] = self._scheduler.state_dict()
@@ -146,11 +146,11 @@ class TrainingModule(pl.LightningModule):
         checkpoint["ecgexp"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what `on_save_checkpoint` added."""
+        """Read what `on_save_checkpoint` added."""
         self._restored = checkpoint["ecgexp"]
 
     def _any_rank(self, here: bool) -> bool:
-        """Whether it is so in any process: one that stopped alone would leave the others waiting."""
+        """Whether `here` is true in any process: if one stopped alone, the others would wait for it."""
         if self.trainer.world_size == 1:
             return here
         return bool(self.trainer.strategy.reduce_boolean_decision(here, all=False))
@@ -177,7 +177,7 @@ class TrainingModule(pl.LightningModule):
 
 
 def _unique(index: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted unique values and a place of each: undoes shuffling and the padding of several processes."""
+    """Sorted unique values and the position of each: undoes shuffling, and removes repeated records."""
     order = torch.argsort(index, stable=True)
     ordered = index[order]
     keep = torch.ones_like(ordered, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""A net as it is used: behind the normalisation of its dataset, and what its logits come to."""
+"""A net with the normalisation of its dataset, and checks and measures of it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class Network(nn.Module):
-    """A net behind the normalisation of its dataset, so that both are kept together.
+    """A net with the normalisation of its dataset, so that both are saved together.
 
-    It takes the inputs of a batch as they are stored. A net that takes one of them is called with it, and one that
-    takes several by their names; each of them reaches the net as float32, whatever it is stored as.
+    It takes the stored inputs of a batch, and converts each to float32. A net with one input is called with it, one
+    with several by their names.
 
     Parameters
     ----------
     net : nn.Module
-        Inputs to logits (batch, classes).
+        Inputs to logits (batch, outputs).
     normalization : mapping of str to pair of arrays, optional
         Mean and standard deviation of the inputs that are normalised, by name; see `Dataset.normalization`.
     """
@@ -63,20 +63,20 @@ def restored(net: nn.Module, state: Mapping[str, Tensor]) -> Network:
     RuntimeError
         Where the state does not fit the net.
     """
-    # versions that had signals alone did not name them
+    # earlier versions had only signals, and did not name them
     state = {f"{key}_{SIGNAL}" if key in ("mean", "std") else key: value for key, value in state.items()}
     names = [key.removeprefix("mean_") for key in state if key.startswith("mean_")]
     unset = np.zeros(0, np.float32)
     network = Network(net, dict.fromkeys(names, (unset, unset)))
     for name, value in state.items():
-        if not name.startswith("net."):  # statistics, and what else is kept with the weights
+        if not name.startswith("net."):  # mean, std and other buffers
             network.register_buffer(name, torch.empty_like(value))
     network.load_state_dict(state)
     return network
 
 
 def call(net: nn.Module, inputs: Inputs) -> Tensor:
-    """What a net gives on inputs."""
+    """Outputs of a net: called with one input, or with several by their names."""
     result: Tensor = net(inputs) if isinstance(inputs, Tensor) else net(**inputs)
     return result
 
@@ -104,7 +104,7 @@ def check_takes(net: nn.Module, names: Sequence[str]) -> None:
 
 
 def as_float(inputs: Inputs) -> Inputs:
-    """Inputs as nets compute with them."""
+    """Inputs as float32."""
     if isinstance(inputs, Tensor):
         return inputs.float()
     return {name: one.float() for name, one in inputs.items()}
@@ -112,7 +112,7 @@ def as_float(inputs: Inputs) -> Inputs:
 
 def measure(logits: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor], target: Target) -> Evaluation:
     """Loss and metrics of a split, from its logits (records, outputs) and targets (records, names)."""
-    # Not above: torchmetrics takes a second to import, and a command that only predicts needs none of it.
+    # Imported here: torchmetrics takes a second to import, and predicting does not need it.
     from ecgexp.metrics import Evaluation
 
     with torch.no_grad():
@@ -123,26 +123,26 @@ def measure(logits: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Te
 
 @torch.no_grad()
 def check_layers(net: nn.Module, inputs: Inputs, reduced: AbstractContextManager[Any]) -> None:
-    """Refuse a net of which this machine computes a layer wrongly in reduced precision.
+    """Refuse a net with a layer that this machine computes wrongly in reduced precision.
 
-    Libraries have taken wrong sums in bfloat16 for some shapes of convolutions, without a word, and a net trains
-    with them all the same. Each layer that has weights, and no layers in it, is compared with itself in 32 bits.
+    Libraries have computed wrong sums in bfloat16 for some shapes of convolutions, without an error, and training
+    does not show it. Each layer with weights, and without layers inside, is compared with its result in 32 bits.
 
     Parameters
     ----------
     net : nn.Module
-        In any mode, which it is left in.
+        Its mode (training or evaluation) is restored.
     inputs : Tensor or dict of str to Tensor
         A batch for it.
     reduced : context manager
-        In which the precision is reduced.
+        The context with reduced precision.
 
     Raises
     ------
     UserError
-        With the first such layer, and how far it is off.
+        For the first such layer, with its error.
     """
-    rounding = 0.25  # bfloat16 is off by less than 0.01; what was wrong, by as much as the result is large
+    rounding = 0.25  # bfloat16 is off by less than 0.01; wrong sums were off by about 1
 
     def compare(name: str, layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         result = _first(output)
@@ -172,7 +172,7 @@ def check_layers(net: nn.Module, inputs: Inputs, reduced: AbstractContextManager
 
 
 def _first(output: Any) -> Any:
-    """What a layer gives on: of a recurrent one without its state."""
+    """Output of a layer, without the state of a recurrent one."""
     return output[0] if isinstance(output, tuple) else output
 
 

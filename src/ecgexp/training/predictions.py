@@ -1,4 +1,4 @@
-"""What a net says of labelled records, and its file."""
+"""Predictions of a net for labelled records, and their file."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _TRUE, _PROBABILITY = "true/", "probability/"
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a net says of labelled records.
+    """Predictions of a net for labelled records.
 
     Attributes
     ----------
     ids : str array, (records,)
     targets : array, (records, names)
-        In the type of the dataset, uint8 for labels.
+        In the stored type, uint8 for labels.
     probabilities : float32 array, (records, names)
     target : Target
         What is predicted.
     patients : str array, (records,), or None
         None where a file does not have them.
     logits : float32 array, (records, outputs), or None
-        None where the predictions were read from a file, which has none.
+        None where the predictions were read from a file: it has no logits.
     """
 
     ids: NDArray[np.str_]
@@ -83,5 +83,5 @@ def read_predictions(path: Path, build: Callable[[Sequence[str]], Target]) -> Pr
             build(names),
             table["patient"].to_numpy(dtype=str) if "patient" in table else None,
         )
-    except Exception as error:  # a damaged parquet file raises whatever its parsing happens to raise
+    except Exception as error:  # a damaged parquet file may raise anything
         raise UserError(f"{path} is damaged or holds no predictions: {summarised(error)}.") from error

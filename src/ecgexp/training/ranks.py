@@ -1,4 +1,4 @@
-"""Several processes that train one net: rank 0, and others that it starts or that torchrun or srun did."""
+"""Several processes that train one net: rank 0 and the others, started by it, torchrun or srun."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from ecgexp.processes import leave_with_parent
 from ecgexp.training.launched import launched
 
 TASK, FAILED, LEFT_OUT = "task", "failed", ""
-# Rank 0 may have to read its data first, and find what was trained before.
+# Rank 0 may have to read its data, and look up earlier trials, first.
 PATIENCE = timedelta(days=30)
 GRACE = timedelta(seconds=60)
 _SENTENCE = "Training process {} failed; its error is shown above."
 
-_store: distributed.Store | None = None  # through which rank 0 tells those that it did not start
+_store: distributed.Store | None = None  # rank 0 tells ranks of torchrun or srun through it what to train
 
 
 @contextmanager
 def other_ranks(processes: int, function: Callable[..., Any], *args: Any) -> Iterator[None]:
-    """Have further processes call a function; the body is rank 0.
+    """Call a function in the other ranks; the body of the context is rank 0.
 
     Parameters
     ----------
     processes : int
-        Of all ranks.
+        Number of ranks.
     function : callable
-        Called with `args` and one more callable, which it calls when it is about to join the others: rank 0
-        would wait half an hour for one that fails before. Those that torchrun or srun started call what they gave
-        to `follow`, with `args` as JSON has them.
+        Called with `args` and one more callable. It calls that one just before it joins the other ranks; otherwise
+        rank 0 would wait half an hour for a rank that failed before. Ranks of torchrun or srun call the function
+        that they gave to `follow`, with `args` read from JSON.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def other_ranks(processes: int, function: Callable[..., Any], *args: Any) -> Ite
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """As rank 0, tell the ranks that torchrun or srun started what to train; or at the end that there is nothing."""
+    """As rank 0, tell the ranks of torchrun or srun what to train; at the end, that nothing is left."""
     global _store
     _, ranks = launched()
     if ranks == 1:
@@ -76,7 +76,7 @@ def leading() -> Iterator[None]:
 
 
 def follow(function: Callable[..., Any]) -> None:
-    """Call a function with what rank 0 tells, as a rank that torchrun or srun started; or nothing where it says so."""
+    """As another rank of torchrun or srun, call a function with the arguments of rank 0, if rank 0 sends any."""
     rank, _ = launched()
     store = _meet()
     store.wait([TASK], PATIENCE)
@@ -93,7 +93,7 @@ def follow(function: Callable[..., Any]) -> None:
 
 
 def _meet() -> distributed.Store:
-    """What all ranks of torchrun, or of srun, read and write."""
+    """The store that all ranks of torchrun, or of srun, share."""
     if "RANK" not in os.environ:
         rank, ranks = launched()
         node = SLURMEnvironment.resolve_root_node_address(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
@@ -109,7 +109,7 @@ def _meet() -> distributed.Store:
 
 
 def _tell(store: distributed.Store, task: str, patience: timedelta = PATIENCE) -> None:
-    """Tell all other ranks what to do, and wait until they are about to."""
+    """Tell all other ranks what to do, and wait until they are ready."""
     _, ranks = launched()
     store.set(TASK, task)
     for rank in range(1, ranks):
@@ -126,8 +126,8 @@ def _leave() -> None:
 @contextmanager
 def _started(processes: int, function: Callable[..., Any], *args: Any) -> Iterator[None]:
     """Start the other ranks on this machine."""
-    # Lightning would start them by running the whole command line again, which would enter a sweep once
-    # more. Where LOCAL_RANK is set it takes them as started. A torchrun of one process has a store of its own.
+    # Lightning would start them by running the whole command again, and so the whole sweep. Where LOCAL_RANK is set
+    # it expects them to run already. A torchrun of one process has its own store.
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(find_free_network_port()),
@@ -160,7 +160,7 @@ def _started(processes: int, function: Callable[..., Any], *args: Any) -> Iterat
         _check(children)
     finally:
         for child in children:
-            child.kill()  # it has nothing to write, and would wait for the others
+            child.kill()  # it has nothing to write, and may wait for other ranks
         for name, value in before.items():
             os.environ.pop(name, None)
             os.environ.update({name: value} if value is not None else {})
@@ -175,12 +175,12 @@ def _wait(signal: Connection, rank: int) -> None:
 
 
 def _is_cut_off(error: RuntimeError) -> bool:
-    """Whether this rank says no more than that another one does not answer."""
+    """Whether the error only means that another rank does not answer."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def _check(children: list[SpawnProcess], patience: timedelta | None = None) -> None:
-    """Wait for the end of the other ranks; raise where one failed: first of one that was killed."""
+    """Wait for the end of the other ranks; raise where one failed, for a killed one first."""
     for child in children:
         child.join(None if patience is None else patience.total_seconds())
     failed = [(child.exitcode, rank) for rank, child in enumerate(children, 1) if child.exitcode]
