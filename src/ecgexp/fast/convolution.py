@@ -1,4 +1,4 @@
-"""Convolutions of signals as images of one line, whose gradients on a CPU take as little as half of PyTorch's time."""
+"""Convolutions of signals as images of one line; their gradients on a CPU take down to half of PyTorch's time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from torch.nn.grad import conv2d_weight
 from ecgexp.models.layers import ceil_div
 
 LAYOUT = torch.channels_last
-"""How PyTorch names channels last in memory: (batch, samples, channels), taken as images a line high."""
+"""PyTorch's memory format for (batch, samples, channels), taken as images of one line."""
 
 LONGEST = 512
 """Outputs of a record up to which oneDNN 3.12 computes the weight gradient of a convolution at full speed on a CPU.
-Of 600 it computes it at half of that (64 channels, 16 taps, two AMD cores with AVX-512), so longer records are cut."""
+For 600 it has half the speed (64 channels, 16 taps, two AMD cores with AVX-512), so longer records are cut."""
 
 FEW_OUTPUTS = 2048
-"""Outputs of a batch up to which, in bfloat16, the weight gradient is faster as one product of matrices: that of the
-upstream gradient and a copy of what each output sees. It is 1.2 to 9 times as fast there, and slower from some 4,000
-outputs on."""
+"""Outputs of a batch up to which, in bfloat16, the weight gradient is faster as one product of matrices: the upstream
+gradient times a copy of the inputs of each output. It is 1.2 to 9 times as fast, and slower above 4,000."""
 
 
 class Convolution(torch.autograd.Function):
-    """`F.conv2d` of images of one line, on a CPU, whose gradients take as little as half of PyTorch's time."""
+    """`F.conv2d` of images of one line, on a CPU; its gradients take down to half of PyTorch's time."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -44,7 +43,7 @@ class Convolution(torch.autograd.Function):
         return (
             F.conv_transpose2d(upstream, weight) if of_x else None,
             _weight_gradient(upstream, x, weight) if of_weight else None,
-            # a plain sum: asked for it too, oneDNN takes up to 1.4 times as long for the weight gradient
+            # a plain sum: if oneDNN computes it too, the weight gradient takes up to 1.4 times as long
             upstream.sum((0, 2, 3)) if of_bias else None,
         )
 
@@ -55,15 +54,15 @@ def image(x: Tensor) -> Tensor:
 
 
 def pad(x: Tensor, padding: tuple[int, int], value: float = 0.0) -> Tensor:
-    """(batch, channels, samples) to padded images of one line; `F.pad` would copy where there is nothing to add."""
+    """(batch, channels, samples) to padded images of one line; `F.pad` would copy even with no padding."""
     return F.pad(image(x), padding, value=value) if any(padding) else image(x)
 
 
 def fold(x: Tensor, stride: int) -> Tensor:
     """(batch, channels, 1, n) to (batch, stride * channels, 1, n // stride): each output's step becomes channels.
 
-    A convolution of stride `stride` is one of stride 1 on signal and filter folded alike, and PyTorch's weight
-    gradient is up to twice as fast there.
+    With signal and filter folded alike, a convolution of stride `stride` becomes one of stride 1. PyTorch's weight
+    gradient is then up to twice as fast.
     """
     batch, channels, _, samples = x.shape
     steps = samples // stride
@@ -72,7 +71,7 @@ def fold(x: Tensor, stride: int) -> Tensor:
 
 
 def _weight_gradient(upstream: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Weight gradient of an unpadded convolution of stride 1, in the way in which it is fastest."""
+    """Weight gradient of an unpadded convolution of stride 1, by the fastest method."""
     (batch, outputs, _, samples), (_, inputs, _, kernel) = upstream.shape, weight.shape
     if x.dtype == torch.bfloat16 and batch * samples <= FEW_OUTPUTS:
         seen = _lines(x).flatten(1).unfold(1, kernel * inputs, inputs).flatten(0, 1)

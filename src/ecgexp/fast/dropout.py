@@ -11,7 +11,7 @@ from ecgexp.foreign.torch import relu_gradient
 
 
 class Drop(torch.autograd.Function):
-    """ReLU, then dropout at a rate, on a CPU; gradients come from the output, so that no mask is kept."""
+    """ReLU, then dropout at a rate, on a CPU; gradients use the output, so no mask is stored."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
@@ -19,7 +19,7 @@ class Drop(torch.autograd.Function):
         dropped = round(rate * 2**16)
         ctx.scale = 2**16 / (2**16 - dropped)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        # laid out as x is in memory, so that products run through both at once
+        # the memory layout of x, so that products read both in order
         strides = torch.empty_like(x, device="meta").stride()
         # in place, as 0 and 1 of the same width: a mask of bool would be converted value by value
         kept = draws.ge_(dropped - 2**15).as_strided(x.shape, strides)
@@ -29,6 +29,6 @@ class Drop(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Gradient by `x`: what is above zero was so before, and was kept."""
+        """Gradient with respect to `x`: outputs above zero were above zero before, and not dropped."""
         (y,) = ctx.saved_tensors
         return relu_gradient(gradients[0], y).mul_(ctx.scale), None

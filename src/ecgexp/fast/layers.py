@@ -1,7 +1,7 @@
-"""The layers of `ecgexp.models.layers`, faster.
+"""Faster versions of the layers of `ecgexp.models.layers`.
 
-In memory a signal lies as Keras has it, (batch, samples, channels), of which those here are transposed views: so
-the data come, and so the convolutions are fastest. Each layer takes any layout and returns this one.
+In memory a signal is (batch, samples, channels), as in Keras; the tensors here are transposed views of it. The data
+have this layout, and convolutions are fastest with it. Each layer takes any layout and returns this one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ecgexp.models import layers
 
 
 def speed_up(net: nn.Module) -> nn.Module:
-    """Have the layers of `ecgexp.models.layers` in a net compute faster, in place.
+    """Replace the layers of `ecgexp.models.layers` in a net by faster ones, in place.
 
-    Parameters, buffers and their names stay as they are; other layers, and subclasses of ours, are left alone.
+    Parameters, buffers and their names do not change. Other layers, and subclasses of ours, are not replaced.
 
     Parameters
     ----------
     net : nn.Module
-        Of this project or of a user, before its optimizer is built.
+        Any net, before its optimizer is built.
 
     Returns
     -------
@@ -41,14 +41,14 @@ def speed_up(net: nn.Module) -> nn.Module:
 
 
 class FastSameConv(layers.SameConv):
-    """`SameConv`; in training on a CPU it has first derivatives only, by `torch.autograd`; in evaluation all."""
+    """`SameConv`; in training on a CPU it has first derivatives only."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, inputs, n) to (batch, outputs, ceil(n / stride))."""
         (left, right), samples = self.padding_of(x.shape[-1]), x.shape[-1]
         weight, stride = self.weight, self.stride[0]
         if stride == 1:
-            # a filter longer than the signal: its ends see nothing but padding
+            # a filter longer than the signal: its ends see only padding
             unseen = (max(left - samples + 1, 0), max(right - samples + 1, 0))
             weight = weight[..., unseen[0] : weight.shape[-1] - unseen[1]]
             left, right = left - unseen[0], right - unseen[1]
@@ -56,7 +56,7 @@ class FastSameConv(layers.SameConv):
         if stride > 1 and weight.shape[-1] % stride == 0:
             x, weight, stride = fold(x, stride), fold(image(weight), stride).squeeze(2), 1
         weight = image(weight)
-        if x.is_cpu and torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:  # which autocast leaves alone
+        if x.is_cpu and torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:  # autocast leaves it
             x, weight = (layers.odd_channels(t.to(torch.get_autocast_dtype("cpu"))) for t in (x, weight))
         if self.training and stride == 1 and x.is_cpu and not torch.compiler.is_compiling():
             return Convolution.apply(x, weight, self.bias).squeeze(2)
@@ -93,15 +93,15 @@ class FastBatchNorm(layers.BatchNorm):
 
 
 class FastReLUDropout(layers.ReLUDropout):
-    """`ReLUDropout`, on a CPU with cheap random numbers and without a mask to keep.
+    """`ReLUDropout`, on a CPU with cheap random numbers and without a stored mask.
 
-    The rate `p` is rounded to a multiple of 2^-16 there: one 64-bit random number then decides on four values.
-    `nn.Dropout` draws one for each, and next to the convolutions spends a fifth of a step on it.
+    The rate `p` is rounded to a multiple of 2^-16, so that one 64-bit random number decides on four values.
+    `nn.Dropout` draws one number for each value, which takes a fifth of a step.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape; in training a share of the values is zero, and the others are scaled to keep the mean."""
-        # what a compiler traces is torch's own: it cannot see through the other
+        # a compiler cannot trace `Drop`
         if not self.training or self.p == 0 or not x.is_cpu or torch.compiler.is_compiling():
             return super().forward(x)
         return Drop.apply(x, self.p)

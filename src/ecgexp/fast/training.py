@@ -1,4 +1,4 @@
-"""Memory and updates of a training, in less time."""
+"""Faster memory allocation and parameter updates for a training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Optimizer = Callable[..., torch.optim.Optimizer]
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what a step frees for the next one, where it is glibc.
+    """Make glibc keep freed memory for the next step; other C libraries are left as they are.
 
-    It would give large tensors back to the system at once, and each page that is asked for anew costs a fault: up
-    to a tenth of a step on a CPU.
+    By default it returns large tensors to the system at once. Each page that is allocated again costs a page fault:
+    up to a tenth of a step on a CPU.
     """
     trim_threshold, mmap_max = -1, -4  # of malloc.h
     with suppress(AttributeError, OSError, TypeError):
@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
 
 
 def fused(optimizer: Optimizer, device: str) -> Optimizer:
-    """An optimizer that updates all parameters in one kernel, where it can and that is faster.
+    """An optimizer that updates all parameters in one kernel, where this exists and is faster.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def fused(optimizer: Optimizer, device: str) -> Optimizer:
     Returns
     -------
     callable
-        The same where it has no such kernel, where it was told which to use, or where another one is faster.
+        The same optimizer where it has no such kernel, where the kernel is configured, or where another is faster.
     """
     parameters = inspect.signature(optimizer).parameters
     unset = all(name not in parameters or parameters[name].default is None for name in ("fused", "foreach"))
@@ -51,10 +51,10 @@ def fused(optimizer: Optimizer, device: str) -> Optimizer:
 
 
 def as_it_lies(parameters: Iterable[Tensor]) -> None:
-    """Declare gradients contiguous that lie in memory as their parameters do, until they are computed anew.
+    """Declare gradients contiguous that have the memory layout of their parameters, until they are computed again.
 
-    A fused update goes through parameters, gradients and moments in the order in which they lie. PyTorch's own on a
-    CPU copies each gradient of a convolution with channels last all the same: half of the time of an update.
+    A fused update reads parameters, gradients and moments in memory order, so no copy is needed. PyTorch on a CPU
+    still copies each gradient of a channels-last convolution, which takes half of the time of an update.
     """
     for parameter in parameters:
         gradient = parameter.grad

@@ -1,4 +1,4 @@
-"""Of MLflow, checked with 3.17.2 (pyproject: <3.18)."""
+"""Private API of MLflow, checked with 3.17.2 (pyproject: <3.18)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 
 def create_tables(uri: str, artifacts: str) -> None:
-    """Make the tables of a tracking database; a client would make them in place, where a kill leaves half of them."""
+    """Create the tables of a tracking database at `uri`; a client creates them only in the database that it uses."""
     SqlAlchemyStore(uri, artifacts).engine.dispose()
 
 
 class Monitor(SystemMetricsMonitor):
-    """MLflow's monitor of the machine, to be given another loop; its own ends for good where the store is away.
+    """MLflow's monitor of the machine, for another loop: its own ends when the store is unreachable.
 
-    A subclass overrides `monitor`, which a thread runs, and sends what it measures itself.
+    A subclass overrides `monitor`, which runs in a thread, and sends the metrics itself.
     """
 
     def measure(self) -> tuple[dict[str, float], int] | None:
-        """Wait for the next sample: its metrics by name and their step; None where it is to stop."""
+        """Wait for the next sample; return its metrics by name and their step, or None when it must stop."""
         if self._shutdown_event.wait(self.sampling_interval):
             return None
         self.collect_metrics()

@@ -1,4 +1,4 @@
-"""Of Optuna, checked with 5.0.0 (pyproject: <5.1)."""
+"""Private API of Optuna, checked with 5.0.0 (pyproject: <5.1)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from optuna.trial import FrozenTrial, Trial
 
 
 def storage_of(study: Study) -> BaseStorage:
-    """What keeps a study: it takes states and attributes of trials of other processes, which `Study` does not."""
+    """Storage of a study: unlike `Study`, it can set states and attributes of other processes' trials."""
     return study._storage
 
 
 def id_of(trial: Trial | FrozenTrial) -> int:
-    """Id of a trial in its storage, where `number` counts the trials of one study."""
+    """Id of a trial in its storage; `number` is its number within the study."""
     return trial._trial_id
 
 
@@ -30,7 +30,7 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def settings_are_given(trial: FrozenTrial) -> bool:
-    """Whether a trial was enqueued with values, which a sampler leaves as they are."""
+    """Whether a trial was enqueued with values, which a sampler does not change."""
     return "fixed_params" in trial.system_attrs
 
 
@@ -46,12 +46,12 @@ def take_cell(sampler: GridSampler, study: Study, trial: FrozenTrial, cell: int)
 
 
 def take_point(sampler: QMCSampler, point: int) -> None:
-    """Have a sampler take a point of its sequence; it would take the next one, also where a trial is tried again."""
+    """Make a sampler use a given point of its sequence; it would use the next one even for a retried trial."""
     sampler._find_sample_id = lambda study, search_space: point  # type: ignore[method-assign]
 
 
 def draw_others_with(sampler: QMCSampler, other: BaseSampler) -> None:
-    """Have another sampler draw the parameters that are no part of a sequence; a constructor's argument elsewhere."""
+    """Set the sampler of the parameters outside the sequence, after the constructor."""
     sampler._independent_sampler = other
 
 
@@ -73,11 +73,11 @@ class WatchedJournal(JournalStorage):
 
     @property
     def lines_read(self) -> int:
-        """Lines of the journal that were read, and understood."""
+        """Lines of the journal that were read and applied."""
         return self._replay_result.log_number_read
 
     def read(self) -> None:
-        """Read what is new."""
+        """Read the new lines."""
         super()._sync_with_backend()
 
     def _sync_with_backend(self) -> None:

@@ -1,4 +1,4 @@
-"""Of PyTorch, checked with 2.13.0 (pyproject: <2.14)."""
+"""Private API of PyTorch, checked with 2.13.0 (pyproject: <2.14)."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 def relu_gradient(upstream: Tensor, output: Tensor) -> Tensor:
     """`upstream` where the output of a ReLU is above 0 (or NaN), and 0 elsewhere, as a new tensor.
 
-    What is public, such as `torch.where`, takes two to ten times as long on a CPU.
+    Public functions, such as `torch.where`, take two to ten times as long on a CPU.
     """
     return torch.ops.aten.threshold_backward(upstream, output, 0)
 
 
 def allow_graphs(count: int) -> None:
-    """Have `torch.compile` make up to so many graphs of one function, before it runs it uncompiled without an error.
+    """Let `torch.compile` make `count` graphs of one function; above that it silently runs uncompiled.
 
-    `torch.compiler.config` has the setting too, but `torch.compiler` does not document it.
+    `torch.compiler.config` has the setting too, but it is not documented.
     """
     torch._dynamo.config.recompile_limit = count
 
 
 def any_batch_size(batch: Tensor) -> None:
-    """Have `torch.compile` make one graph for all lengths of the first axis, where it can, and one for each elsewhere.
+    """Let `torch.compile` make one graph for all lengths of the first axis, where it can.
 
-    The public ``dynamic=True`` is for all axes, and `mark_dynamic` an error where it cannot.
+    The public ``dynamic=True`` affects all axes, and `mark_dynamic` raises an error where it cannot.
     """
     torch._dynamo.maybe_mark_dynamic(batch, 0)

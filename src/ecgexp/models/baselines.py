@@ -1,4 +1,4 @@
-"""The trivial rows that every study needs beside its nets."""
+"""Baselines: trivial models to compare nets with."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Linear(nn.Module):
     """Logistic regression on the mean and the standard deviation of each lead.
 
     (batch, leads, samples) to logits (batch, outputs). The features are standardised with their averages
-    over the training batches; weights start at zero and, where `fit_prior` is called, biases at the
-    prevalences, so that training starts from what `Constant` predicts.
+    over the training batches. Weights start at zero. `fit_prior` sets the biases to the prevalences, so that
+    training starts from the predictions of `Constant`.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Linear(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def fit_prior(self, logits: Tensor) -> None:
-        """Start from what predicts the distribution of the training targets, (outputs,)."""
+        """Set the biases to the logits of the distribution of the training targets, (outputs,)."""
         with torch.no_grad():
             self.head.bias.copy_(logits)
 
@@ -53,7 +53,7 @@ class Linear(nn.Module):
 class Constant(nn.Module):
     """The prevalence of each label, whatever the record: (batch, leads, samples) to logits (batch, outputs).
 
-    Nothing is trained; until `fit_prior` is called all logits are 0.
+    Nothing is trained. Until `fit_prior` is called, all logits are 0.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Constant(nn.Module):
     Attributes
     ----------
     logits : Tensor, (outputs,)
-        What it answers.
+        The output for each record.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class Constant(nn.Module):
         self.register_buffer("logits", torch.zeros(outputs))
 
     def fit_prior(self, logits: Tensor) -> None:
-        """Take what predicts the distribution of the training targets, (outputs,)."""
+        """Set the logits to those of the distribution of the training targets, (outputs,)."""
         self.logits.copy_(logits)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Convolutional net on beats folded into pictures, with attention, of Giraldi 2025."""
+"""Convolutional net of Giraldi 2025, with attention, on beats folded into pictures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "leaky_relu": nn.LeakyReLU}
 class ConvBlocks(nn.Module):
     """Blocks of two 3 x 3 convolutions on folded signals, with pooling and self-attention after every second.
 
-    (batch, leads, samples) to logits (batch, outputs). Each lead is one channel of a picture, its samples line
-    by line in rows of `columns`, the last one filled up with zeros: a beat of 192 samples is 16 x 12 as in the
-    paper, a record of 12 x 1000 is 12 channels of 84 x 12. 1 + `layers` blocks of two convolutions with padding
-    and ReLU; after the second, fourth, ... block the maximum of each 2 x 2, and x + w MHSA(x) over the places
-    of the picture, where w is learned and starts at zero; two dense layers with an activation in between.
+    (batch, leads, samples) to logits (batch, outputs). Each lead is one channel of a picture. Its samples fill
+    rows of `columns`, and zeros fill the last row. A beat of 192 samples is 16 x 12 as in the paper, a record of
+    12 x 1000 is 12 channels of 84 x 12. The net has 1 + `layers` blocks of two convolutions with padding and
+    ReLU. After the second, fourth, ... block follow a maximum over each 2 x 2, and x + w MHSA(x) over the
+    positions of the picture, where w is learned and starts at zero. Two dense layers follow, with an activation
+    in between.
 
-    Deviation from the authors' code: where a picture has an odd side the pooling keeps its last line, so that
-    any length and number of layers will do. 16 x 12 has none before its third pooling.
+    Deviation from the authors' code: where a picture has an odd side, the pooling keeps its last line. So any
+    length and number of layers works. 16 x 12 has no odd side before its third pooling.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ class ConvBlocks(nn.Module):
     attention : bool
         Whether there is self-attention after the pooling.
     heads : int
-        Of the attention; they divide `hidden`.
+        Heads of the attention, a divisor of `hidden`.
     activation : {'relu', 'gelu', 'leaky_relu'}
         Between the dense layers.
     columns : int
@@ -86,7 +87,7 @@ class ConvBlocks(nn.Module):
                 sides = ceil_div(sides[0], 2), ceil_div(sides[1], 2)
                 if attention:
                     self.blocks.append(ResidualAttention(hidden, heads))
-        self.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # which torch has forgotten
+        self.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # missing in torch's annotations
         self.hidden = nn.Linear(sides[0] * sides[1] * hidden, hidden)
         self.activation = ACTIVATIONS[activation]()
         self.head = nn.Linear(hidden, outputs)
@@ -111,14 +112,14 @@ class ConvBlocks(nn.Module):
 
 
 class ResidualAttention(nn.Module):
-    """x + w MHSA(x) over the places of a picture; w is learned and starts at zero.
+    """x + w MHSA(x) over the positions of a picture; w is learned and starts at zero.
 
     Parameters
     ----------
     channels : int
-        Of the picture.
+        Channels of the picture.
     heads : int
-        They divide `channels`.
+        A divisor of `channels`.
     """
 
     def __init__(self, channels: int, heads: int) -> None:

@@ -20,7 +20,7 @@ Count = Annotated[int, Field(gt=0, strict=True)]
 """A constructor argument that is a whole number of at least 1."""
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
-"""A constructor argument that is a share of what is dropped, below 1."""
+"""A constructor argument that is a dropout rate: at least 0, below 1."""
 
 Initializer = Callable[[Tensor], Tensor]
 Weighted = TypeVar("Weighted", nn.Linear, nn.Conv1d)
@@ -108,7 +108,7 @@ class SameConv(nn.Conv1d):
 class DecimatedConv(SameConv):
     """Every `stride`-th output of a stride-1 `SameConv`, without computing the others.
 
-    Not the same as a strided `SameConv`, whose padding on the left is another.
+    A strided `SameConv` differs: it has another padding on the left.
     """
 
     def padding_of(self, samples: int) -> tuple[int, int]:
@@ -133,7 +133,7 @@ class Decimate(nn.Module):
 class SameMaxPool(nn.Module):
     """Maximum over windows of `size` samples, `size` apart, with TensorFlow's 'same' padding.
 
-    Padding never wins: it counts as -inf.
+    Padding counts as -inf, so it is never the maximum.
     """
 
     def __init__(self, size: int) -> None:
@@ -149,9 +149,9 @@ class SameMaxPool(nn.Module):
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation as Keras computes it, on (batch, channels) or (batch, channels, samples).
 
-    Other than `nn.BatchNorm1d`: eps 1e-3; running statistics move by 0.01 a step; the running variance
-    averages the biased variances of the batches; and a batch with a single value per channel, which has no
-    variance, is normalised with the running statistics instead of being refused.
+    Differences to `nn.BatchNorm1d`: eps is 1e-3; running statistics move by 0.01 a step; the running variance
+    averages the biased variances of the batches. A batch with a single value per channel has no variance; it is
+    normalised with the running statistics instead of being refused.
 
     Parameters
     ----------
@@ -200,11 +200,11 @@ class NormReLU(nn.Sequential):
 
 
 def odd_channels(x: Tensor) -> Tensor:
-    """(batch, channels, ..., samples) with one more channel, of zeros, where they are few and even.
+    """(batch, channels, ..., samples) with one more channel of zeros, where channels are even and below 32.
 
-    oneDNN 3.12 (torch 2.13) computes wrong sums there, in bfloat16 on a CPU with AMX and without an error: 12 leads
-    and filters of 16 samples came out unrelated to the convolution. With an odd number, or with 32 or more, none of
-    40,000 drawn at random was wrong.
+    oneDNN 3.12 (torch 2.13) computes wrong sums there, in bfloat16 on a CPU with AMX, without an error. For 12 leads
+    and filters of 16 samples the results were unrelated to the convolution. With an odd number, or at least 32, none
+    of 40,000 random cases was wrong.
     """
     channels = x.shape[1]
     return F.pad(x, (0, 0) * (x.dim() - 2) + (0, 1)) if channels < 32 and channels % 2 == 0 else x
@@ -216,12 +216,12 @@ def flatten(x: Tensor) -> Tensor:
 
 
 def check_signals(x: Tensor, leads: int, samples: int | None = None) -> None:
-    """Refuse a batch that is not (batch, leads, samples); any length will do where `samples` is None.
+    """Refuse a batch that is not (batch, leads, samples); any length is allowed where `samples` is None.
 
     Raises
     ------
     UserError
-        With the shape that came and the one that is needed.
+        Names the given shape and the needed one.
     """
     if x.dim() != 3 or x.shape[1] != leads or samples not in (None, x.shape[2]):
         raise UserError(
@@ -236,7 +236,7 @@ def check_heads(hidden: int, heads: int) -> None:
     Raises
     ------
     UserError
-        With the next sizes that it divides.
+        Names the nearest sizes that `heads` divides.
     """
     if hidden % heads:
         lower = hidden // heads * heads

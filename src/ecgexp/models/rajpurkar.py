@@ -24,14 +24,14 @@ class Rajpurkar(nn.Module):
     """Residual net of 34 layers on whole records, adapted from Rajpurkar et al. 2017.
 
     (batch, leads, samples) to logits (batch, outputs). A convolution of `width` filters with batch
-    normalisation and ReLU; `depth` pre-activation residual blocks of two convolutions each, whose width
-    grows by `width` every fourth block and of which every other one, from the first on, halves the length;
-    batch normalisation, ReLU, and two dense layers on the flattened rest.
+    normalisation and ReLU; `depth` pre-activation residual blocks of two convolutions each; batch normalisation,
+    ReLU, and two dense layers on the flattened features. The width grows by `width` every fourth block. The
+    first, third, ... block halves the length.
 
     Deviations of the adaptation from `RajpurkarOriginal`: the first block halves the length and the second
     not; the second convolution of a block has the stride; the shortcut takes every second sample (no
-    maximum), after a convolution where the width grows (no zeros added); and two dense layers look at all
-    steps at once instead of one at each step.
+    maximum), after a convolution where the width grows (no zeros added); and two dense layers take all
+    steps at once instead of one layer at each step.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Rajpurkar(nn.Module):
     kernel : int
         Length of the filters, in samples.
     dropout : float
-        Share of activations dropped before each convolution of a block (the first of all excepted).
+        Share of activations dropped before each convolution of a block, except the first of all.
     hidden : int
         Outputs of the first dense layer, which has no activation.
 
@@ -108,21 +108,21 @@ class RajpurkarOriginal(nn.Module):
 
     (batch, leads, samples) to logits (batch, outputs). A convolution of 64 filters with batch normalisation
     and ReLU; 16 pre-activation residual blocks of two convolutions each, with 64, 128, 192 and 256 filters,
-    four blocks each, of which every second one halves the length; batch normalisation, ReLU and a dense
-    layer at each of the ceil(samples / 256) steps that are left.
+    four blocks each, where every second one halves the length; batch normalisation, ReLU and a dense layer
+    at each of the ceil(samples / 256) remaining steps.
 
     Deviations from the paper: the logits of the steps (`step_logits`) are averaged to one prediction per
-    record, and no softmax follows, since labels here can hold at once; records may have several leads; and
-    the pooling pads a length that is odd, so that any length will do. What the paper leaves open follows its
+    record, and no softmax follows, since a record may have several labels; records may have several leads;
+    and the pooling pads an odd length, so that any length works. What the paper leaves open follows its
     authors' published code: the first convolution of a block has the stride, the shortcut adds zeros for
-    the channels that are new, dropout is 0.2.
+    new channels, dropout is 0.2.
 
     Parameters
     ----------
     leads : int
         Leads of a record; 1 in the paper.
     samples : int
-        Samples of a record, 30 s at 200 Hz in the paper. The net is the same whatever it is.
+        Samples of a record, 30 s at 200 Hz in the paper. It does not change the net.
     outputs : int
         Logits of a record; 14 rhythms in the paper.
 
@@ -167,7 +167,7 @@ class RajpurkarOriginal(nn.Module):
 class _Block(nn.Module):
     """Two convolutions, each after batch normalisation, ReLU and dropout, added to a shortcut.
 
-    Where the input comes `activated` the first convolution follows at once.
+    For an `activated` input the first convolution follows at once.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Recurrent net with attention on its outputs, of Giraldi 2025."""
+"""Recurrent net of Giraldi 2025, with attention on its outputs."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class Recurrent(nn.Module):
-    """GRU or LSTM, multi-head attention on its outputs, and a dense layer on what the last step attends to.
+    """GRU or LSTM, multi-head attention on its outputs, and a dense layer on the attention of the last step.
 
-    (batch, leads, samples) to logits (batch, outputs). The samples are the steps, the leads what comes in at
-    each. Attention is over the outputs of all steps; that of the last step goes to the dense layer, so no other
-    is computed, which makes no difference to it. There is no shortcut around the attention, as in the
-    authors' code.
+    (batch, leads, samples) to logits (batch, outputs). The samples are the steps, the leads the features of
+    each. Attention is over the outputs of all steps. Only the last step's goes to the dense layer, so only this is
+    computed. There is no shortcut around the attention, as in the authors' code.
 
     Parameters
     ----------
     leads, samples : int
-        Shape of one record. The net is the same whatever `samples` is.
+        Shape of one record. `samples` does not change the net.
     outputs : int
         Logits of a record.
     cell : {'gru', 'lstm'}
         Kind of the recurrent layers.
     hidden : int
-        Units of each of them.
+        Units of each recurrent layer.
     layers : int
-        How many.
+        Number of recurrent layers.
     dropout : float
-        Share of the outputs dropped between two of them; a net of one layer drops none.
+        Share of outputs dropped between two layers; a net of one layer drops none.
     heads : int
-        Of the attention; they divide `hidden`.
+        Heads of the attention, a divisor of `hidden`.
     attention_dropout : float
-        Share of the attention's weights dropped.
+        Share of attention weights dropped.
 
     Raises
     ------

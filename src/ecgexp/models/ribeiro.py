@@ -22,7 +22,7 @@ from ecgexp.models.layers import (
 
 
 class _RibeiroNet(nn.Module):
-    """What the two nets share; `bias` and `projection` tell them apart."""
+    """Common parts of the two nets, which differ in `bias` and `projection`."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Ribeiro(_RibeiroNet):
 
     (batch, leads, samples) to logits (batch, outputs). A convolution of `width` filters with batch
     normalisation and ReLU; `depth` residual blocks of two convolutions with 2, 3, 4, ... times `width`
-    filters, each of which divides the length by `downsample`; a dense layer on the flattened rest.
+    filters, each of which divides the length by `downsample`; a dense layer on the flattened features.
 
     Deviations of the adaptation from `RibeiroOriginal`: 192 filters in the second block instead of 196,
     biases in the convolutions, and Glorot's initial weights in those of the skip path.
@@ -108,7 +108,7 @@ class Ribeiro(_RibeiroNet):
     kernel : int
         Length of the filters, in samples.
     downsample : int
-        What each block divides the length by.
+        Factor by which each block shortens the signal.
     dropout : float
         Share of activations dropped, twice in each block.
 
@@ -159,7 +159,7 @@ class RibeiroOriginal(_RibeiroNet):
 
     (batch, leads, samples) to logits (batch, outputs). A convolution of 64 filters with batch normalisation
     and ReLU; four residual blocks of two convolutions with 128, 196, 256 and 320 filters, each of which
-    divides the length by 4 (4096 to 1024, 256, 64, 16); a dense layer on the flattened rest.
+    divides the length by 4 (4096 to 1024, 256, 64, 16); a dense layer on the flattened features.
 
     Deviations from the paper: logits instead of sigmoids, and any shape of record.
 
