@@ -90,7 +90,7 @@ def learning_curves(history: Sequence[dict[str, float]], metric: str, best_epoch
             if f"{split}/{name}" in frame:
                 axes.plot(epochs, frame[f"{split}/{name}"], marker=".", label=split)
         if best_epoch is not None:
-            axes.axvline(best_epoch + 1, color="grey", linestyle=":", label="kept weights")
+            axes.axvline(best_epoch + 1, color="grey", linestyle=":", label="best weights")
         axes.set_xlabel("epoch")
         axes.set_ylabel(plain(name))
         axes.grid(alpha=0.3)
