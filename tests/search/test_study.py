@@ -484,7 +484,7 @@ def test_a_trial_bears_the_run_that_it_is(journal, study, caplog):
     note_run(StudyTrial(str(journal), "study", 0, {}), "0123")
     assert opened(journal).get_trials()[0].user_attrs[Attribute.RUN] == "0123"
     note_run(StudyTrial("sqlite:////nowhere/at/all.db", "study", 0, {}), "0123")
-    assert "cannot be told" in caplog.text
+    assert "cannot be recorded" in caplog.text
 
 
 def test_a_training_that_goes_on_tells_of_the_epochs_before(journal, study):
