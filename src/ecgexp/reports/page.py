@@ -92,7 +92,7 @@ def write_report(folder: Path, report: Report) -> list[str]:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": _number, "clock": _clock, "day": _day}
-    environment.filters |= {"setting": _setting, "parts": _parts, "plain": _plain}
+    environment.filters |= {"setting": _setting, "parts": _parts, "rates": _rates, "plain": _plain}
     findings = report.findings()
     page = environment.get_template("report.html.j2").render(
         report=report,
@@ -330,6 +330,12 @@ def _plain(value: Any) -> str:
 def _setting(value: Any) -> str:
     """The value of a key."""
     return "–" if pd.isna(value) else shortened(value)
+
+
+def _rates(data: dict[str, Any]) -> str:
+    """Sampling rates of the inputs that have one; a run of an earlier version says that of its only input."""
+    rates = [one.get("rate") for one in data.get("inputs", [])] or [data.get("sampling_rate")]
+    return "".join(f", {rate:g} Hz" for rate in dict.fromkeys(rates) if rate)
 
 
 def _parts(name: str) -> list[str]:
