@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -144,6 +145,24 @@ def test_a_users_own_net_loss_optimizer_and_dataset_are_trained(tmp_path, python
         assert "f1/quiet--not-" in best_metrics(run)
     # The loud lead tells the label: a net that is really trained on these data finds it.
     assert max(best_metrics(run)["auroc_macro"] for run in runs) > 0.9
+
+
+def test_a_study_outside_of_the_package_is_trained_evaluated_and_reported(tmp_path, python):
+    """What `test_house` does in a checkout: its own data set, net, loss, metric, statistic, callback and target."""
+    folder = tmp_path / "study"
+    shutil.copytree(ROOT / "tests" / "integration" / "house", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    own = ("dataset=graded", "model=both", "metrics=rps", "callbacks=weight_norm", "statistics=spread")
+    rest = ("seed=0,1", "sweep.name=house", "max_epochs=1", "trainer=cpu", "tracking.system_metrics=false")
+    done = fresh(folder, "--config-dir", "conf", "-m", *own, *rest, python=python).expect()
+    assert "over 2 trials." in done.stdout
+    first, _ = trials(folder)
+    trust = "trust=housestudy"
+    for words in (("evaluate", f"run={first.info.run_id}", "split=val", trust), ("report", "sweep=house", trust)):
+        command, *arguments = words
+        said = subprocess.run(
+            [python, "-m", f"ecgexp.{command}", *arguments], cwd=folder, check=True, capture_output=True, text=True
+        ).stdout
+        assert "grade_error" in said
 
 
 def test_a_mistake_in_ones_own_configuration_is_one_sentence(tmp_path, python):

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +111,9 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
             source = row["source_run_id"]
             if row["status"] != Status.FINISHED or row["pruned"] or source in predictions:
                 continue
+            build = target_of(run, trust)  # what is not trusted is no damage: nothing is reported
             try:
-                read = _read_predictions(files, source, partial(target_of, run, trust=trust))
+                read = _read_predictions(files, source, build)
             except UserError as error:
                 print(error, file=sys.stderr)
                 read = None
@@ -174,10 +174,13 @@ def _all_accesses(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, 
 
 def _seen(run: MlflowRun, place: str) -> dict[str, Any]:
     """The result of the last access to these test records with a run."""
+    from ecgexp.tracking.target import note_of
+
     metrics = {
         split_metric("test", metric_of(key)): value for key, value in run.data.metrics.items() if split_of(key) == place
     }
-    return {"metrics": metrics, "left_out": run.data.tags.get(labels_left_out(split_metric(place, "f1_macro")), "")}
+    left_out = labels_left_out(split_metric(place, note_of(run).main))
+    return {"metrics": metrics, "left_out": run.data.tags.get(left_out, "")}
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Linear(nn.Module):
 
 
 class Constant(nn.Module):
-    """The prevalence of each label, whatever the record: (batch, leads, samples) to logits (batch, outputs).
+    """The prevalence of each label, whatever the record: any inputs of a batch to logits (batch, outputs).
 
     Nothing is trained. Until `fit_prior` is called, all logits are 0.
 
@@ -87,7 +87,10 @@ class Constant(nn.Module):
         """Set the logits to those of the distribution of the training targets, (outputs,)."""
         self.logits.copy_(logits)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, leads, samples) to logits (batch, outputs)."""
-        check_signals(x, self.leads, self.samples)
+    def forward(self, x: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """(batch, leads, samples), or several inputs by name, to logits (batch, outputs)."""
+        if x is None:
+            x = next(iter(inputs.values()))
+        else:
+            check_signals(x, self.leads, self.samples)
         return self.logits.repeat(x.shape[0], 1)

@@ -133,19 +133,25 @@ def intervals(
     UserError
         As `bootstrap`.
     """
-    target = trials[0][0]
-    required, columns = target.required(targets)
-    names = list(target.scorers())
-    better = [target.higher_is_better(name) for name in names]
+    required, columns = trials[0][0].required(targets)
+    # a trial without a metric of the user's own is measured by that of another one
+    known, better = dict[str, Resampled](), dict[str, bool]()
+    for target, _ in trials:
+        for name, score in target.scorers().items():
+            known.setdefault(name, score)
+            better.setdefault(name, target.higher_is_better(name))
+    names = list(known)
     failed: dict[str, str] = {}
-    scorers = [_scorer(one, given, targets, failed) for one, given in trials]
-    found = bootstrap(scorers, required, patients, names, columns, better, resamples=RESAMPLES)
+    scorers = [_scorer(known | one.scorers(), given, targets, failed) for one, given in trials]
+    found = bootstrap(scorers, required, patients, names, columns, list(better.values()), resamples=RESAMPLES)
     return replace(found, undefined=found.undefined | failed)
 
 
-def _scorer(target: Target, given: NDArray[np.float32], targets: NDArray[Any], failed: dict[str, str]) -> Scorer:
+def _scorer(
+    scores: Mapping[str, Resampled], given: NDArray[np.float32], targets: NDArray[Any], failed: dict[str, str]
+) -> Scorer:
     def scorer(weights: NDArray[np.uint16]) -> NDArray[np.float64]:
-        functions = [_guarded(name, score, given, targets, failed) for name, score in target.scorers().items()]
+        functions = [_guarded(name, score, given, targets, failed) for name, score in scores.items()]
         return score_in_blocks(functions, weights)
 
     return scorer

@@ -204,6 +204,12 @@ class Report:
         return self.main_metric if self.target is None else self.target.score_of(name)
 
     @cached_property
+    def other_scores(self) -> list[str]:
+        """Further scores that have intervals, the user's own among them."""
+        names = dict.fromkeys(name for group in self.groups for name in group.example.target.scorers())
+        return [name for name in names if name != self.score]
+
+    @cached_property
     def keys(self) -> list[str]:
         """Swept keys."""
         return swept_keys(self.results)
@@ -375,7 +381,7 @@ class Report:
                     f"Of the {total} other trials {alike} cannot be told from the winner {by}; "
                     f"{total - alike} {'is' if total - alike == 1 else 'are'} worse, {sure}."
                 )
-            if score.optimism is not None and score.optimism > 0:
+            if score.optimism is not None and score.optimism >= 0.0005:  # what is shown as 0.000 is nothing to tell
                 best, too = ("highest", "high") if score.higher_is_better else ("lowest", "low")
                 value = score.values[score.comparison.winner]
                 said.append(
@@ -398,9 +404,10 @@ class Report:
         chosen_by = [name for name in monitors if name and split_of(name) == "val"]
         if not chosen_by or self.ranked.get(EPOCHS, pd.Series(dtype=float)).max() <= 1:
             return []
+        too = "high" if maximizes(self.results, self.objective) else "low"
         return [
             f"Each value is that of the epoch with the best {' or '.join(chosen_by)}, which was chosen by the same "
-            "validation records: this makes it too high as well, by an amount that no figure here covers."
+            f"validation records: this makes it too {too} as well, by an amount that no figure here covers."
         ]
 
     def _said_of_cells(self) -> list[str]:

@@ -38,7 +38,6 @@ from ecgexp.tracking.names import EPOCHS, TRAIN_SECONDS, File, Status, Tag, best
 from ecgexp.tracking.runs import best_epoch
 
 DPI = 130
-AUROC = best_metric("val", "auroc_macro")
 # A metric that MLflow could not store as infinite.
 _INFINITE = 1e300
 
@@ -132,7 +131,7 @@ def _save(folder: Path, name: str, figure: Figure, caption: str, **how: Any) -> 
 
 def _heat_maps(folder: Path, report: Report) -> Iterator[Picture]:
     keys = cell_keys(report.results)
-    for metric in dict.fromkeys((report.objective, AUROC)):
+    for metric in dict.fromkeys((report.objective, *(best_metric("val", name) for name in report.other_scores))):
         if metric not in report.results or len(report.cells) < 2:
             continue
         cells = collect_cells(report.results, keys, metric)
@@ -255,10 +254,7 @@ def _trials(report: Report) -> list[dict[str, Any]]:
                 "difference_low": row.get(f"{column}_difference_low"),
                 "difference_high": row.get(f"{column}_difference_high"),
                 "maybe_best": known and bool(row[f"{column}_maybe_best"]),
-                "auroc": row.get(AUROC),
-                "auroc_known": not pd.isna(row.get(f"{AUROC}_low", math.nan)),
-                "auroc_low": row.get(f"{AUROC}_low"),
-                "auroc_high": row.get(f"{AUROC}_high"),
+                "others": [_score(row, name) for name in report.other_scores],
                 "epochs": row.get(EPOCHS),
                 "seconds": row.get(TRAIN_SECONDS),
                 "device": row[Tag.DEVICE],
@@ -266,6 +262,13 @@ def _trials(report: Report) -> list[dict[str, Any]]:
             }
         )
     return lines
+
+
+def _score(row: pd.Series, name: str) -> dict[str, Any]:
+    """A score of a trial, with its interval where it has one."""
+    column = best_metric("val", name)
+    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    return {"name": name, "value": row.get(column), "known": not pd.isna(low), "low": low, "high": high}
 
 
 def _unfinished(report: Report) -> list[tuple[str, str, str]]:

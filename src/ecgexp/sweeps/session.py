@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from filelock import Timeout
 from mlflow.entities import Run as MlflowRun
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.config.build import build_dataset, build_statistics, build_target, example
 from ecgexp.config.schema import objectives
@@ -400,9 +400,10 @@ def _report(run: Run, plan: _Plan) -> None:
         print(f"The best of {len(best) - MOST_SETS} further validation sets are marked * in the table.")
     _record_best(run, best, objective, keys)
     _add_statistics(run, plan, results)
-    print(
-        f"Report: python -m ecgexp.report sweep={run.id}{run.store.arguments()}\nLook at it: {run.store.ui_command()}"
-    )
+    own = sorted(named_packages(OmegaConf.masked_copy(plan.cfg, ["target", "metrics"])) - {"ecgexp"})
+    trust = f" trust={','.join(own)}" if own else ""
+    print(f"Report: python -m ecgexp.report sweep={run.id}{run.store.arguments()}{trust}")
+    print(f"Look at it: {run.store.ui_command()}")
 
 
 def _add_statistics(run: Run, plan: _Plan, results: pd.DataFrame) -> None:

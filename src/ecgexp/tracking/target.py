@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -59,22 +60,20 @@ def note_of(run: MlflowRun) -> MetricNote:
     return metric_note(MultiClass if kind == "ecgexp.targets.MultiClass" else MultiLabel)
 
 
-def target_of(run: MlflowRun, label_names: Sequence[str], trust: Collection[str] = ()) -> Target:
-    """What a trial predicts.
+def target_of(run: MlflowRun, trust: Collection[str] = ()) -> Callable[[Sequence[str]], Target]:
+    """What a trial predicts, built from the names of its labels in the order of its target columns.
 
     Parameters
     ----------
     run : MlflowRun
         The trial.
-    label_names : sequence of str
-        In the order of its target columns.
     trust : collection of str
         Packages whose classes its params may name, beside this project's own.
 
     Raises
     ------
     UserError
-        Where a class is not trusted, or cannot be built.
+        Where a class is not trusted; of what is returned, where it cannot be built.
     """
     params = upgrade_params(run.data.params)
     component = _nested(params, "target") or {"_target_": "ecgexp.targets.MultiLabel"}
@@ -82,7 +81,7 @@ def target_of(run: MlflowRun, label_names: Sequence[str], trust: Collection[str]
     metrics = _nested(params, "metrics")
     if metrics:
         check_trusted("metrics", metrics, trust)
-    return make_target(component, label_names, metrics)
+    return partial(make_target, component, metrics=metrics)
 
 
 def _nested(params: dict[str, str], group: str) -> dict[str, Any]:

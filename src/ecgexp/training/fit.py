@@ -159,6 +159,7 @@ def fit(
     kept = Checkpoints(scratch, cfg.monitor, best_is(target, cfg.monitor), share)
     pruning = Pruning(history, judge or (lambda epochs: False))
     callbacks = [
+        *build_callbacks(cfg),  # before the history, which collects what they log at the end of an epoch
         history,
         kept,
         *_callbacks(cfg, target, quiet),
@@ -282,7 +283,7 @@ def _callbacks(cfg: DictConfig, target: Target, quiet: bool) -> list[Callback]:
     if not quiet:
         shown_metrics = ("train", "loss"), ("val", "loss"), ("val", shown(cfg, target))
         callbacks.append(progress(tuple(split_metric(split, metric) for split, metric in shown_metrics)))
-    return [*callbacks, *build_callbacks(cfg)]
+    return callbacks
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:

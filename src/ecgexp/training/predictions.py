@@ -73,15 +73,13 @@ def read_predictions(path: Path, build: Callable[[Sequence[str]], Target]) -> Pr
     try:
         table = pd.read_parquet(path)
         names = tuple(name.removeprefix(_TRUE) for name in table.columns if name.startswith(_TRUE))
-        targets = table[[f"{_TRUE}{name}" for name in names]].to_numpy()
+        targets = table[[f"{_TRUE}{name}" for name in names]].to_numpy(copy=True)
         if targets.dtype.kind not in "buif":
             raise ValueError(f"targets of the type {targets.dtype}")
-        return Predictions(
-            table["id"].to_numpy(dtype=str),
-            targets,
-            table[[f"{_PROBABILITY}{name}" for name in names]].to_numpy(dtype=np.float32),
-            build(names),
-            table["patient"].to_numpy(dtype=str) if "patient" in table else None,
-        )
+        ids = table["id"].to_numpy(dtype=str)
+        # copies: of arrays that cannot be written to torch makes no tensors without a warning
+        probabilities = table[[f"{_PROBABILITY}{name}" for name in names]].to_numpy(dtype=np.float32, copy=True)
+        patients = table["patient"].to_numpy(dtype=str) if "patient" in table else None
     except Exception as error:  # a damaged parquet file may raise anything
         raise UserError(f"{path} is damaged or holds no predictions: {summarised(error)}.") from error
+    return Predictions(ids, targets, probabilities, build(names), patients)
