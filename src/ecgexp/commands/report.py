@@ -105,6 +105,7 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
     predictions: dict[str, Predictions] = {}
     data: dict[str, dict[str, Any]] = {}
     missing = []
+    problems: dict[str, None] = {}  # each once, however many trials have it
     with tempfile.TemporaryDirectory() as temporary:
         files = _Files(store, {run.info.run_id: run for run in [*parents, *runs]}, Path(temporary))
         for run, row in zip(runs, results.to_dict("records"), strict=True):
@@ -115,7 +116,7 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
             try:
                 read = _read_predictions(files, source, build)
             except UserError as error:
-                print(error, file=sys.stderr)
+                problems[str(error)] = None
                 read = None
             if read is None:
                 missing.append(row["trial"])
@@ -137,6 +138,8 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
         statistics = {
             parent.data.tags[Tag.SWEEP]: kept for parent in parents if (kept := _read_statistics(files, parent))
         }
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
     entries = _all_accesses(store, parents)
     runs_of = {entry["run"]: store.client.get_run(entry["run"]) for entry in entries}
     report = Report(

@@ -60,7 +60,7 @@ def check_trusted(group: str, component: Any, trust: Collection[str] = ()) -> No
     for target in named:
         if not isinstance(target, str) or not _allowed(group, target, trust):
             raise UserError(
-                f"The run's config builds its {group} with '{target}', which is no {group} of ecgexp: "
+                f"The run's config builds its {group} with '{target}', which is no class of ecgexp for that: "
                 "add trust=PACKAGE if you know the package that defines it and trust it."
             )
 
