@@ -76,8 +76,6 @@ def read_predictions(path: Path, build: Callable[[Sequence[str]], Target]) -> Pr
         targets = table[[f"{_TRUE}{name}" for name in names]].to_numpy(copy=True)
         if targets.dtype.kind not in "buif":
             raise ValueError(f"targets of the type {targets.dtype}")
-    except UserError:  # of a target that is not trusted, say
-        raise
         ids = table["id"].to_numpy(dtype=str)
         # copies: of arrays that cannot be written to torch makes no tensors without a warning
         probabilities = table[[f"{_PROBABILITY}{name}" for name in names]].to_numpy(dtype=np.float32, copy=True)
