@@ -84,7 +84,8 @@ class Place:
 def comparable(table: pd.DataFrame) -> pd.DataFrame:
     """Without what differs from run to run, and without the name of the store."""
     other = ("run_id", "source_run_id")
-    return table[[name for name in table if not ("seconds" in name or name.startswith("tracking") or name in other)]]
+    names = map(str, table)
+    return table[[name for name in names if not ("seconds" in name or name.startswith("tracking") or name in other)]]
 
 
 def local(folder: Path) -> str:
