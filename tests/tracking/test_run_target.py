@@ -49,9 +49,9 @@ def test_a_run_of_an_earlier_version_has_the_metrics_of_its_kind(multiclass, mai
 def test_the_target_of_a_run():
     new = {"target._target_": "ecgexp.targets.MultiLabel", "target.threshold": "0.3"}
     for params in (OLD, new):
-        target = target_of(run(params), ("A", "B"))
+        target = target_of(run(params))(("A", "B"))
         assert isinstance(target, MultiLabel) and (target.threshold, target.names) == (0.3, ("A", "B"))
-    assert isinstance(target_of(run({**OLD, "dataset.multiclass": "True"}), "AB"), MultiClass)
+    assert isinstance(target_of(run({**OLD, "dataset.multiclass": "True"}))("AB"), MultiClass)
     assert setting(run(OLD), "dataset.labels") == "rhythm" and setting(run(OLD), "target.threshold") == "0.3"
 
 
@@ -68,9 +68,9 @@ def test_a_class_of_ones_own_is_built_only_where_it_is_trusted(tmp_path, monkeyp
     monkeypatch.delitem(sys.modules, "strangekinds", raising=False)
     strange = run({"target._target_": "ecgexp.targets.MultiClass", key: "strangekinds.Grades"})
     with pytest.raises(UserError, match=r"strangekinds\.Grades.*trust=PACKAGE"):
-        target_of(strange, "AB")
+        target_of(strange)
     assert not (tmp_path / "marker").exists()
-    target = target_of(strange, "AB", trust=["strangekinds"])
+    target = target_of(strange, ["strangekinds"])("AB")
     assert type(target).__name__ == "Grades" or [metric.name for metric in target.extra] == ["mine"]
 
 
