@@ -51,7 +51,7 @@ def test_the_process_of_a_sweep_waits_for_nothing_that_only_training_needs(tmp_p
     code = (
         "import sys\n"
         "from ecgexp import CONF\n"
-        "from ecgexp.cli import get_args_parser\n"
+        "from hydra._internal.utils import get_args_parser\n"
         "from ecgexp.config.resolvers import register_resolvers\n"
         "from ecgexp.commands.plan import plan\n"
         "from ecgexp.config.schema import check\n"
@@ -268,7 +268,7 @@ def test_every_value_of_a_sweep_is_checked_before_the_first_trial(overrides):
         "model=ribeiro,rajpurkar,linear",
         "resume=true,false",
         "trainer.devices=1,2",
-        "model.outputs=3,${ecgexp.len:${dataset.label_names}}",
+        "model.outputs=3,${dataset.leads}",
     ],
 )
 def test_each_value_of_a_sweep_is_as_composed_anew(axis):

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from ecgexp.errors import UserError
-from ecgexp.metrics import classification_metrics, is_metric_name, mlcm, mlcm_report
+from ecgexp.metrics import classification_metrics, mlcm, mlcm_report
+from ecgexp.targets import MultiLabel
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is in the extra 'dev'")
 
@@ -133,8 +134,10 @@ def test_a_macro_average_of_no_label_is_absent():
 
 def test_every_metric_has_a_known_name():
     probabilities, targets = random_split(labels=3)
-    metrics, _ = classification_metrics(probabilities, targets, ["PRC(S)", "LAFB/LPFB", "1AVB"])
-    assert {name for name in metrics if not is_metric_name(name)} == set()
+    labels = ["PRC(S)", "LAFB/LPFB", "1AVB"]
+    metrics, _ = classification_metrics(probabilities, targets, labels)
+    target = MultiLabel(labels)
+    assert {name for name in metrics if target.find_metric(name) is None} == set()
     assert {"f1/PRC-S-", "f1/LAFB-LPFB", "mlcm_f1/1AVB", "mlcm_f1/NTL"} <= metrics.keys()
     assert len(metrics) == 5 + 3 + 9 + 4
 

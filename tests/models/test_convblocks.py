@@ -161,7 +161,8 @@ def test_the_seed_decides():
 
 
 def test_hidden_sizes_that_the_heads_do_not_divide_are_refused():
-    with pytest.raises(UserError, match=r"model\.hidden=60 cannot be shared .* model\.heads=8: take 56 or 64\.$"):
+    message = r"'model\.hidden' is 60, which model\.heads=8 cannot share equally: take 56 or 64\.$"
+    with pytest.raises(UserError, match=message):
         ConvBlocks(hidden=60)
     with pytest.raises(UserError, match=r"take 8\.$"):
         ConvBlocks(hidden=5)

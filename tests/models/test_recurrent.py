@@ -120,7 +120,8 @@ def test_every_step_matters():
 
 
 def test_hidden_sizes_that_the_heads_do_not_divide_are_refused():
-    with pytest.raises(UserError, match=r"model\.hidden=30 cannot be shared .* model\.heads=4: take 28 or 32\.$"):
+    message = r"'model\.hidden' is 30, which model\.heads=4 cannot share equally: take 28 or 32\.$"
+    with pytest.raises(UserError, match=message):
         Recurrent(hidden=30)
     Recurrent(hidden=30, heads=5)
 
