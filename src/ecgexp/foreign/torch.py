@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch._dynamo
 from torch import Tensor
 
 
@@ -20,6 +19,8 @@ def allow_graphs(count: int) -> None:
 
     `torch.compiler.config` has the setting too, but it is not documented.
     """
+    import torch._dynamo  # takes seconds, and only what is compiled needs it
+
     torch._dynamo.config.recompile_limit = count
 
 
@@ -28,4 +29,6 @@ def any_batch_size(batch: Tensor) -> None:
 
     The public ``dynamic=True`` affects all axes, and `mark_dynamic` raises an error where it cannot.
     """
+    import torch._dynamo
+
     torch._dynamo.maybe_mark_dynamic(batch, 0)
