@@ -104,10 +104,10 @@ def check_takes(net: nn.Module, names: Sequence[str]) -> None:
 
 
 def as_float(inputs: Inputs) -> Inputs:
-    """Inputs as float32."""
+    """Inputs as nets compute with them: float32, or what Lightning has made the default type."""
     if isinstance(inputs, Tensor):
-        return inputs.float()
-    return {name: one.float() for name, one in inputs.items()}
+        return inputs.to(torch.get_default_dtype())
+    return {name: one.to(torch.get_default_dtype()) for name, one in inputs.items()}
 
 
 def measure(logits: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor], target: Target) -> Evaluation:
