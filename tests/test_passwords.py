@@ -84,7 +84,9 @@ def test_an_address_without_a_scheme_is_refused_and_not_repeated(tmp_path):
     words = get_args_parser().parse_args(["tracking=server", "tracking.uri=s3cr@host"])
     (cfg,) = plan(CONF, words).configurations
     for refused in (lambda: check(cfg), lambda: open_store(tracking)):
-        with pytest.raises(UserError, match=r"^Config key 'tracking\.uri' has no scheme: write what") as caught:
+        with pytest.raises(
+            UserError, match=r"^Config key 'tracking\.uri' has no scheme: begin it with the kind of store"
+        ) as caught:
             refused()
         assert "s3cr" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -39,7 +39,7 @@ TESTS = {
         "test_strangers.py::test_a_link_in_place_of_a_file_is_not_written_through",
     ],
     "A server or": ["test_strangers.py::test_a_server_that_the_user_names_says_where_its_artifacts_lie"],
-    "A configuration decides": ["test_config.py::test_arguments_that_a_class_of_ones_own_takes_pass"],
+    "A configuration decides": ["config/test_config.py::test_arguments_that_a_class_of_ones_own_takes_pass"],
     "A password in": [
         "test_passwords.py::test_a_password_is_in_no_text",
         "test_passwords.py::test_no_file_and_no_run_has_a_password",
@@ -74,7 +74,9 @@ def test_each_sentence_has_its_tests():
 def test_malicious_releases_of_lightning_are_excluded():
     """GHSA-w37p-236h-pfx3."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (needed,) = (one for one in map(Requirement, project["dependencies"]) if one.name == "pytorch-lightning")
+    (needed,) = (
+        one for one in map(Requirement, project["optional-dependencies"]["train"]) if one.name == "pytorch-lightning"
+    )
     assert [v for v in ("2.6.1", "2.6.2", "2.6.3", "2.6.4", "2.6.6") if v not in needed.specifier] == ["2.6.2", "2.6.3"]
     pinned = (ROOT / "constraints.txt").read_text().split()
     (version,) = (line.partition("==")[2] for line in pinned if line.startswith("pytorch-lightning=="))

@@ -296,7 +296,9 @@ def main() -> None:
     os.environ[ADDRESS] = address
     gc.collect()
     gc.freeze()  # else a collection in a forked process would copy every page
-    runpy.run_module(_become(*_serve(address, int(owner))), run_name="__main__", alter_sys=True)
+    module = _become(*_serve(address, int(owner)))
+    sys.modules.pop(module, None)  # else Python warns that it was imported before
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,9 @@ class SignalAndTabular(SignalDataset):
 class Fusion(nn.Module):
     """Logistic regression on the deviation of each lead and on the features."""
 
-    def __init__(self, leads: int, samples: int, features: int, classes: int) -> None:
+    def __init__(self, leads: int, samples: int, features: int, outputs: int) -> None:
         super().__init__()
-        self.samples, self.head = samples, nn.Linear(leads + features, classes)
+        self.samples, self.head = samples, nn.Linear(leads + features, outputs)
 
     def forward(self, tabular, signal):
         assert signal.shape[2] == self.samples and tabular.dtype == signal.dtype == torch.float32
@@ -66,10 +66,11 @@ def config(**dataset) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         settings = ["max_epochs=10", "batch_size=8", "lr=0.1", "trainer=cpu", "trainer.threads=1", "monitor=val/loss"]
         cfg = compose("config", settings)
-    own = {"_target_": f"{__name__}.SignalAndTabular", "leads": 2, "samples": 100, "features": 3, "classes": 2}
-    net = {key: f"${{dataset.{key}}}" for key in ("leads", "samples", "features", "classes")}
+    own = {"_target_": f"{__name__}.SignalAndTabular", "leads": 2, "samples": 100, "features": 3}
+    own["label_names"] = list(SignalAndTabular.label_names)
+    net = {key: f"${{dataset.{key}}}" for key in ("leads", "samples", "features")}
     OmegaConf.set_struct(cfg, False)
-    cfg.dataset, cfg.model = {**own, **dataset}, {"_target_": f"{__name__}.Fusion", **net}
+    cfg.dataset, cfg.model = {**own, **dataset}, {"_target_": f"{__name__}.Fusion", **net, "outputs": 2}
     return cfg
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,17 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.config.build import Parts, build, device_kind, resolve_precision
 from ecgexp.config.schema import check, plain
-from ecgexp.config.upgrade import FORM
 from ecgexp.errors import without_passwords
 from ecgexp.tracking import code, provenance
-from ecgexp.tracking.names import File, Kind, Status, Tag
+from ecgexp.tracking.names import File, Status, Tag
 from ecgexp.tracking.run import Run, end_orphans
 from ecgexp.tracking.store import Store, open_store
 from ecgexp.tracking.target import metric_note, to_tag
 from ecgexp.training.callbacks import find_checkpoint
-from ecgexp.trials.identity import cell, identity
+from ecgexp.trials.identity import identity
 from ecgexp.trials.job import Interrupted, Job
-from ecgexp.trials.ledger import Claim, claim, claim_unread, exclusive, slot_of, take
+from ecgexp.trials.ledger import Claim, claim, claim_unread, exclusive, tags_of, take
 
 logger = logging.getLogger(__name__)
 
@@ -165,15 +163,9 @@ def _set_threads(cfg: DictConfig, job: Job) -> int:
 def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:
     config = plain(cfg)
     return {
-        Tag.KIND: Kind.TRIAL,
-        **job.choices,
-        Tag.OVERRIDES: json.dumps(job.overrides),
-        Tag.JOB: job.number,
+        **tags_of(config, job),
         **provenance.git_state(Path.cwd()),
-        Tag.FORM: FORM,
         Tag.CONFIG_HASH: provenance.config_hash(config),
-        Tag.CELL: cell(config),
-        Tag.SLOT: slot_of(config, job),
         Tag.SEED: cfg.seed,
         Tag.PRECISION: resolve_precision(cfg),
         Tag.THREADS: threads,

@@ -14,6 +14,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
+from ecgexp.config.upgrade import FORM
 from ecgexp.errors import UserError
 from ecgexp.tracking.names import Kind, Status, Tag, is_of_best_labels, where
 from ecgexp.tracking.run import Run
@@ -156,11 +157,23 @@ def take(store: Store, claimed: Claim, job: Job, tags: Mapping[str, Any]) -> Mlf
 
 def begin_lost(store: Store, config: Mapping[str, Any], job: Job) -> str:
     """Begin, or resume, the run of a trial whose process died before it could do so; returns its id."""
-    tags = {Tag.CELL: cell(dict(config)), Tag.SLOT: slot_of(config, job)}
+    tags = tags_of(config, job)
     claimed = claim_unread(store, tags, job)
-    known = {Tag.KIND: Kind.TRIAL, **job.choices, Tag.OVERRIDES: json.dumps(job.overrides), Tag.JOB: job.number}
-    marks = {**known, **tags, **claimed.tags, Tag.ATTEMPTS: claimed.attempts}
-    return Run(store, job.name, marks, job.parent, claimed.earlier).id
+    tags |= {**claimed.tags, Tag.ATTEMPTS: claimed.attempts}
+    return Run(store, job.name, tags, job.parent, claimed.earlier).id
+
+
+def tags_of(config: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """Tags of each trial, also of one whose configuration or data cannot be used."""
+    return {
+        Tag.KIND: Kind.TRIAL,
+        **job.choices,
+        Tag.OVERRIDES: json.dumps(job.overrides),
+        Tag.JOB: job.number,
+        Tag.FORM: FORM,
+        Tag.CELL: cell(dict(config)),
+        Tag.SLOT: slot_of(config, job),
+    }
 
 
 def _interrupted_alone(store: Store, identity: str) -> MlflowRun | None:
