@@ -1,4 +1,7 @@
-"""Optuna as a sweeper of Hydra's: ``hydra/sweeper=optuna``. Hydra imports this for every command: nothing heavy."""
+"""Optuna as a Hydra sweeper: ``hydra/sweeper=optuna``.
+
+Hydra imports this module for every command, so slow imports are inside functions.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class OptunaSweeper(Sweeper):
-    """Searches with an Optuna study, by workers that each ask it for a trial as soon as they are free.
+    """Runs a search with an Optuna study; each worker asks the study for a trial as soon as it is free.
 
-    The launcher starts the workers, not the trials: so none waits for the slowest of a batch, and one more may join
-    from anywhere. Its arguments are the keys of ``conf/hydra/sweeper/optuna.yaml``, explained there.
+    The launcher starts workers, not trials. So no worker waits for the slowest trial of a batch, and a worker on
+    another machine can join. The arguments are the keys of ``conf/hydra/sweeper/optuna.yaml``, which explains them.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -29,23 +32,23 @@ class OptunaSweeper(Sweeper):
         self._task_function: TaskFunction | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take over what Hydra composed."""
+        """Store what Hydra passes."""
         self.hydra_context, self._task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Search.
+        """Run the search.
 
         Returns
         -------
         sequence of JobReturn
-            Of the workers: how many trials failed in each.
+            One for each worker; its return value is the number of trials that failed in this worker.
 
         Raises
         ------
         UserError
-            Where the space cannot be searched as configured.
+            If the space cannot be searched as configured.
         TrialFailed
-            At the end, where a trial failed.
+            After the search, if a trial failed.
         """
         from optuna.exceptions import StorageInternalError
 
@@ -75,7 +78,7 @@ class OptunaSweeper(Sweeper):
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=worker, config=self.config
         )
-        # A worker is a job without a folder of its own; the trials that it runs have theirs.
+        # A worker has no folder of its own; each trial that it runs has one.
         job = [*first, "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
         try:
             study = worker.prepare()
@@ -84,26 +87,27 @@ class OptunaSweeper(Sweeper):
             _write_results(folder, study)
         except StorageInternalError as error:
             raise UserError(
-                "The study's storage (hydra.sweeper.storage) stopped answering: once it does, the same command goes on."
+                "The study's storage (hydra.sweeper.storage) stopped answering: "
+                "once it is back, the same command resumes."
             ) from error
         if failed:
             raise TrialFailed(f"{failed} trial{'s' * (failed != 1)} of the search failed.")
         return returns
 
-    def _workers(self, asked: int | None) -> int:
+    def _workers(self, configured: int | None) -> int:
         assert self.config is not None
         launcher = self.config.hydra.launcher
         if str(launcher._target_).endswith("BasicLauncher"):
-            return 1  # it runs one job after the other
+            return 1  # this launcher runs one job after another
         jobs = launcher.get("n_jobs", 1)
         if jobs < 0:
             import joblib
 
             jobs = joblib.effective_n_jobs(jobs)
-        return asked or jobs
+        return configured or jobs
 
 
 def _write_results(folder: Path, study: Study) -> None:
-    """Write the best trials as Hydra's other sweepers do."""
+    """Write the best trials to the file that Hydra's other sweepers write, too."""
     best = [{"params": trial.params, "values": trial.values} for trial in study.best_trials]
     OmegaConf.save(OmegaConf.create({"name": "optuna", "best_trials": best}), folder / "optimization_results.yaml")

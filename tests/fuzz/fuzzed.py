@@ -385,11 +385,11 @@ def _trials(study: Any) -> str:
 
 
 def _read_journal(folder: Path) -> Any:
-    from ecgexp.search.study import counted, end_dead, open_storage, open_study, revive
+    from ecgexp.search.study import counted, open_storage, open_study, put_back_dead, retry_failed
 
     study = open_study(open_storage(str(folder / "study.journal")), "study", ["maximize"])
-    end_dead(study)
-    revive(study, 1)
+    put_back_dead(study)
+    retry_failed(study, 1)
     counted(study.trials)
     return _trials(study)
 

@@ -125,7 +125,7 @@ def test_failures_are_retried_so_often_and_many_end_the_sweep(tmp_path):
     folder = own_folder(tmp_path / "study")
     words = (*OWN, "model.manner=raises", "lr=0.1,0.2,0.3", "sweep.max_failures=2", "sweep.max_retries=1")
     done = ecgexp(folder, *words).expect(1)
-    assert "sweep.max_failures=2 kept 1 from being started" in done.stderr
+    assert "1 trial did not start because sweep.max_failures=2" in done.stderr
     assert "Error executing" not in done.stderr
     assert [run.data.tags["attempts"] for run in trials(folder)] == ["1", "1"]
     ecgexp(folder, *words).expect(1)

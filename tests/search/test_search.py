@@ -348,7 +348,7 @@ def test_a_study_in_a_file_of_another_folder_is_not_begun_here(tmp_path):
 def test_starting_afresh_refuses_a_study_that_is_there(tmp_path):
     place = str(tmp_path / "study.journal")
     plan = _Plan(OmegaConf.create(), "sweep", None, read(*SPACE, storage=place, study="mine"))
-    plan.check_afresh()
+    plan.check_new()
     open_study(open_storage(place), "mine", ["maximize"])
-    with pytest.raises(UserError, match=r"study mine is there already.*another name"):
-        plan.check_afresh()
+    with pytest.raises(UserError, match=r"study mine exists already.*another name"):
+        plan.check_new()

@@ -27,14 +27,14 @@ from ecgexp.search.study import (
     SeededSampler,
     StudyTrial,
     counted,
-    end_dead,
     first_number,
-    judge,
-    note_run,
     open_storage,
     open_study,
+    pruning,
     put_back,
-    revive,
+    put_back_dead,
+    record_run,
+    retry_failed,
     stream,
     tell,
 )
@@ -140,7 +140,7 @@ def test_a_grid_gives_each_cell_once_whatever_is_tried_again_beside(journal):
     for _ in range(7):
         study.tell(study.ask(SPACE), 1.0)
     dead(study)
-    end_dead(study)
+    put_back_dead(study)
     for _ in range(18 - 7):
         other = opened(journal, "grid")
         other.tell(other.ask(SPACE), 1.0)
@@ -253,7 +253,7 @@ def test_a_trial_bears_the_process_that_asked_before_it_is_sampled(study):
 
 def test_who_lives_is_left_alone(study):
     study.ask(SPACE)
-    end_dead(study)
+    put_back_dead(study)
     assert states(study) == ["RUNNING"]
 
 
@@ -272,31 +272,31 @@ def test_of_a_process_elsewhere_the_last_heartbeat_tells(study, attribute):
         if attribute == Attribute.HEARTBEAT:
             trial.set_user_attr(Attribute.HEARTBEAT, last)
         trials.append(trial)
-    end_dead(study)
+    put_back_dead(study)
     assert states(study) == ["RUNNING", "WAITING"]
 
 
 def test_a_trial_without_a_process_is_dead_only_after_a_while(study, monkeypatch):
     study.sampler = optuna.samplers.RandomSampler()  # as one who was killed before noting it
     study.ask(SPACE)
-    end_dead(study)
+    put_back_dead(study)
     assert states(study) == ["RUNNING"]
     now = time.time()
     monkeypatch.setattr(module.time, "time", lambda: now + HEARTBEAT_TIMEOUT + 1)
-    end_dead(study)
+    put_back_dead(study)
     assert states(study) == ["WAITING"]
 
 
 def test_what_a_dead_process_left_is_taken_up_again_as_it_was_before_anything_new(journal, study):
     lost = dead(study)
     lost.report(0.5, 1)
-    end_dead(opened(journal))
+    put_back_dead(opened(journal))
     again = opened(journal).ask(SPACE)
     assert (again.number, again.params) == (lost.number, lost.params)
     (trial,) = study.get_trials()
     assert trial.intermediate_values == {1: 0.5}
     assert trial.user_attrs[Attribute.PROCESS]["pid"] == os.getpid()
-    end_dead(opened(journal))
+    put_back_dead(opened(journal))
     assert states(study) == ["RUNNING"], "it is not taken for the dead one"
     assert study.ask(SPACE).params != lost.params
 
@@ -328,7 +328,7 @@ def test_a_study_whose_processes_die_proposes_what_one_that_nobody_killed_does(t
             lost._trial_id, Attribute.PROCESS, {**process_tags(), "process_started": 0.0}
         )
         later = opened(tmp_path / "killed", sampler)
-        end_dead(later)
+        put_back_dead(later)
         run(later, 1)
     whole, killed = (opened(tmp_path / name).get_trials() for name in ("whole", "killed"))
     assert [trial.params for trial in killed] == [trial.params for trial in whole]
@@ -346,7 +346,7 @@ def test_settings_that_are_tried_again_or_surplus_shift_none_of_the_later_ones(t
     tell(study, surplus, state=TrialState.FAIL)
     failed = study.ask(SPACE)
     tell(study, failed, error="it failed")
-    revive(study, 1)
+    retry_failed(study, 1)
     run(opened(tmp_path / "other", sampler), 5)
     folders = (tmp_path / name for name in ("whole", "other"))
     whole, other = ([trial.params for trial in counted(opened(folder).get_trials())] for folder in folders)
@@ -374,7 +374,7 @@ def _race(path: Path, gate: Barrier, taken: multiprocessing.Queue) -> None:
     study = opened(path)
     for _ in range(20):
         gate.wait()
-        end_dead(study)
+        put_back_dead(study)
         taken.put(study.ask(SPACE).number)
         gate.wait()
 
@@ -408,7 +408,7 @@ def test_failed_trials_are_tried_again_as_often_as_they_may(study):
     for expected in (["FAIL"], ["FAIL"] * 2, ["FAIL"] * 3):
         study.tell(study.ask(SPACE), state=TrialState.FAIL)
         assert states(study) == expected
-        revive(study, max_retries=2)
+        retry_failed(study, max_retries=2)
     assert states(study) == ["FAIL"] * 3
     assert len(counted(study.get_trials())) == 1
     assert len({tuple(trial.params.values()) for trial in study.get_trials()}) == 1
@@ -430,11 +430,11 @@ def test_one_who_was_taken_for_dead_may_tell_what_he_wants(journal, study, caplo
     put_back(opened(journal), study.get_trials()[0], "its process died.")
     tell(study, trial, [1.0])
     assert states(study) == ["WAITING"]
-    assert "taken for dead" in caplog.text
+    assert "considered trial 0 dead" in caplog.text
 
 
 def judged(journal: Path, pruner: dict, number: int, sign: int = 1):
-    return judge(StudyTrial(str(journal), "study", number, pruner), "val/f1", sign)
+    return pruning(StudyTrial(str(journal), "study", number, pruner), "val/f1", sign)
 
 
 MEDIAN = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 1, "n_warmup_steps": 2}
@@ -473,7 +473,7 @@ def test_a_trial_that_is_killed_as_it_is_pruned_is_not_judged_again(journal, stu
             tell(study, trial, [f1])
     assert stop
     trial.set_user_attr(Attribute.PROCESS, {**process_tags(), "process_started": 0.0})
-    end_dead(study)
+    put_back_dead(study)
     again = study.ask(SPACE)
     assert judged(journal, how, again.number)([{"val/f1": 0.1}] * 2)
     assert study.get_trials()[-1].intermediate_values == {1: 0.1, 2: 0.1}
@@ -481,9 +481,9 @@ def test_a_trial_that_is_killed_as_it_is_pruned_is_not_judged_again(journal, stu
 
 def test_a_trial_bears_the_run_that_it_is(journal, study, caplog):
     study.ask(SPACE)
-    note_run(StudyTrial(str(journal), "study", 0, {}), "0123")
+    record_run(StudyTrial(str(journal), "study", 0, {}), "0123")
     assert opened(journal).get_trials()[0].user_attrs[Attribute.RUN] == "0123"
-    note_run(StudyTrial("sqlite:////nowhere/at/all.db", "study", 0, {}), "0123")
+    record_run(StudyTrial("sqlite:////nowhere/at/all.db", "study", 0, {}), "0123")
     assert "cannot be recorded" in caplog.text
 
 
@@ -530,7 +530,7 @@ def test_a_storage_url_keeps_a_study(tmp_path):
     run(study, 2)
     dead(study)
     other = open_study(open_storage(place), "study", ["maximize"])
-    end_dead(other)
+    put_back_dead(other)
     assert states(other) == ["COMPLETE", "COMPLETE", "WAITING"]
     run(other, 1)
     assert states(study) == ["COMPLETE"] * 3

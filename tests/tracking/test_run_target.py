@@ -84,8 +84,8 @@ def test_trials_of_an_earlier_form_stand_until_there_are_later_ones():
 
 def test_a_sweep_says_once_that_trials_of_an_earlier_form_are_trained_again(monkeypatch, capsys):
     monkeypatch.setattr(session, "children", lambda store, parent: [run(OLD), run({}, 1, **{Tag.FORM: str(FORM)})])
-    session._tell_of_earlier_form(None, run())
+    session._warn_of_earlier_form(None, run())
     said = capsys.readouterr().err
     assert said.startswith("1 trial of this sweep was trained by an earlier version") and said.count("\n") == 1
-    session._tell_of_earlier_form(None, None)
+    session._warn_of_earlier_form(None, None)
     assert capsys.readouterr().err == ""

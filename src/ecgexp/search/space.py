@@ -29,40 +29,40 @@ class Axis:
         Text left of the ``=`` in its override.
     distribution : BaseDistribution
         Its possible values.
-    words : dict
+    texts : dict
         Text right of the ``=`` for each value of a choice.
     """
 
     key: str
     distribution: BaseDistribution
-    words: Mapping[Any, str]
+    texts: Mapping[Any, str]
 
     def override(self, value: Any) -> str:
         """The override that sets a value."""
-        found = self.distribution
-        if isinstance(found, FloatDistribution) and found.step is not None:
-            value = _steps(found.low, found.step, [round((value - found.low) / found.step)])[0]
-        return f"{self.key}={self.words.get(value, value)}"
+        space = self.distribution
+        if isinstance(space, FloatDistribution) and space.step is not None:
+            value = _steps(space.low, space.step, [round((value - space.low) / space.step)])[0]
+        return f"{self.key}={self.texts.get(value, value)}"
 
     def values(self) -> Sequence[Any]:
         """All possible values; for an interval, its two ends."""
-        found = self.distribution
-        if isinstance(found, CategoricalDistribution):
-            return found.choices
-        if isinstance(found, IntDistribution):
-            return range(found.low, found.high + 1, found.step)
-        assert isinstance(found, FloatDistribution)
-        if found.step is None:
-            return [found.low, found.high]
-        return _steps(found.low, found.step, range(round((found.high - found.low) / found.step) + 1))
+        space = self.distribution
+        if isinstance(space, CategoricalDistribution):
+            return space.choices
+        if isinstance(space, IntDistribution):
+            return range(space.low, space.high + 1, space.step)
+        assert isinstance(space, FloatDistribution)
+        if space.step is None:
+            return [space.low, space.high]
+        return _steps(space.low, space.step, range(round((space.high - space.low) / space.step) + 1))
 
 
 def axes(overrides: Iterable[Override]) -> dict[str, Axis]:
     """Searched keys by parameter name, from the overrides that give several values.
 
-    ``a,b``, ``choice(a,b)`` and ``glob(*)`` are categories, ``range(start, stop, step)`` numbers in steps without
-    its stop, ``interval(low, high)`` a float; ``int(interval(...))`` a whole number; ``tag(log, ...)`` of an
-    interval, or a range of whole numbers in steps of 1, samples its logarithm.
+    ``a,b``, ``choice(a,b)`` and ``glob(*)`` are categories. ``range(start, stop, step)`` gives numbers in steps,
+    without `stop`. ``interval(low, high)`` gives a float, ``int(interval(...))`` a whole number. ``tag(log, ...)``
+    samples the logarithm; it takes an interval, or a range of whole numbers in steps of 1.
 
     Raises
     ------
@@ -84,11 +84,11 @@ def _axis(override: Override) -> Axis:
             return Axis(key, _range(sweep), {})
         if isinstance(sweep, ChoiceSweep):
             sweep.shuffle = False  # else the two iterators below would differ
-        words = list(override.sweep_string_iterator())
-        values = [_category(value, word) for value, word in zip(override.sweep_iterator(), words, strict=True)]
+        texts = list(override.sweep_string_iterator())
+        values = [_category(value, text) for value, text in zip(override.sweep_iterator(), texts, strict=True)]
         if len(set(values)) < len(values):
-            raise ValueError("a value is there twice.")
-        return Axis(key, CategoricalDistribution(values), dict(zip(values, words, strict=True)))
+            raise ValueError("a value is listed twice.")
+        return Axis(key, CategoricalDistribution(values), dict(zip(values, texts, strict=True)))
     except ValueError as error:
         raise UserError(f"The search space {override.input_line} cannot be sampled: {error}") from error
 
@@ -102,15 +102,15 @@ def _interval(sweep: IntervalSweep) -> BaseDistribution:
 
 
 def _range(sweep: RangeSweep) -> BaseDistribution:
-    log, found = "log" in sweep.tags, sweep.range()
-    if isinstance(found, range):
-        if not found:
+    log, numbers = "log" in sweep.tags, sweep.range()
+    if isinstance(numbers, range):
+        if not numbers:
             raise ValueError("the range holds no value.")
-        low, high = sorted((found[0], found[-1]))
-        return IntDistribution(low, high, log=log, step=abs(found.step))
+        low, high = sorted((numbers[0], numbers[-1]))
+        return IntDistribution(low, high, log=log, step=abs(numbers.step))
     if not sweep.step:
         raise ValueError("its step is 0.")
-    count = len(list(found))  # as many as a grid has
+    count = len(list(numbers))  # a grid has as many
     if not count:
         raise ValueError("the range holds no value.")
     ends = _steps(sweep.start, sweep.step, [0, count - 1])
@@ -118,13 +118,13 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
 
 
 def _steps(start: Any, step: Any, counts: Iterable[int]) -> list[float]:
-    """Numbers at these counts of steps from the first, exact as decimals: 0.3, not 0.1 + 2 * 0.1."""
+    """`start` plus each count of steps, exact as a decimal number: 0.3, not the float 0.1 + 2 * 0.1."""
     first, width = Decimal(str(start)), Decimal(str(step))
     return [float(first + count * width) for count in counts]
 
 
-def _category(value: Any, word: str) -> Any:
-    """A category as Optuna keeps it: a plain value unchanged, anything else as its text."""
+def _category(value: Any, text: str) -> Any:
+    """A category as Optuna stores it: a plain value unchanged, any other value as its text."""
     if isinstance(value, QuotedString):
         return value.text
-    return value if value is None or isinstance(value, (bool, int, float, str)) else word
+    return value if value is None or isinstance(value, (bool, int, float, str)) else text

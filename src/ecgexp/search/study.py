@@ -1,4 +1,4 @@
-"""An Optuna study that several processes, also on several machines, share; it survives if any of them dies."""
+"""An Optuna study that several processes share, also on several machines; it survives the death of any of them."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 @dataclass(frozen=True)
 class StudyTrial:
-    """A trial of a study, as plain data for the process that trains it.
+    """Names a trial of a study, in plain data that can be sent to the process that trains it.
 
     Attributes
     ----------
     storage, study : str
         See `open_study`.
     number : int
-        Of the trial.
+        Number of the trial.
     pruner : dict
         Configuration of the pruner.
     """
@@ -74,12 +74,12 @@ def open_storage(place: str) -> BaseStorage:
     Parameters
     ----------
     place : str
-        URL of a database, or path of a journal file, which is made if it is missing.
+        URL of a database, or path of a journal file, which is created if it is missing.
 
     Raises
     ------
     UserError
-        Where it cannot be used.
+        If the storage cannot be used.
     """
     try:
         if "://" in place:
@@ -94,12 +94,12 @@ def open_storage(place: str) -> BaseStorage:
         finally:
             lock.release()
     except (OSError, ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
-        first = summarised(error)
-        raise UserError(f"The study's storage {place} (hydra.sweeper.storage) cannot be used: {first}") from error
+        reason = summarised(error)
+        raise UserError(f"The study's storage {place} (hydra.sweeper.storage) cannot be used: {reason}") from error
 
 
 def open_study(storage: BaseStorage, name: str, directions: Sequence[Literal["maximize", "minimize"]]) -> Study:
-    """Make a study, or open the existing one of this name.
+    """Create a study, or open the existing one of this name.
 
     Raises
     ------
@@ -119,64 +119,67 @@ def open_study(storage: BaseStorage, name: str, directions: Sequence[Literal["ma
 class SeededSampler(BaseSampler):
     """Gives each trial its own sampler, seeded by the study's seed and the trial's place in the study.
 
-    So a resumed study does not repeat its proposals, as a sampler with the first seed would, and each proposal can be
-    reproduced. Two processes never draw the same numbers, and two studies share no trial.
+    So each proposal can be reproduced, and a resumed study does not repeat its first proposals. Two processes never
+    draw the same numbers, and two studies with different seeds share no trial.
 
     Parameters
     ----------
     build : callable
         Makes a sampler from a seed.
     seed : int
-        Of the study.
+        Seed of the study.
     """
 
     def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
         self._build, self._seed = build, seed
         self._sampler = build(seed)
-        # These samplers take points of one sequence, which another seed would change.
+        # Each trial takes a point of one sequence, so the seed of these samplers must not change.
         self._one_sequence = isinstance(self._sampler, (GridSampler, QMCSampler))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Record which process asks, before sampling, which may take seconds; then make this trial's sampler."""
+        """Record the process that asks, then make this trial's sampler.
+
+        The process is recorded first, because sampling may take seconds.
+        """
         storage_of(study).set_trial_user_attr(id_of(trial), Attribute.PROCESS, process_tags())
         self._place = place(study.get_trials(deepcopy=False), trial)
         if isinstance(self._sampler, QMCSampler):
-            # The first trial is no point of the sequence. Optuna counts its draws, also those of a trial tried again.
+            # The first trial takes no point of the sequence. Optuna itself would count draws, also those of retries.
             take_point(self._sampler, max(self._place - 1, 0))
         elif not self._one_sequence:
             self._sampler = self._build(stream(self._seed, self._place))
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As the sampler does."""
+        """Call the trial's sampler."""
         return self._sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As the sampler does, but without this trial: if it was killed before, it already has settings."""
+        """Call the trial's sampler but hide this trial from it: a trial that was killed before already has settings."""
         return self._sampler.sample_relative(cast(Study, WithoutTrial(study, trial.number)), trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """As the sampler does, with a random stream per key, so that draws before a kill change nothing."""
+        """Call the trial's sampler with a seed for each key, so that draws before a kill change nothing."""
         seed = stream(self._seed, self._place, name)
-        if isinstance(self._sampler, QMCSampler):  # this key is no part of the sequence
+        if isinstance(self._sampler, QMCSampler):  # this key is not part of the sequence
             draw_others_with(self._sampler, RandomSampler(seed))
         sampler = self._sampler if self._one_sequence else self._build(seed)
         return sampler.sample_independent(study, trial, name, distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """As the sampler does."""
+        """Call the trial's sampler."""
         if isinstance(self._sampler, GridSampler):
             return  # Optuna would stop `study.optimize`, which is not used here
         self._sampler.after_trial(study, trial, state, values)
 
 
 class Grid(GridSampler):
-    """Gives each new trial the next cell; after retries, Optuna would choose some cells at random."""
+    """Gives each new trial the next cell; after retries, Optuna's own sampler would choose some cells at random."""
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Note the trial's cell, as Optuna does, unless its settings are given."""
+        """Record the trial's cell, as Optuna does, unless its settings are given."""
         if not settings_are_given(trial):
             take_cell(self, study, trial, place(study.get_trials(deepcopy=False), trial) % grid_size(self))
 
@@ -187,7 +190,7 @@ def build_pruner(component: Mapping[str, Any]) -> BasePruner:
 
 
 def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that are neither waiting, nor surplus, nor retried by another trial."""
+    """Trials that count: those that are neither waiting, nor surplus, nor retried by another trial."""
     replaced = {trial.user_attrs.get(Attribute.RETRY_OF) for trial in trials}
     return [
         trial
@@ -225,35 +228,36 @@ def tell(
 ) -> None:
     """Report how a trial of this process ended: with values, in a state, or with an error.
 
-    If another process took this one for dead, the report is too late: the trial is retried, and finds its run then.
+    If another process considered this one dead, the report comes too late. The trial is then retried, and the retry
+    finds the run of this trial.
     """
     try:
         if error is not None:
             trial.set_user_attr(Attribute.ERROR, error)
             state = TrialState.FAIL
         if state == TrialState.PRUNED:
-            # Optuna's own way makes the last report, which may be of another metric, the trial's value.
+            # `study.tell` would make the last report the trial's value; the report may be of another metric.
             study.sampler.after_trial(study, study.get_trials(deepcopy=False)[trial.number], state, None)
             storage_of(study).set_trial_state_values(id_of(trial), state)
         else:
             study.tell(trial, values, state)
     except (UpdateFinishedTrialError, ValueError):
-        logger.warning("Trial %d was taken for dead, and is retried.", trial.number)
+        logger.warning("Another process considered trial %d dead and retries it.", trial.number)
 
 
 def put_back(study: Study, trial: FrozenTrial, reason: str) -> None:
     """Put a trial whose process stopped back into the queue, before any new trial.
 
     It keeps its number, settings and reports, so the study is the same as without the stop. If several processes do
-    this at once, one succeeds. In a database, two within milliseconds may both succeed: then the trial runs twice and
-    counts once.
+    this at once, one succeeds. In a database, two processes may both succeed within milliseconds; then the trial runs
+    twice and counts once.
     """
     storage = storage_of(study)
-    with _alone(storage):
-        now = storage.get_trial(id_of(trial))
-        if now.state != TrialState.RUNNING or _run_of(now) != _run_of(trial):  # another process has put it back
+    with _locked(storage):
+        current = storage.get_trial(id_of(trial))
+        if current.state != TrialState.RUNNING or _start(current) != _start(trial):  # another process has put it back
             return
-        storage.set_trial_user_attr(id_of(trial), Attribute.PROCESS, None)  # the next process is not the dead one
+        storage.set_trial_user_attr(id_of(trial), Attribute.PROCESS, None)  # else the next process seems dead
         storage.set_trial_state_values(id_of(trial), TrialState.WAITING)
     logger.info("Trial %d of the study: %s It is resumed.", trial.number, reason)
 
@@ -264,21 +268,21 @@ def try_again(study: Study, trial: FrozenTrial) -> None:
     study.enqueue_trial(trial.params, user_attrs={Attribute.RETRY_OF: trial.number, Attribute.ATTEMPT: attempt})
 
 
-def end_dead(study: Study) -> None:
+def put_back_dead(study: Study) -> None:
     """Put back the trials that dead processes left in the state RUNNING."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not _lives(trial):
+        if not _process_is_alive(trial):
             put_back(study, trial, "its process died.")
 
 
-def revive(study: Study, max_retries: int) -> None:
+def retry_failed(study: Study, max_retries: int) -> None:
     """Retry failed trials, except those that failed more than `max_retries` times."""
     for trial in counted(study.get_trials(deepcopy=False)):
         if trial.state == TrialState.FAIL and trial.user_attrs.get(Attribute.ATTEMPT, 1) <= max_retries:
             try_again(study, trial)
 
 
-def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapping[str, float]]], bool]:
+def pruning(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapping[str, float]]], bool]:
     """A function that reports a trial's epochs to its study, and decides whether to prune the trial.
 
     Parameters
@@ -286,15 +290,15 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
     trial : StudyTrial
         The trial.
     monitor : str
-        Metric that is reported, with the number of epochs trained as its step.
+        Metric to report; its step is the number of trained epochs.
     sign : int
-        -1 if `monitor` and the objective are optimised in opposite directions: then its negative is reported.
+        1, or -1 if `monitor` and the objective are optimised in opposite directions; it multiplies the reports.
 
     Returns
     -------
     callable
-        Takes the metrics of all epochs so far; returns whether to stop. If the storage does not answer, or has the
-        trial as dead, training continues.
+        Takes the metrics of all epochs so far; returns whether to stop. If the storage does not answer, or another
+        process considered this one dead, training continues.
     """
     study = optuna.load_study(
         study_name=trial.study,
@@ -305,11 +309,11 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
     frozen = study.get_trials(deepcopy=False)[trial.number]
     handle = Trial(study, id_of(frozen))
     handle.set_user_attr(Attribute.REPORTED, monitor if sign > 0 else f"-{monitor}")
-    reported, was_to_stop = frozen.last_step or 0, Attribute.PRUNED_AFTER in frozen.user_attrs
+    reported, was_pruned = frozen.last_step or 0, Attribute.PRUNED_AFTER in frozen.user_attrs
 
-    def decide(epochs: Sequence[Mapping[str, float]]) -> bool:
+    def should_stop(epochs: Sequence[Mapping[str, float]]) -> bool:
         nonlocal reported
-        if was_to_stop:  # it was killed before it stopped; now the pruner could decide otherwise
+        if was_pruned:  # the process was killed before it stopped; now the pruner could decide otherwise
             return True
         try:
             for number in range(reported, len(epochs)):
@@ -323,43 +327,43 @@ def judge(trial: StudyTrial, monitor: str, sign: int) -> Callable[[Sequence[Mapp
             logger.warning("This epoch cannot be reported to the study: %s", error)
             return False
 
-    return decide
+    return should_stop
 
 
-def note_run(trial: StudyTrial, run_id: str) -> None:
-    """Record in a study the MLflow run of a trial."""
+def record_run(trial: StudyTrial, run_id: str) -> None:
+    """Record the MLflow run of a trial in its study."""
     try:
         storage = open_storage(trial.storage)
-        known = storage.get_all_trials(storage.get_study_id_from_name(trial.study), deepcopy=False)
-        storage.set_trial_user_attr(id_of(known[trial.number]), Attribute.RUN, run_id)
+        trials = storage.get_all_trials(storage.get_study_id_from_name(trial.study), deepcopy=False)
+        storage.set_trial_user_attr(id_of(trials[trial.number]), Attribute.RUN, run_id)
     except (OSError, StorageInternalError, UpdateFinishedTrialError, UserError) as error:
         logger.warning("The run cannot be recorded in the study: %s", error)
 
 
-def _lives(trial: FrozenTrial) -> bool:
+def _process_is_alive(trial: FrozenTrial) -> bool:
     process = trial.user_attrs.get(Attribute.PROCESS)
-    if process is None:  # the process was killed before it could be recorded, or records itself just now
-        begun = trial.datetime_start
-        return begun is not None and time.time() - begun.timestamp() < HEARTBEAT_TIMEOUT
-    # a trial that was put back has the last heartbeat of the process that died
+    if process is None:  # the process was killed before it was recorded, or is being recorded
+        start = trial.datetime_start
+        return start is not None and time.time() - start.timestamp() < HEARTBEAT_TIMEOUT
+    # A trial that was put back still has the heartbeat of the process that died.
     last = max(trial.user_attrs.get(Attribute.HEARTBEAT, 0.0), process[Tag.HEARTBEAT])
     return is_alive({**process, Tag.HEARTBEAT: last})
 
 
-def _run_of(trial: FrozenTrial) -> tuple[Any, Any]:
-    """Values that change whenever a process begins a trial."""
+def _start(trial: FrozenTrial) -> tuple[Any, Any]:
+    """Process and time of a trial's start; they change whenever a process begins the trial."""
     return trial.user_attrs.get(Attribute.PROCESS), trial.datetime_start
 
 
-def _alone(storage: BaseStorage) -> AbstractContextManager[Any]:
-    """Lock a study in a file against other processes that put trials back."""
+def _locked(storage: BaseStorage) -> AbstractContextManager[Any]:
+    """Prevent that two processes put trials back at once, if the study is in a file."""
     return FileLock(f"{storage.path}.dead.lock") if isinstance(storage, _Journal) else nullcontext()
 
 
 class _Journal(WatchedJournal):
-    """A journal in a file; damage is an error.
+    """A journal in a file; a damaged line is an error.
 
-    A damaged line cannot be skipped: trials are numbered by the lines that begin them, so numbers would shift.
+    It cannot be skipped: trials are numbered in the order of their lines, so later trials would get other numbers.
     """
 
     def __init__(self, path: Path, lock: _Lock) -> None:
@@ -391,14 +395,15 @@ class _Journal(WatchedJournal):
             number += 1
         return UserError(
             f"The study's file {self.path} is damaged in line {number}: restore a copy, or move it away and "
-            "start another search with sweep.name=NAME, which reuses what is trained."
+            "start another search with sweep.name=NAME, which reuses the finished trials."
         )
 
 
 class _Lock(JournalFileOpenLock):
-    """A lock that the system releases when its holder dies: Optuna's own would be waited for 30 seconds.
+    """A lock that the operating system releases when its holder dies.
 
-    A line that its holder did not finish is cut off: text appended to it could not be read.
+    Optuna's own lock would block the others for 30 seconds. The next holder removes an incomplete last line, since
+    text appended to it could not be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -406,15 +411,15 @@ class _Lock(JournalFileOpenLock):
 
     def acquire(self) -> bool:
         self._lock.acquire()
-        _mend(self._path)
+        _remove_incomplete_line(self._path)
         return True
 
     def release(self) -> None:
         self._lock.release()
 
 
-def _mend(path: Path) -> None:
-    """Cut off an incomplete last line."""
+def _remove_incomplete_line(path: Path) -> None:
+    """Remove the last line if it is incomplete."""
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
         if size == 0:
@@ -424,4 +429,4 @@ def _mend(path: Path) -> None:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             os.fsync(file.fileno())
-            logger.warning("The last line of the study's file %s is incomplete, and is left out.", path)
+            logger.warning("The last line of the study's file %s was incomplete and was removed.", path)

@@ -1,4 +1,4 @@
-"""A search: what chooses its trials, and what each of its workers does."""
+"""A search: its space and sampler, and the workers that run its trials."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from ecgexp.search.study import (
     SeededSampler,
     build_pruner,
     counted,
-    end_dead,
     first_number,
     open_storage,
     open_study,
     put_back,
-    revive,
+    put_back_dead,
+    retry_failed,
     tell,
 )
 from ecgexp.tracking.heartbeat import Heartbeat
@@ -56,14 +56,14 @@ logger = logging.getLogger(__name__)
 # Overrides that may differ when a study is resumed, perhaps on another machine.
 _MAY_DIFFER = ("tracking", "sweep.", "resume=", "trainer", "dataset.root=", "cache_dir=", "memory_budget=", "compile=")
 
-# At most so many combinations of a net's arguments are checked before a search begins: this takes about a second.
+# Limit of the combinations of a net's arguments that are checked before a search begins; they take about a second.
 _COMBINATIONS = 10_000
 
 
 class SweeperConfig(Checked):
-    """``hydra.sweeper``, each key explained in conf/hydra/sweeper/optuna.yaml."""
+    """``hydra.sweeper``; conf/hydra/sweeper/optuna.yaml explains each key."""
 
-    model_config = ConfigDict(extra="ignore")  # Hydra's own keys are there too, and it has refused unknown ones
+    model_config = ConfigDict(extra="ignore")  # Hydra adds keys of its own, and has refused unknown ones
 
     params: dict[str, Any] | None
     sampler: dict[str, Any]
@@ -83,7 +83,7 @@ class SweeperConfig(Checked):
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, and how.
+    """The space that is searched, and the configuration of the search.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class Search:
     fixed : list of str
         The other overrides.
     config : SweeperConfig
-        The rest.
+        ``hydra.sweeper``.
     """
 
     axes: dict[str, Axis]
@@ -101,19 +101,19 @@ class Search:
 
     @classmethod
     def read(cls, sweeper: DictConfig, overrides: Sequence[Override]) -> Search:
-        """Check what a configuration and a command line say.
+        """Read and check the search that a configuration and a command line describe.
 
         Parameters
         ----------
         sweeper : DictConfig
             ``hydra.sweeper``.
         overrides : sequence of Override
-            Of ``params`` and then of the command line, which has the last word.
+            Those of ``params``, then those of the command line, which take precedence.
 
         Raises
         ------
         UserError
-            If the search cannot be run like that.
+            If such a search cannot be run.
         """
         values = OmegaConf.to_container(sweeper, resolve=True)
         assert isinstance(values, dict)
@@ -130,7 +130,7 @@ class Search:
         Raises
         ------
         UserError
-            Where its configuration cannot be used.
+            If its configuration cannot be used.
         """
         if self._is_grid:
             return Grid({name: _grid(name, axis) for name, axis in self.axes.items()}, seed=self.config.seed)
@@ -175,7 +175,7 @@ class Search:
         Raises
         ------
         UserError
-            Names the first such combination.
+            For the first such combination, which the message names.
         """
         net = locate("model", cfg.model)
         if not hasattr(net, "check_arguments"):
@@ -203,15 +203,15 @@ class Search:
                 "The sweeper hydra/sweeper=optuna has nothing to search: give keys several values, such as "
                 "'lr=tag(log, interval(1e-4, 1e-1))', or hydra.sweeper.space."
             )
-        for known in self.config.enqueue:
-            for key, value in known.items():
-                self._check_known(key, value, function is not None)
+        for settings in self.config.enqueue:
+            for key, value in settings.items():
+                self._check_enqueued(key, value, function is not None)
         pruner = locate("hydra.sweeper.pruner", self.config.pruner)
         if len(self.config.directions) > 1 and pruner is not NopPruner:
             raise UserError("A search with several objectives cannot prune: use hydra/sweeper/pruner=none.")
         for key in ("space", "enqueue"):
             if self._is_grid and getattr(self.config, key):
-                raise UserError(f"The grid sampler tries all values there are: leave hydra.sweeper.{key} out.")
+                raise UserError(f"The grid sampler tries all values of the space: leave out hydra.sweeper.{key}.")
         self.build_sampler(self.config.seed)
         try:
             build_pruner(self.config.pruner)
@@ -226,33 +226,34 @@ class Search:
                     check_distribution_compatibility(trial.distributions[name], self.axes[name].distribution)
                 except ValueError as error:
                     raise UserError(
-                        f"The study {study.study_name} had other values of '{name}' to choose from before: "
+                        f"The study {study.study_name} searched other values of '{name}' before: "
                         "start another one with sweep.name=NAME."
                     ) from error
 
     def _check_same_settings(self, study: Study) -> None:
-        mine = sorted(word for word in self.fixed if not word.lstrip("+~").startswith(_MAY_DIFFER))
-        kept = study.user_attrs.get(Attribute.FIXED)
-        if kept is None:
-            study.set_user_attr(Attribute.FIXED, mine)
-        elif kept != mine:
-            had, has = (" ".join(words) or "no other settings" for words in (kept, mine))
+        current = sorted(override for override in self.fixed if not override.lstrip("+~").startswith(_MAY_DIFFER))
+        earlier = study.user_attrs.get(Attribute.FIXED)
+        if earlier is None:
+            study.set_user_attr(Attribute.FIXED, current)
+        elif earlier != current:
+            before, now = (" ".join(overrides) or "no other settings" for overrides in (earlier, current))
             raise UserError(
-                f"The study {study.study_name} trains with {had}, not with {has}, and its values would not compare: "
-                "start another one with sweep.name=NAME."
+                f"The study {study.study_name} trains with {before}, not with {now}, so that their values could not be "
+                "compared: start another study with sweep.name=NAME."
             )
 
-    def _check_known(self, key: str, value: Any, more: bool) -> None:
+    def _check_enqueued(self, key: str, value: Any, has_function: bool) -> None:
         if key not in self.axes:
-            if more:  # the function may add it
+            if has_function:  # which may add the key
                 return
             raise UserError(
-                f"Config key 'hydra.sweeper.enqueue' sets '{key}', which is not searched: {', '.join(self.axes)} are."
+                f"Config key 'hydra.sweeper.enqueue' sets '{key}', which is not searched. "
+                f"Searched keys: {', '.join(self.axes)}."
             )
         distribution = self.axes[key].distribution
         if not contains(distribution, value):
             raise UserError(
-                f"Config key 'hydra.sweeper.enqueue' sets {key}={value}, which is outside of its search space."
+                f"Config key 'hydra.sweeper.enqueue' sets {key}={value}, which is outside the search space."
             )
 
 
@@ -267,7 +268,7 @@ class Worker:
     storage, study : str
         See `open_study`.
     config : DictConfig
-        Composed for the whole multirun.
+        Configuration of the whole multirun.
     hydra_context : HydraContext
         Composes a trial's configuration.
     task_function : callable
@@ -285,7 +286,7 @@ class Worker:
     deadline: float = field(default=float("inf"))
 
     def __call__(self, cfg: DictConfig) -> int:
-        """Work until the study is complete; return how many trials failed in this worker."""
+        """Run trials until the study is complete; return how many of them failed."""
         study = self.search.open(open_storage(self.storage), self.study)
         failed = 0
         while (trial := self._ask(study)) is not None:
@@ -296,10 +297,10 @@ class Worker:
         """Begin or resume the study, once, before any worker starts."""
         study = self.search.open(open_storage(self.storage), self.study)
         self._describe(study)
-        end_dead(study)
-        revive(study, self.search.config.max_retries)
-        for known in self.search.config.enqueue:
-            study.enqueue_trial(known, skip_if_exists=True)
+        put_back_dead(study)
+        retry_failed(study, self.search.config.max_retries)
+        for settings in self.search.config.enqueue:
+            study.enqueue_trial(settings, skip_if_exists=True)
         return study
 
     def _describe(self, study: Study) -> None:
@@ -317,7 +318,7 @@ class Worker:
             study.set_user_attr(Attribute.STREAMS, "SeedSequence(seed, spawn_key=(number, *key))")
 
     def _ask(self, study: Study) -> Trial | None:
-        end_dead(study)
+        put_back_dead(study)
         trials = counted(study.get_trials(deepcopy=False))
         failures = sum(trial.state == TrialState.FAIL for trial in trials)
         limit = self.search.config.max_failures
@@ -326,7 +327,7 @@ class Worker:
         if len(trials) >= self.search.n_trials:
             return None
         trial = study.ask({name: axis.distribution for name, axis in self.search.axes.items()})
-        # Others may have asked since this one counted.
+        # Other workers may have asked since this one counted.
         before = [other for other in counted(study.get_trials(deepcopy=False)) if other.number < trial.number]
         if len(before) >= self.search.n_trials:
             trial.set_user_attr(Attribute.SURPLUS, True)
@@ -339,27 +340,31 @@ class Worker:
         try:
             with Heartbeat(lambda now: trial.set_user_attr(Attribute.HEARTBEAT, now)):
                 result = self._launch(study, trial)
-        except (UserError, HydraException) as error:  # not a failed training: all trials would fail like this
+        except (UserError, HydraException) as error:  # no failed training: every trial would fail in this way
             self._fail(study, trial, error)
             source = f" (hydra.sweeper.space={self.search.config.space})" if self.search.config.space else ""
             raise UserError(f"A trial of the search cannot be composed{source}: {first_line(error)}") from error
         except BaseException:  # Ctrl-C, SIGTERM, or an exception from a launcher's signal handler
             put_back(study, study.get_trials(deepcopy=False)[trial.number], "it was interrupted.")
             raise
-        value = outcome(result)
-        if isinstance(value, optuna.TrialPruned):
+        returned = outcome(result)
+        if isinstance(returned, optuna.TrialPruned):
             tell(study, trial, state=TrialState.PRUNED)
             return True
-        if isinstance(value, Exception):
-            return self._fail(study, trial, value)
+        if isinstance(returned, Exception):
+            return self._fail(study, trial, returned)
         try:
-            values = [float(one) for one in (value if isinstance(value, Sequence) else [value])]
+            values = [float(value) for value in (returned if isinstance(returned, Sequence) else [returned])]
         except (TypeError, ValueError):
-            return self._fail(study, trial, UserError(f"It returned {value!r} instead of a number."))
+            return self._fail(study, trial, UserError(f"It returned {returned!r} instead of a number."))
         if len(values) != len(study.directions):
             count = len(study.directions)
-            return self._fail(study, trial, UserError(f"It returned {len(values)} values, for {count} objectives."))
-        tell(study, trial, [_measured(one, direction) for one, direction in zip(values, study.directions, strict=True)])
+            return self._fail(study, trial, UserError(f"It returned {len(values)} values for {count} objectives."))
+        tell(
+            study,
+            trial,
+            [_accepted(value, direction) for value, direction in zip(values, study.directions, strict=True)],
+        )
         return True
 
     def _fail(self, study: Study, trial: Trial, error: Exception) -> bool:
@@ -368,7 +373,7 @@ class Worker:
         return False
 
     def _launch(self, study: Study, trial: Trial) -> JobReturn:
-        """Run a trial as a Hydra job, as in a grid."""
+        """Run a trial as a Hydra job, as a grid does."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, self._overrides(trial))
         trials = study.get_trials(deepcopy=False)
         number = first_number(trials, trials[trial.number])
@@ -403,32 +408,34 @@ class Worker:
         if added is None:
             added = {name: value for name, value in trial.params.items() if name not in self.search.axes}
         chosen = [axis.override(trial.params[name]) for name, axis in self.search.axes.items()]
-        return [*self.search.fixed, *chosen, *(f"{key}={_word(value)}" for key, value in added.items())]
+        return [*self.search.fixed, *chosen, *(f"{key}={_text(value)}" for key, value in added.items())]
 
 
-def _measured(value: float, direction: StudyDirection) -> float:
-    """An objective as Optuna accepts it: NaN, as the loss of a diverged trial, becomes the worst value."""
+def _accepted(value: float, direction: StudyDirection) -> float:
+    """An objective that Optuna accepts: NaN, such as the loss of a diverged trial, becomes the worst value."""
     if not math.isnan(value):
         return value
     return math.inf if direction == StudyDirection.MINIMIZE else -math.inf
 
 
-def _word(value: Any) -> str:
+def _text(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
 def _combinations(axes: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-    """All combinations of values; if they are too many to check, a random sample of them."""
+    """All combinations of values; a random sample of them, if they are too many to check."""
     if math.prod(map(len, axes)) <= _COMBINATIONS:
         yield from product(*axes)
         return
     logger.warning("The space has more than %d combinations: a random sample of this size was checked.", _COMBINATIONS)
-    chance = random.Random(0)
+    generator = random.Random(0)
     for _ in range(_COMBINATIONS):
-        yield tuple(values[chance.randrange(len(values))] for values in axes)
+        yield tuple(values[generator.randrange(len(values))] for values in axes)
 
 
 def _grid(name: str, axis: Axis) -> list[Any]:
     if isinstance(axis.distribution, FloatDistribution) and axis.distribution.step is None:
-        raise UserError(f"The grid sampler needs steps: give {name} a choice or a range instead of an interval.")
+        raise UserError(
+            f"The grid sampler needs single values: give {name} a choice or a range instead of an interval."
+        )
     return list(axis.values())

@@ -1,1 +1,1 @@
-"""Many trials as one."""
+"""Running a sweep: its session, the processes that train its trials, and its status line."""

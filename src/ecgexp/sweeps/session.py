@@ -1,4 +1,4 @@
-"""Begins, watches and reports a sweep, with any sweeper and launcher."""
+"""Begins, watches and reports a sweep, under any sweeper and launcher."""
 
 from __future__ import annotations
 
@@ -67,60 +67,60 @@ if TYPE_CHECKING:
 
     from ecgexp.search.worker import Search
 
-# Overrides that tell how a sweep is run, not what it sweeps.
-_MANNER = ("hydra", "sweep.", "resume=", "statistics", "tracking")
-# Those of them that make another search.
+# Overrides that say how a sweep runs, not what it trains.
+_NOT_TRAINED = ("hydra", "sweep.", "resume=", "statistics", "tracking")
+# Those of them that nevertheless make another search.
 _SEARCHED = ("hydra/sweeper", "hydra.sweeper.params", "hydra.sweeper.space")
 # The status line replaces Hydra's line per job; a trial's output goes to its trial.log.
 _QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")
-_BEGINNING = 30.0  # seconds from a command's lock to its run
+_BEGINNING = 30.0  # seconds in which a command that has the lock creates its run
 
 
 @contextmanager
 def sweep_session(
     cfg: DictConfig, overrides: Sequence[str], cells: Sequence[Sequence[str]] | None, search: Search | None
 ) -> Iterator[list[str]]:
-    """Begin or resume a sweep, show its status, and report at the end, also after an error.
+    """Begin or resume a sweep, show its status, and report at the end, even after an error.
 
-    If the search already runs, this command joins it.
+    If the sweep is a search that already runs, this command joins it.
 
     Parameters
     ----------
     cfg : DictConfig
         Configuration of its first trial.
     overrides : sequence of str
-        Of the command line.
+        Overrides on the command line.
     cells : sequence of sequence of str, optional
         Overrides of each trial, if they are known in advance.
     search : Search, optional
-        Of a search.
+        The search, if the sweep is one.
 
     Yields
     ------
     list of str
-        Further overrides, which tell the trials of their sweep.
+        Further overrides, by which the trials know their sweep.
 
     Raises
     ------
     UserError
-        Where the sweep is running already.
+        If the sweep is running already.
     """
     store = open_store(cfg.tracking)
-    asked = [o for o in overrides if not o.lstrip("+~").startswith(_MANNER)]
-    chosen = asked if search is None else [*asked, *(o for o in overrides if o.startswith(_SEARCHED))]
-    name = cfg.sweep.name or hashlib.sha256(json.dumps(sorted(chosen)).encode()).hexdigest()[:12]
+    trained = [o for o in overrides if not o.lstrip("+~").startswith(_NOT_TRAINED)]
+    defining = trained if search is None else [*trained, *(o for o in overrides if o.startswith(_SEARCHED))]
+    name = cfg.sweep.name or hashlib.sha256(json.dumps(sorted(defining)).encode()).hexdigest()[:12]
     plan = _Plan(cfg, name, cells, search)
     build_statistics(cfg)  # so that errors are reported before a trial begins
-    with _lock(store, name) as alone:
+    with _lock(store, name) as locked:
         end_orphans(store)
-        if alone and not cfg.resume:
-            plan.check_afresh()
-        earlier = _earlier(store, name, cfg.resume) if alone else _begun(store, name)
+        if locked and not cfg.resume:
+            plan.check_new()
+        earlier = _earlier(store, name, cfg.resume) if locked else _begun(store, name)
         plan.check_resumable(store, earlier)
-        _tell_of_earlier_form(store, earlier)
-        if not alone or _is_elsewhere(store, earlier):
-            with _joined(store, plan, earlier) as further:
-                yield further
+        _warn_of_earlier_form(store, earlier)
+        if not locked or _is_elsewhere(store, earlier):
+            with _joined(store, plan, earlier) as for_trials:
+                yield for_trials
             return
         tags = {
             Tag.KIND: Kind.SWEEP,
@@ -132,7 +132,7 @@ def sweep_session(
         tags |= provenance.warn(dataset.warning) if dataset.warning else {}
         if search is not None:
             tags |= {Tag.SEARCH: "true", Tag.OBJECTIVES: json.dumps(objectives(cfg))}
-        with Run(store, " ".join(asked) or "sweep", tags, continues=earlier) as run:
+        with Run(store, " ".join(trained) or "sweep", tags, continues=earlier) as run:
             board = Board(store.root, run.id)
             board.clear()
             if search is not None:
@@ -154,7 +154,7 @@ def sweep_session(
             finally:
                 try:
                     if run.status is not None:
-                        # Other commands may have joined a search, and still run.
+                        # Other commands may have joined a search and still train.
                         _await_trials(run, GRACE if search is None else 3.0)
                     end_orphans(store)
                     _report(run, plan)
@@ -166,7 +166,7 @@ def sweep_session(
 
 @dataclass(frozen=True)
 class _Plan:
-    """The plan of a sweep: configuration of the first trial, name, and its cells or its search."""
+    """The plan of a sweep: the configuration of its first trial, its name, and its cells or its search."""
 
     cfg: DictConfig
     name: str
@@ -185,22 +185,22 @@ class _Plan:
 
     def overrides(self, store: Store, parent: str) -> list[str]:
         """Overrides by which trials know their sweep."""
-        told = [f"+hydra.job.env_set.{PARENT_VARIABLE}={parent}", *_QUIET]
+        overrides = [f"+hydra.job.env_set.{PARENT_VARIABLE}={parent}", *_QUIET]
         if swept := self.swept():
-            told.append(f"+hydra.job.env_set.{SWEPT_VARIABLE}={quoted(','.join(swept))}")
+            overrides.append(f"+hydra.job.env_set.{SWEPT_VARIABLE}={quoted(','.join(swept))}")
         if self.search is None:
-            return told
+            return overrides
         storage, study = self.study(store, parent)
-        return [*told, f"hydra.sweeper.storage={quoted(storage)}", f"hydra.sweeper.study={quoted(study)}"]
+        return [*overrides, f"hydra.sweeper.storage={quoted(storage)}", f"hydra.sweeper.study={quoted(study)}"]
 
     def swept(self) -> list[str]:
-        """Keys that the cells of a grid differ in."""
+        """Keys whose values differ between the cells of a grid."""
         overrides = {override for cell in self.cells or () for override in cell}
-        times = Counter(map(key_of, overrides))
-        return sorted(key for key, values in times.items() if values > 1)
+        values = Counter(map(key_of, overrides))
+        return sorted(key for key, count in values.items() if count > 1)
 
-    def check_afresh(self) -> None:
-        """Refuse to start afresh with a study that exists."""
+    def check_new(self) -> None:
+        """Refuse to begin a new search in a study that exists."""
         if self.search is None or self.search.config.storage is None or self.search.config.study is None:
             return
         from ecgexp.search.study import open_storage
@@ -211,12 +211,12 @@ class _Plan:
         except KeyError:
             return
         raise UserError(
-            f"The study {name} is there already, and resume=false is to begin another one: "
+            f"The study {name} exists already, but resume=false begins a new one: "
             "give hydra.sweeper.study another name, or leave it out."
         )
 
     def check_resumable(self, store: Store, earlier: MlflowRun | None) -> None:
-        """Refuse to resume a study that searched something else, before anything is recorded."""
+        """Refuse to resume a study of another search, before anything is recorded."""
         if self.search is None:
             return
         from ecgexp.search.study import open_storage
@@ -226,7 +226,7 @@ class _Plan:
             storage, study = self.study(store, earlier.info.run_id)
         if storage is None or study is None:
             return
-        # Opening a missing file would make it, and its folder would mark the sweep as begun here.
+        # Opening a missing file would create it, and its folder would mark the sweep as begun here.
         if "://" in storage or Path(storage).exists():
             self.search.open(open_storage(storage), study)
 
@@ -239,14 +239,14 @@ class _Plan:
 
 @contextmanager
 def _watched(board: Board, plan: _Plan) -> Iterator[None]:
-    """Show the status of the sweep, and shut down in order on SIGTERM."""
+    """Show the status of the sweep while the body runs, and exit in order on SIGTERM."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     search = plan.search
-    told = (search.n_trials, search.fixed) if search else ()
+    size = (search.n_trials, search.fixed) if search else ()
     try:
-        with StatusLine(board, plan.cells, plan.maximizes, *told):
+        with StatusLine(board, plan.cells, plan.maximizes, *size):
             yield
-    except BrokenProcessPool as error:  # of joblib's, all of whose processes then end
+    except BrokenProcessPool as error:  # joblib then ends all its processes
         raise UserError(
             "A process that ran trials was killed (out of memory?): the same command resumes the sweep."
         ) from error
@@ -270,7 +270,7 @@ def _joined(store: Store, plan: _Plan, running: MlflowRun | None) -> Iterator[li
             f"The search {plan.name} runs on {running.data.tags[Tag.HOST]} with its study in a file there: "
             "to join it from another folder, give both hydra.sweeper.storage=URL."
         )
-    print(f"Joining the search {plan.name}, which runs already.", file=sys.stderr)
+    print(f"Joining the search {plan.name}, which already runs.", file=sys.stderr)
     build_dataset(plan.cfg).prepare()
     try:
         with _watched(board, plan):
@@ -279,11 +279,11 @@ def _joined(store: Store, plan: _Plan, running: MlflowRun | None) -> Iterator[li
     except TrialFailed as error:
         raise UserError(str(error)) from None
     finally:
-        with _lock(store, plan.name) as last:
-            now = store.client.get_run(parent)
-            if last and now.info.status != Status.RUNNING:
-                with Run(store, now.info.run_name, {}, continues=now) as run:
-                    run.status = now.info.status
+        with _lock(store, plan.name) as locked:
+            current = store.client.get_run(parent)
+            if locked and current.info.status != Status.RUNNING:
+                with Run(store, current.info.run_name, {}, continues=current) as run:
+                    run.status = current.info.status
                     _report(run, plan)
 
 
@@ -303,7 +303,7 @@ def _lock(store: Store, name: str) -> Iterator[bool]:
 
 
 def _show_earlier(board: Board, run: Run, objective: str) -> None:
-    """Show the finished trials of a resumed search, which, unlike a grid, does not visit them again."""
+    """Show the finished trials of a resumed search; unlike a grid, it does not visit them again."""
     for trial in sweep_runs(run.store, run.id):
         if trial.info.status == Status.FINISHED:
             metrics = trial.data.metrics
@@ -315,7 +315,7 @@ def _show_earlier(board: Board, run: Run, objective: str) -> None:
 
 
 def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
-    """The run of an earlier start; it gets another name if the sweep starts afresh."""
+    """The run of an earlier start; without `resume`, rename the earlier runs, and return None."""
     runs = sweeps_named(store, name)
     if not runs or resume:
         return runs[-1] if runs else None
@@ -324,8 +324,8 @@ def _earlier(store: Store, name: str, resume: bool) -> MlflowRun | None:
     return None
 
 
-def _tell_of_earlier_form(store: Store, earlier: MlflowRun | None) -> None:
-    """Warn that trials of an earlier form of the configuration are not reused."""
+def _warn_of_earlier_form(store: Store, earlier: MlflowRun | None) -> None:
+    """Warn that trials with an earlier form of the configuration are not reused."""
     runs = children(store, earlier.info.run_id) if earlier is not None else []
     old = sum(form_of(run) < FORM for run in runs)
     if old:
@@ -338,7 +338,7 @@ def _tell_of_earlier_form(store: Store, earlier: MlflowRun | None) -> None:
 
 
 def _begun(store: Store, name: str) -> MlflowRun | None:
-    """The run that another command has begun, or is about to."""
+    """The run that another command has begun, or is about to begin."""
     end = time.monotonic() + _BEGINNING
     while not (runs := sweeps_named(store, name)) and time.monotonic() < end:
         time.sleep(0.2)
@@ -346,7 +346,7 @@ def _begun(store: Store, name: str) -> MlflowRun | None:
 
 
 def _is_elsewhere(store: Store, earlier: MlflowRun | None) -> bool:
-    """Whether a sweep runs in another folder; in this folder, its lock tells."""
+    """Whether a sweep runs in another folder; in this folder, its lock shows that."""
     if earlier is None or earlier.info.status != Status.RUNNING:
         return False
     return not Board(store.root, earlier.info.run_id).folder.exists()
@@ -358,16 +358,19 @@ def _check_complete(board: Board, plan: _Plan) -> None:
     if not any(status.state == "failed" for status in trials.values()):
         return
     left = (len(plan.cells) if plan.cells else len(trials)) - len(trials)
-    limit = f" sweep.max_failures={plan.cfg.sweep.max_failures} kept {left} from being started." if left else ""
+    limit = ""
+    if left:
+        plural = "s" * (left > 1)
+        limit = f" {left} trial{plural} did not start because sweep.max_failures={plan.cfg.sweep.max_failures}."
     raise TrialFailed(f"The sweep is not complete: the trials listed above failed.{limit}")
 
 
 def _await_trials(run: Run, seconds: float) -> None:
-    """Wait until trials that a launcher kills have ended: only then can their runs be ended."""
+    """Wait until trials that a launcher kills have ended; their runs can be ended only then."""
     running = [trial.data.tags for trial in sweep_runs(run.store, run.id) if trial.info.status == Status.RUNNING]
     here = [tags for tags in running if tags.get(Tag.HOST) == provenance.host()]
-    until = time.monotonic() + seconds
-    while any(map(is_alive, here)) and time.monotonic() < until:
+    deadline = time.monotonic() + seconds
+    while any(map(is_alive, here)) and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
@@ -378,7 +381,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _report(run: Run, plan: _Plan) -> None:
     results, objective = sweep_results(run.store, run.id), plan.objective
     if results.empty:
-        print("No trial has a run in this sweep: there is no table.", file=sys.stderr)
+        print("No trial of this sweep has a run, so there is no table.", file=sys.stderr)
         return
     results.attrs["remarks"] += _incomplete(plan, results, Board(run.store.root, run.id))
     keys = swept_keys(results)
@@ -407,21 +410,21 @@ def _report(run: Run, plan: _Plan) -> None:
 
 
 def _add_statistics(run: Run, plan: _Plan, results: pd.DataFrame) -> None:
-    """Compute the user's own statistics, keep them with the sweep and show them."""
-    found = compute_statistics(build_statistics(plan.cfg), results, plan.objective)
+    """Compute the user's own statistics, save them with the sweep and print them."""
+    statistics = compute_statistics(build_statistics(plan.cfg), results, plan.objective)
     earlier = any(file.path == File.STATISTICS for file in run.store.client.list_artifacts(run.id))
-    if found.found or earlier:  # those of an earlier start belong to another table
+    if statistics.found or earlier:  # those of an earlier start belong to another table
         with run.artifacts() as folder:
-            write_statistics(folder / File.STATISTICS, found)
-    if found.found:
-        print(f"\n{lines_of(found.found)}\n")
+            write_statistics(folder / File.STATISTICS, statistics)
+    if statistics.found:
+        print(f"\n{lines_of(statistics.found)}\n")
 
 
 def _incomplete(plan: _Plan, results: pd.DataFrame, board: Board) -> list[str]:
-    """Remark on planned trials that have no result, if there are any."""
-    if plan.search is not None:  # others may have run some of them elsewhere
+    """A remark if planned trials have no result."""
+    if plan.search is not None:  # other commands may have run some of the trials elsewhere
         total, done = plan.search.n_trials, int((results["status"] == Status.FINISHED).sum())
-    else:  # the sweep may have further trials, of an earlier command
+    else:  # the sweep may have further trials of an earlier command
         total, done = len(plan.cells or ()), sum(status.state in DONE for status in board.read().values())
     if done >= total:
         return []
@@ -430,7 +433,7 @@ def _incomplete(plan: _Plan, results: pd.DataFrame, board: Board) -> list[str]:
 
 
 def _write_study(path: Path, storage: str, name: str) -> None:
-    """Keep the study with the sweep: the report then needs no storage."""
+    """Write the study to a file of the sweep, so that the report needs no storage."""
     from ecgexp.reports.search import write_study
     from ecgexp.search.study import open_storage
 
@@ -438,15 +441,15 @@ def _write_study(path: Path, storage: str, name: str) -> None:
 
 
 def _record_best(run: Run, best: Sequence[pd.Series], objective: str, keys: list[str]) -> None:
-    """Record in the sweep's run the best trial of all, if there is one; remove that of an earlier start."""
+    """Record the best trial in the sweep's run, if there is a single one; else remove that of an earlier start."""
     if len(best) == 1:
         run.log_metrics({objective: best[0][objective]})
         run.set_tags({Tag.BEST_RUN: best[0]["source_run_id"], Tag.BEST_TRIAL: described(best[0], keys)})
         return
-    known = run.store.client.get_run(run.id).data
-    for tag in {Tag.BEST_RUN, Tag.BEST_TRIAL} & set(known.tags):
+    earlier = run.store.client.get_run(run.id).data
+    for tag in {Tag.BEST_RUN, Tag.BEST_TRIAL} & set(earlier.tags):
         run.store.client.delete_tag(run.id, tag)
-    if objective in known.metrics:
+    if objective in earlier.metrics:
         run.log_metrics({objective: math.nan})
 
 

@@ -1,4 +1,4 @@
-"""The status of a sweep's trials, kept in files, so that it works with every launcher."""
+"""The status of a sweep's trials, in files, which works with every launcher."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ecgexp.text import shortened
 
 logger = logging.getLogger(__name__)
 
-# Number of trials for the estimate of the time left: for all trials of a large sweep it would take too long.
+# At most so many trials are used to estimate the time left; all trials of a large sweep would take too long.
 _ESTIMATED_FROM = 200
 DONE = ("done", "diverged", "pruned", "reused")
 
@@ -40,15 +40,15 @@ class TrialStatus:
     state : str
         'running', 'done', 'diverged', 'pruned', 'reused', 'failed' or 'interrupted'.
     overrides : list of str
-        Of its job.
+        Overrides of its job.
     started : float
         Unix time of its start.
     value : float, optional
-        Of the objective.
+        Value of the objective.
     seconds : float, optional
         Duration.
     error : str
-        Why it failed.
+        Reason of a failure.
     """
 
     state: str
@@ -58,21 +58,21 @@ class TrialStatus:
     seconds: FiniteFloat | None = None
     error: str = ""
 
-    def ended(self, state: str, **known: Any) -> TrialStatus:
-        """The same trial at its end."""
-        took = time.time() - self.started
-        return replace(self, state=state, **{**known, "seconds": took if state != "reused" else known.get("seconds")})
+    def ended(self, state: str, **changes: Any) -> TrialStatus:
+        """The status of the same trial at its end; a reused trial keeps the duration in `changes`."""
+        duration = changes.get("seconds") if state == "reused" else time.time() - self.started
+        return replace(self, state=state, **{**changes, "seconds": duration})
 
 
 class Board:
-    """The statuses of a sweep's trials in a folder, a file for each.
+    """The statuses of a sweep's trials, a file for each in one folder.
 
     Parameters
     ----------
     root : Path
         ``mlruns/``.
     parent : str
-        Run of the sweep.
+        Id of the sweep's run.
     """
 
     def __init__(self, root: Path, parent: str) -> None:
@@ -93,18 +93,18 @@ class Board:
         temporary.replace(self.folder / f"{job}.json")
 
     def read(self) -> dict[int, TrialStatus]:
-        """Status of each job that has begun; a damaged file is left out with a warning."""
-        found = {}
+        """Status of each job that has begun; a damaged file is skipped with a warning."""
+        statuses = {}
         for path in sorted(self.folder.glob("[0-9]*.json")):
-            with suppress(FileNotFoundError):  # another command begins, and has cleared the board
+            with suppress(FileNotFoundError):  # another command starts and clears the board
                 if (status := self._status(path)) is not None:
-                    found[int(path.stem)] = status
-        return found
+                    statuses[int(path.stem)] = status
+        return statuses
 
     def _status(self, path: Path) -> TrialStatus | None:
         stat = path.stat()
         version = stat.st_mtime_ns, stat.st_ino
-        if path.stem not in self._known or self._known[path.stem][0] != version:  # it is read every second
+        if path.stem not in self._known or self._known[path.stem][0] != version:  # the board is read every second
             self._known[path.stem] = version, _parsed(path)
         return self._known[path.stem][1]
 
@@ -118,22 +118,22 @@ def _parsed(path: Path) -> TrialStatus | None:
 
 
 class StatusLine:
-    """One line for the whole sweep on the standard error, kept up to date while the body runs.
+    """One line about the whole sweep on the standard error, updated while the body of the `with` statement runs.
 
-    In a terminal the line is rewritten; in a file a new one is added whenever a trial ends.
+    A terminal shows the line in place; a file gets a new line whenever a trial ends.
 
     Parameters
     ----------
     board : Board
-        Where trials report.
+        The statuses of the trials.
     cells : sequence of sequence of str, optional
-        Overrides of each job, if the sweeper runs them all.
+        Overrides of each job, if they are known in advance, as in a grid.
     maximize : bool
         Whether larger values of the objective are better.
     total : int, optional
-        Number of trials, if their overrides are not known in advance.
+        Number of trials, without `cells`.
     common : sequence of str
-        Overrides that all trials have, in that case.
+        Overrides that all trials share, without `cells`.
     """
 
     INTERVAL = 1.0  # seconds
@@ -163,7 +163,7 @@ class StatusLine:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._say(last=True)
+        self._print(last=True)
 
     def text(self, now: float) -> str:
         """The line."""
@@ -174,12 +174,12 @@ class StatusLine:
         shown = ("running", "reused", "pruned", "diverged", "failed")
         parts += [f"{states[state]} {state}" for state in shown if states[state]]
         finished = [status for status in trials.values() if status.value is not None]
-        # Trials of other data may have other validation records: then none is the best.
+        # Trials on different data may have different validation records: then no trial is the best.
         data = {tuple(o for o in status.overrides if o.startswith("dataset")) for status in finished}
         if len(data) == 1:
             best = (max if self._maximize else min)(finished, key=lambda status: status.value or 0.0)
-            words = [shortened(o) for o in best.overrides if o not in self._common]
-            parts.append(" ".join([f"best {best.value:.4f}", *([f"({' '.join(words)})"] if words else [])]))
+            settings = [shortened(o) for o in best.overrides if o not in self._common]
+            parts.append(" ".join([f"best {best.value:.4f}", *([f"({' '.join(settings)})"] if settings else [])]))
         parts.append(f"elapsed {_clock(now - self._started)}")
         left = self._time_left(trials, now)
         if left is not None:
@@ -187,42 +187,42 @@ class StatusLine:
         return "  |  ".join(parts)
 
     def _time_left(self, trials: dict[int, TrialStatus], now: float) -> float | None:
-        took = [status for status in trials.values() if status.state in ("done", "pruned") and status.seconds]
-        if not self._total or not took:
+        trained = [status for status in trials.values() if status.state in ("done", "pruned") and status.seconds]
+        if not self._total or not trained:
             return None
         running = [status for status in trials.values() if status.state == "running"]
         if self._cells:
-            begun = [trials.get(job) for job in range(len(self._cells))]
-            waiting = [cell for cell, status in zip(self._cells, begun, strict=True) if status is None]
+            statuses = [trials.get(job) for job in range(len(self._cells))]
+            waiting = [cell for cell, status in zip(self._cells, statuses, strict=True) if status is None]
         else:
             waiting = [[]] * (self._total - len(trials))
-        took = sorted(took, key=lambda status: status.started)[-_ESTIMATED_FROM:]
-        some = random.Random(0).sample(waiting, min(len(waiting), _ESTIMATED_FROM))
-        left = sum(_expected(cell, took) for cell in some) * len(waiting) / max(1, len(some))
-        left += sum(max(0.0, _expected(status.overrides, took) - (now - status.started)) for status in running)
+        trained = sorted(trained, key=lambda status: status.started)[-_ESTIMATED_FROM:]
+        sample = random.Random(0).sample(waiting, min(len(waiting), _ESTIMATED_FROM))
+        left = sum(_expected(cell, trained) for cell in sample) * len(waiting) / max(1, len(sample))
+        left += sum(max(0.0, _expected(status.overrides, trained) - (now - status.started)) for status in running)
         return left / max(1, len(running))
 
     def _watch(self) -> None:
         while not self._stop.wait(self.INTERVAL):
-            self._say()
+            self._print()
 
-    def _say(self, last: bool = False) -> None:
+    def _print(self, last: bool = False) -> None:
         text = self.text(time.time())
         if sys.stderr.isatty():
             width = shutil.get_terminal_size().columns
             sys.stderr.write(f"\r\x1b[K{text[: width - 1]}" + ("\n" if last else ""))
-        elif (ended := re.sub(r"\d+ running|elapsed.*", "", text)) != self._last_written:
-            self._last_written = ended
+        elif (without_times := re.sub(r"\d+ running|elapsed.*", "", text)) != self._last_written:
+            self._last_written = without_times
             sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
 
-def _expected(cell: Sequence[str], took: Sequence[TrialStatus]) -> float:
-    """Seconds of the trials that share most overrides with a cell, averaged."""
-    shared = [len(set(cell).intersection(status.overrides)) for status in took]
+def _expected(cell: Sequence[str], trained: Sequence[TrialStatus]) -> float:
+    """Mean duration, in seconds, of the trials that share most overrides with a cell."""
+    shared = [len(set(cell).intersection(status.overrides)) for status in trained]
     most = max(shared)
-    alike = [status.seconds or 0.0 for status, n in zip(took, shared, strict=True) if n == most]
-    return sum(alike) / len(alike)
+    seconds = [status.seconds or 0.0 for status, count in zip(trained, shared, strict=True) if count == most]
+    return sum(seconds) / len(seconds)
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A job of a sweep: has its trial trained by a process of its own, and survives the death of that process."""
+"""A job of a sweep: it lets a separate process train its trial, and survives the death of that process."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from ecgexp.sweeps.status import Board, TrialStatus
 from ecgexp.tracking.names import Status
 from ecgexp.trials.job import Job, Outcome
 
-GRACE = 30.0  # seconds that an interrupted trial process may take to leave
+GRACE = 30.0  # seconds that an interrupted trial process has to exit
 
 
 class TrialFailed(UserError):
-    """One trial of a sweep failed; the others still run."""
+    """One trial of a sweep failed; the others continue."""
 
 
 class _TrialProcess:
-    """A process that trains trials, reused for the next trial while it is healthy."""
+    """A process that trains trials; the next trial reuses it while it is healthy."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
@@ -61,21 +61,21 @@ class _TrialProcess:
 
 
 _trial_process: _TrialProcess | None = None
-_gpus: dict[str, FileLock] = {}  # that this process holds
+_gpus: dict[str, FileLock] = {}  # locks that this process holds
 
 
 def supervise(cfg: DictConfig, job: Job) -> list[float]:
-    """Train one trial of a sweep in its own process.
+    """Train one trial of a sweep in a process of its own.
 
     Returns
     -------
     list of float
-        The values of ``cfg.objective``; empty where the trial was pruned.
+        Values of ``cfg.objective``; empty if the trial was pruned.
 
     Raises
     ------
     TrialFailed
-        If it raised an error, or its process died.
+        If the trial raised an error, or its process died.
     """
     assert job.parent is not None
     root = database_file(cfg.tracking.root).parent
@@ -108,17 +108,17 @@ def _state(outcome: Outcome) -> str:
 
 def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
     trainer, run_id = _healthy_process(_gpu_environment(cfg, root)), None
-    previous = _on_terminate()
+    previous = _exit_on_terminate()
     try:
         trainer.connection.send((OmegaConf.to_container(cfg, resolve=True), job))
         while True:
             kind, content = trainer.connection.recv()
             if kind == "run":
                 run_id = content
-                _note(job, run_id)
+                _record_in_study(job, run_id)
             elif kind == "done":
-                if content.run_id != run_id:  # of a trial that was trained before
-                    _note(job, content.run_id)
+                if content.run_id != run_id:  # the trial was trained before
+                    _record_in_study(job, content.run_id)
                 return content
             elif kind in ("failed", "exhausted"):
                 trainer.process.wait()  # it exits by itself, and the next trial gets a new process
@@ -129,13 +129,13 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
                 raise KeyboardInterrupt
     except (EOFError, ConnectionError, BrokenPipeError):
         code = trainer.process.wait()
-        sentence = _death(code)
+        sentence = _cause_of_death(code)
         _record_death(cfg, job, run_id, sentence)
         raise TrialFailed(sentence) from None
     except TrialFailed:
         raise
     except BaseException:  # Ctrl-C, SIGTERM, or an exception from a launcher's signal handler
-        _leave_undisturbed()
+        _ignore_signals()
         trainer.stop()
         raise
     finally:
@@ -143,16 +143,16 @@ def _train(cfg: DictConfig, job: Job, root: Path) -> Outcome:
             signal.signal(signal.SIGTERM, previous)
 
 
-def _note(job: Job, run_id: str) -> None:
-    """Record the run in the study of a search."""
+def _record_in_study(job: Job, run_id: str) -> None:
+    """Record the run of a trial in the study of its search."""
     if job.study is not None:
-        from ecgexp.search.study import note_run
+        from ecgexp.search.study import record_run
 
-        note_run(job.study, run_id)
+        record_run(job.study, run_id)
 
 
 def _healthy_process(environment: dict[str, str]) -> _TrialProcess:
-    """The process of the last trial, or a new one if that has ended or has another environment."""
+    """The process of the last trial; a new one if that has ended or has another environment."""
     global _trial_process
     if _trial_process is not None and _trial_process.process.poll() is None:
         if _trial_process.environment == environment:
@@ -163,26 +163,26 @@ def _healthy_process(environment: dict[str, str]) -> _TrialProcess:
     return _trial_process
 
 
-def _on_terminate() -> Any:
-    """Turn SIGTERM, which a cluster sends before it takes a node away, into an orderly shutdown."""
+def _exit_on_terminate() -> Any:
+    """Exit in order on SIGTERM, which a cluster sends before it takes a node away; returns the former handler."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     try:
         return signal.signal(signal.SIGTERM, leave)
-    except ValueError:  # a launcher that runs jobs in a thread
+    except ValueError:  # some launchers run jobs in a thread
         return None
 
 
-def _leave_undisturbed() -> None:
+def _ignore_signals() -> None:
     """Ignore further signals of a cluster: submitit would resubmit the job for each SIGUSR2."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
 
 
-def _death(code: int) -> str:
+def _cause_of_death(code: int) -> str:
     if code < 0:
         name = signal.Signals(-code).name
         hint = " (out of memory?)" if name == "SIGKILL" else ""
@@ -203,19 +203,19 @@ def _record_death(cfg: DictConfig, job: Job, run_id: str | None, sentence: str) 
         run_id = run_id or begin_lost(store, plain(cfg), job)
         record_failure(store, run_id, sentence, f"{sentence}\n\n{output}")
         store.client.set_terminated(run_id, Status.FAILED)
-    except StoreAway as error:  # the end of the sweep will find that its process is gone
+    except StoreAway as error:  # the end of the sweep will detect that its process is gone
         print(error, file=sys.stderr)
 
 
 def _gpu_environment(cfg: DictConfig, root: Path) -> dict[str, str]:
-    """Make as many of several GPUs visible to a process as its trial trains on: the first with a free place.
+    """Environment that makes GPUs visible to a process: as many as its trial trains on, the first with a free place.
 
-    This job's process holds their locks until it ends, also for its later trials.
+    The process of this job holds their locks until it ends, so its later trials use them too.
     """
     wanted = 0 if cfg.trainer.accelerator == "cpu" else cfg.trainer.devices
     gpus = _visible_gpus() if wanted else []
     if len(gpus) < max(2, wanted):
-        return {}  # there is nothing to choose from
+        return {}  # there is no choice
     folder = root / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     for place, gpu in product(range(cfg.sweep.jobs_per_gpu), gpus):
@@ -227,7 +227,7 @@ def _gpu_environment(cfg: DictConfig, root: Path) -> dict[str, str]:
             _gpus[gpu] = lock
     if len(_gpus) < wanted:
         raise TrialFailed(
-            f"The trial trains on {wanted} of the {len(gpus)} GPUs, and fewer have room for it: "
+            f"The trial trains on {wanted} of the {len(gpus)} GPUs, but fewer have a free place: "
             f"start fewer jobs, or raise sweep.jobs_per_gpu={cfg.sweep.jobs_per_gpu}."
         )
     return {"CUDA_VISIBLE_DEVICES": ",".join([gpu for gpu in gpus if gpu in _gpus][:wanted])}

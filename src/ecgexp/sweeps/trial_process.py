@@ -1,4 +1,4 @@
-"""The process that trains the trials of a job, one after another, apart from the job that supervises it."""
+"""The process that trains the trials of a job, one after another; the job supervises it from another process."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from omegaconf import DictConfig, OmegaConf
 from ecgexp.errors import UserError, first_line, without_passwords
 from ecgexp.trials.job import Interrupted, Job
 
-GRACE = 20.0  # seconds that an interrupted trial may take to leave
+GRACE = 20.0  # seconds that an interrupted trial has to exit
 
 
 def main(descriptor: int) -> None:
-    """Train what the supervisor sends until it ends.
+    """Train the trials that the supervisor sends, until the supervisor ends.
 
     Parameters
     ----------
     descriptor : int
-        File descriptor of the connection to it.
+        File descriptor of the connection to the supervisor.
     """
     connection = Connection(descriptor)
     tasks: queue.Queue[Any] = queue.Queue()
@@ -60,7 +60,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, Any]:
-    """Train one trial: ('done', Outcome), ('failed' or 'exhausted', one sentence) or ('interrupted', None)."""
+    """Train one trial; returns ('done', Outcome), ('failed' or 'exhausted', a sentence) or ('interrupted', None)."""
     from ecgexp.config.resolvers import register_resolvers
     from ecgexp.trials.ledger import RetriesExhausted
     from ecgexp.trials.run import run_trial
@@ -72,7 +72,7 @@ def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, A
     _write_to(Path(job.output_dir) / "trial.log")
     try:
         return "done", run_trial(OmegaConf.create(config), job, lambda run_id: connection.send(("run", run_id)))
-    except RetriesExhausted as error:  # its run exists already
+    except RetriesExhausted as error:  # its run exists and has the error
         return "exhausted", str(error)
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
@@ -85,7 +85,7 @@ def _train(connection: Connection, config: DictConfig, job: Job) -> tuple[str, A
 
 
 def _write_to(path: Path) -> None:
-    """Redirect all output of this process, also a crash report, to the trial's log file."""
+    """Redirect all output of this process, including a crash report, to the trial's log file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

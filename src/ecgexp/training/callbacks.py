@@ -205,13 +205,13 @@ def find_checkpoint(folder: Path) -> tuple[Path | None, bool]:
 
 
 class Pruning(Callback):
-    """Stops a training whose further epochs are not worth their time.
+    """Stops the training of a trial that is pruned.
 
     Parameters
     ----------
     history : History
         The epochs so far; it must come before this callback.
-    judge : callable
+    should_prune : callable
         Called after each epoch with all epochs so far; returns whether to stop. Rank 0 decides for all.
 
     Attributes
@@ -220,13 +220,13 @@ class Pruning(Callback):
         Whether the training was stopped.
     """
 
-    def __init__(self, history: History, judge: Callable[[list[dict[str, float]]], bool]) -> None:
+    def __init__(self, history: History, should_prune: Callable[[list[dict[str, float]]], bool]) -> None:
         self.pruned = False
-        self._history, self._judge = history, judge
+        self._history, self._should_prune = history, should_prune
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ask `judge`, unless this was the last epoch anyway."""
-        stop = trainer.strategy.broadcast(self._judge(self._history.epochs))
+        """Call `should_prune`; stop, unless this was the last epoch anyway."""
+        stop = trainer.strategy.broadcast(self._should_prune(self._history.epochs))
         if stop and not trainer.should_stop and trainer.current_epoch + 1 != trainer.max_epochs:
             self.pruned = trainer.should_stop = True
 

@@ -41,7 +41,7 @@ from ecgexp.training.module import Diverged, TrainingModule
 from ecgexp.training.network import Network, as_float, check_layers, check_takes
 from ecgexp.training.predictions import Predictions
 
-Judge = Callable[[list[dict[str, float]]], bool]
+ShouldPrune = Callable[[list[dict[str, float]]], bool]
 
 for _name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -113,7 +113,7 @@ def fit(
     scratch: Path | None = None,
     log: Callable[[list[dict[str, float]]], None] = lambda epochs: None,
     quiet: bool = True,
-    judge: Judge | None = None,
+    should_prune: ShouldPrune | None = None,
 ) -> Fitted:
     """Train in this process, alone or as one of several ranks.
 
@@ -133,13 +133,13 @@ def fit(
         Called after each epoch with all epochs so far.
     quiet : bool
         Show no progress.
-    judge : callable, optional
+    should_prune : callable, optional
         Called after each epoch with all epochs so far; returns whether to prune the trial.
 
     Raises
     ------
     UserError
-        Where the trainer cannot be used here, or computes a layer wrongly in the precision that was asked for.
+        If the trainer cannot be used here, or computes a layer wrongly in the configured precision.
     """
     target = parts.dataset.target
     fit_labels((parts.net, parts.loss), data.splits["train"], target)
@@ -157,13 +157,13 @@ def fit(
     # on a GPU an epoch may take less time than writing its checkpoint
     share = 1.0 if device_kind(cfg) == "cpu" else 0.1
     kept = Checkpoints(scratch, cfg.monitor, best_is(target, cfg.monitor), share)
-    pruning = Pruning(history, judge or (lambda epochs: False))
+    pruning = Pruning(history, should_prune or (lambda epochs: False))
     callbacks = [
         *build_callbacks(cfg),  # before the history, which collects what they log at the end of an epoch
         history,
         kept,
         *_callbacks(cfg, target, quiet),
-        *([pruning] if judge else []),
+        *([pruning] if should_prune else []),
         *([Faster()] if cfg.fast else []),
     ]
     trainer = build_trainer(cfg, callbacks)

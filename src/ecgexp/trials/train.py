@@ -12,7 +12,7 @@ from ecgexp.config.build import build
 from ecgexp.config.schema import objectives, plain
 from ecgexp.targets import Target
 from ecgexp.tracking.run import EpochLog, Run
-from ecgexp.training.fit import Fitted, Judge, best_is, fit, load
+from ecgexp.training.fit import Fitted, ShouldPrune, best_is, fit, load
 from ecgexp.training.ranks import other_ranks
 from ecgexp.trials.claim import Claimed
 from ecgexp.trials.job import Job
@@ -24,36 +24,35 @@ def train_trial(claimed: Claimed, run: Run) -> Fitted:
     Raises
     ------
     UserError
-        Where data or trainer cannot be used.
+        If data or trainer cannot be used.
     """
     cfg, job, parts = claimed.cfg, claimed.job, claimed.parts
     epoch_log = EpochLog(run, cfg.tracking.system_metrics)
-    rank = (plain(cfg), claimed.checkpoint, _is_judged(cfg, job))
+    rank = (plain(cfg), claimed.checkpoint, _reports_epochs(cfg, job))
     with epoch_log as log, other_ranks(cfg.trainer.devices, fit_rank, *rank):
         data, quiet = load(cfg, parts), job.parent is not None
-        return fit(
-            cfg, parts, data, claimed.checkpoint, run.scratch, log, quiet, _judge(cfg, parts.dataset.target, job)
-        )
+        should_prune = _should_prune(cfg, parts.dataset.target, job)
+        return fit(cfg, parts, data, claimed.checkpoint, run.scratch, log, quiet, should_prune)
 
 
-def fit_rank(config: dict[str, Any], checkpoint: Path | None, judged: bool, ready: Callable[[], None]) -> None:
-    """Train as another rank than the first, which records."""
+def fit_rank(config: dict[str, Any], checkpoint: Path | None, may_prune: bool, ready: Callable[[], None]) -> None:
+    """Train as a rank above 0; only rank 0 records."""
     cfg = OmegaConf.create(config)
     parts = build(cfg)
     data = load(cfg, parts)
     ready()
-    fit(cfg, parts, data, checkpoint, judge=(lambda epochs: False) if judged else None)  # rank 0 decides
+    fit(cfg, parts, data, checkpoint, should_prune=(lambda epochs: False) if may_prune else None)  # rank 0 decides
 
 
-def _is_judged(cfg: DictConfig, job: Job) -> bool:
-    """Whether a study is told of each epoch; of several objectives it takes none."""
+def _reports_epochs(cfg: DictConfig, job: Job) -> bool:
+    """Whether each epoch is reported to a study, which may prune; Optuna allows it for a single objective only."""
     return job.study is not None and len(objectives(cfg)) == 1
 
 
-def _judge(cfg: DictConfig, target: Target, job: Job) -> Judge | None:
-    if job.study is None or not _is_judged(cfg, job):
+def _should_prune(cfg: DictConfig, target: Target, job: Job) -> ShouldPrune | None:
+    if job.study is None or not _reports_epochs(cfg, job):
         return None
-    from ecgexp.search.study import judge
+    from ecgexp.search.study import pruning
 
-    alike = best_is(target, cfg.monitor) == best_is(target, objectives(cfg)[0])
-    return judge(job.study, cfg.monitor, 1 if alike else -1)
+    same_direction = best_is(target, cfg.monitor) == best_is(target, objectives(cfg)[0])
+    return pruning(job.study, cfg.monitor, 1 if same_direction else -1)
