@@ -25,7 +25,7 @@ from ecgexp.training.launched import check_ranks, launched
 
 # Overrides that stop Hydra from writing files: for ranks above 0 that torchrun or srun started.
 _WRITE_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
-# Errors of the system for a file or folder that cannot be written where it is.
+# Numbers of the operating system's errors for a file or folder that cannot be written.
 _NOT_WRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
 )  # fmt: skip
@@ -38,12 +38,12 @@ def run_job(cfg: DictConfig) -> float | list[float]:
     Returns
     -------
     float or list of float
-        The value of ``cfg.objective``; a list where there are several objectives.
+        Value of ``cfg.objective``; a list if there are several objectives.
 
     Raises
     ------
     TrialPruned
-        Where the search stopped this trial early.
+        If the search stopped this trial early.
     """
     from ecgexp.trials.job import Job
 
@@ -133,26 +133,26 @@ def _run(args: argparse.Namespace) -> None:
     from ecgexp.config.schema import check
 
     check_name(Path.cwd())
-    asked = plan(CONF, args)
-    if asked.output is not None:
-        check_writable(Path(asked.output[0]), asked.output[1])
+    planned = plan(CONF, args)
+    if planned.output is not None:
+        check_writable(Path(planned.output[0]), planned.output[1])
     multirun = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
-    for cfg in asked.configurations:
+    for cfg in planned.configurations:
         check(cfg)
         check_ranks(cfg.trainer, cfg.batch_size, multirun)
-        if asked.search is not None:
-            asked.search.check_together(cfg)
-    if asked.local:
+        if planned.search is not None:
+            planned.search.check_together(cfg)
+    if planned.local:
         from ecgexp.config.build import check_device
 
-        for cfg in asked.configurations:
+        for cfg in planned.configurations:
             check_device(cfg)
     if multirun:
         from ecgexp.processes import leave_nothing
         from ecgexp.sweeps.session import sweep_session
 
         leave_nothing()
-        with sweep_session(asked.configurations[0], args.overrides, asked.cells, asked.search) as overrides:
+        with sweep_session(planned.configurations[0], args.overrides, planned.cells, planned.search) as overrides:
             sys.argv.extend(overrides)
             run_job()
     else:

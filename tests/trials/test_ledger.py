@@ -22,7 +22,7 @@ from ecgexp.tracking.runs import children, metrics_sum, standing
 from ecgexp.tracking.store import open_store
 from ecgexp.trials.identity import cell, identity
 from ecgexp.trials.job import Job
-from ecgexp.trials.ledger import RetriesExhausted, begin_lost, claim, claim_unread, slot_of, take
+from ecgexp.trials.ledger import RetriesExhausted, begin_for_dead, claim, claim_unidentified, slot_of, use_finished
 from ecgexp.trials.run import run_trial
 
 F1 = "best/val/mlcm_f1_macro"
@@ -71,7 +71,7 @@ class Sweep:
         tags["identity"] = identity(config, *known)
         claimed = claim(self.store, tags, job, max_retries, resume)
         if claimed.earlier is not None and claimed.earlier.info.status == "FINISHED":
-            take(self.store, claimed, job, tags)
+            use_finished(self.store, claimed, job, tags)
             return "taken" if claimed.is_own else "reused"
         marks = {**tags, **claimed.tags, "attempts": claimed.attempts}
         try:
@@ -251,7 +251,7 @@ def test_a_trial_that_failed_before_its_data_were_read_has_one_row(shared_store)
     job = Job(["lr=0.1"], {"model": "linear"}, "", "", 0, sweep.parent, False, None, ("lr",))
     tags = {"kind": "trial", "cell": cell(config), "slot": slot_of(config, job), "job": 0, "overrides": '["lr=0.1"]'}
     for attempt in (1, 2, 3):
-        claimed = claim_unread(shared_store, tags, job)
+        claimed = claim_unidentified(shared_store, tags, job)
         assert claimed.attempts == attempt
         with (
             pytest.raises(OSError),
@@ -270,7 +270,7 @@ def test_a_process_that_dies_early_does_not_spoil_a_finished_run(shared_store):
     sweep.start()
     config = {"dataset": {}, "trainer": {}, "net": sweep.net, "lr": "0.1"}
     job = Job(["lr=0.1"], {"model": "linear"}, "", "", 0, sweep.parent, False, None, ("lr",))
-    shared_store.client.set_terminated(begin_lost(shared_store, config, job), "FAILED")
+    shared_store.client.set_terminated(begin_for_dead(shared_store, config, job), "FAILED")
     assert list(sweep.table["status"]) == ["FAILED"], "what was asked for last"
     assert sweep.start() == ["taken"]
     expect(sweep)

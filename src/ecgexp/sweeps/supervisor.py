@@ -194,13 +194,13 @@ def _record_death(cfg: DictConfig, job: Job, run_id: str | None, sentence: str) 
     from ecgexp.config.schema import plain
     from ecgexp.tracking.run import record_failure
     from ecgexp.tracking.store import StoreAway, open_store
-    from ecgexp.trials.ledger import begin_lost
+    from ecgexp.trials.ledger import begin_for_dead
 
     log = Path(job.output_dir) / "trial.log"
     output = log.read_text(errors="replace") if log.exists() else ""
     try:
         store = open_store(cfg.tracking, known=True)
-        run_id = run_id or begin_lost(store, plain(cfg), job)
+        run_id = run_id or begin_for_dead(store, plain(cfg), job)
         record_failure(store, run_id, sentence, f"{sentence}\n\n{output}")
         store.client.set_terminated(run_id, Status.FAILED)
     except StoreAway as error:  # the end of the sweep will detect that its process is gone

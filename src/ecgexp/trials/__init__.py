@@ -1,1 +1,1 @@
-"""One trial of a sweep: what it is, whether it was run before, and running it."""
+"""One trial: its identity, whether it was trained before, its training and its record."""

@@ -1,4 +1,4 @@
-"""Claims a trial: finds its identity, whether it was run before, and the run that stands for it."""
+"""Claims a trial: finds its identity, whether it was trained before, and the run that stands for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ecgexp.tracking.target import metric_note, to_tag
 from ecgexp.training.callbacks import find_checkpoint
 from ecgexp.trials.identity import identity
 from ecgexp.trials.job import Interrupted, Job
-from ecgexp.trials.ledger import Claim, claim, claim_unread, exclusive, tags_of, take
+from ecgexp.trials.ledger import Claim, claim, claim_unidentified, exclusive, tags_of, use_finished
 
 logger = logging.getLogger(__name__)
 
@@ -33,26 +33,26 @@ ALL_THREADS = torch.get_num_threads()
 
 @dataclass(frozen=True)
 class Claimed:
-    """A trial and its run, which no other process uses at the same time.
+    """A trial and its run, locked against other processes.
 
     Attributes
     ----------
     cfg : DictConfig
         The composed configuration.
     job : Job
-        The job that the trial is.
+        The job that runs the trial.
     store : Store
-        Where the run is kept.
+        Store of the run.
     parts : Parts
-        What the configuration names, built.
+        The parts that the configuration names.
     run_id : str
-        The run.
+        Id of the run.
     run : Run, optional
-        The begun run, if the trial has to be trained; None if it was finished before.
+        The run, if the trial has to be trained; None if it was finished before.
     checkpoint : Path, optional
-        State of an interrupted training, to resume from.
+        Checkpoint of an interrupted training to resume.
     is_own : bool
-        The run was begun by this sweep, for this trial.
+        Whether this sweep began the run, for this trial.
     """
 
     cfg: DictConfig
@@ -67,16 +67,16 @@ class Claimed:
 
 @contextmanager
 def claim_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None]) -> Iterator[Claimed]:
-    """Find the run that stands for a trial, or begin one; when the body ends, so does the run that was begun.
+    """Find the run that stands for a trial, or begin one, which ends when the body ends.
 
-    Another process of the sweep that wants the same trial waits until then.
+    Until then, another process of the sweep that claims the same trial waits.
 
     Parameters
     ----------
     cfg : DictConfig
         The composed configuration.
     job : Job
-        The job that the trial is.
+        The job that runs the trial.
     announce : callable
         Called with the id of the run once it has begun.
 
@@ -95,7 +95,7 @@ def claim_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None]) -> I
         parts = _build(cfg, tags)
         tags |= {Tag.IDENTITY: _identity(cfg, tags)}
     except Exception:
-        claimed = claim_unread(store, tags, job)
+        claimed = claim_unidentified(store, tags, job)
         tags |= {**claimed.tags, Tag.ATTEMPTS: claimed.attempts}
         with Run(store, job.name, tags, job.parent, claimed.earlier) as run:
             announce(run.id)
@@ -104,8 +104,10 @@ def claim_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None]) -> I
     with exclusive(store, tags[Tag.IDENTITY], wait=job.parent is not None):
         claimed = claim(store, tags, job, cfg.sweep.max_retries, cfg.resume)
         if claimed.earlier is not None and claimed.earlier.info.status == Status.FINISHED:
-            shutil.rmtree(store.scratch(claimed.earlier.info.run_id), ignore_errors=True)  # if killed there
-            run_id = take(store, claimed, job, tags).info.run_id
+            shutil.rmtree(
+                store.scratch(claimed.earlier.info.run_id), ignore_errors=True
+            )  # left if a process was killed here
+            run_id = use_finished(store, claimed, job, tags).info.run_id
             yield Claimed(cfg, job, store, parts, run_id, None, None, claimed.is_own)
             return
         checkpoint, restarted = _checkpoint(store, claimed)
@@ -118,7 +120,7 @@ def claim_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None]) -> I
 
 
 def _build(cfg: DictConfig, tags: dict[str, Any]) -> Parts:
-    """Build what the configuration names and prepare its data; `tags` are added to as soon as each is known."""
+    """Build the parts of a configuration and prepare its data; add each tag to `tags` as soon as it is known."""
     parts = build(cfg)
     if parts.dataset.warning:
         logger.warning(parts.dataset.warning)
@@ -130,12 +132,13 @@ def _build(cfg: DictConfig, tags: dict[str, Any]) -> Parts:
 
 
 def _identity(cfg: DictConfig, tags: dict[str, Any]) -> str:
-    here = (tags[Tag.DATASET], device_kind(cfg), tags[Tag.THREADS], tags[Tag.PRECISION], tags[Tag.CODE])
-    return identity(plain(cfg), *here)
+    return identity(
+        plain(cfg), tags[Tag.DATASET], device_kind(cfg), tags[Tag.THREADS], tags[Tag.PRECISION], tags[Tag.CODE]
+    )
 
 
 def _checkpoint(store: Store, claimed: Claim) -> tuple[Path | None, dict[str, Any]]:
-    """Checkpoint of the earlier run, if any; and tags for one that was damaged, which is no failure of the trial."""
+    """Checkpoint of the earlier run, if any; and tags if it was damaged, which does not count as a failed attempt."""
     if claimed.earlier is None:
         return None, {}
     checkpoint, damaged = find_checkpoint(store.scratch(claimed.earlier.info.run_id))

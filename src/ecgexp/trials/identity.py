@@ -8,8 +8,8 @@ from typing import Any
 
 from ecgexp.tracking.provenance import config_hash
 
-# Paths, logging and launching do not change a trial's result.
-# `compile` only affects GPUs, whose results are equal only up to rounding in any case.
+# Keys that do not change a trial's result: paths, logging and launching.
+# `compile` only affects GPUs, where repeated results differ by rounding in any case.
 _TOP = ("tracking", "sweep", "resume", "privacy", "objective", "statistics", "cache_dir", "memory_budget", "compile")
 _DATASET = ("root", "cache_dir", "workers")
 _TRAINER = ("accelerator", "threads", "strategy")
@@ -32,12 +32,12 @@ def slot(config: dict[str, Any], overrides: Sequence[str], swept: Sequence[str])
     config : dict
         Resolved configuration.
     overrides : sequence of str
-        Of the trial.
+        Overrides of the trial.
     swept : sequence of str
-        Keys that the command gives several values.
+        Keys to which the command gives several values.
     """
-    unseen = sorted(override for override in overrides if _is_left_out(key := key_of(override)) and key in swept)
-    return config_hash({"cell": cell(config), "swept": unseen}) if unseen else cell(config)
+    left_out = sorted(override for override in overrides if _is_left_out(key := key_of(override)) and key in swept)
+    return config_hash({"cell": cell(config), "swept": left_out}) if left_out else cell(config)
 
 
 def key_of(override: str) -> str:
@@ -60,16 +60,16 @@ def identity(
     config : dict
         Resolved configuration.
     fingerprint : str
-        Of the dataset.
+        Fingerprint of the dataset.
     device : str
         Kind of device, 'cpu' or 'cuda'.
     threads : int
-        Threads of torch; they change sums on a CPU.
+        Threads of torch; on a CPU they change the order of sums.
     precision : int or str
-        As resolved on this machine: 'auto' is the same trial as the value that it resolves to.
+        Precision as resolved on this machine; 'auto' gives the same trial as the value that it resolves to.
     code : str
-        Hash of the user's own code, see `own_code`; empty where there is none.
+        Hash of the user's own code, see `own_code`; empty if there is none.
     """
-    known = {"cell": cell({**config, "precision": precision}), "dataset": fingerprint, "device": device}
-    known |= {"code": code} if code else {}
-    return config_hash({**known, "threads": threads} if device == "cpu" else known)
+    parts = {"cell": cell({**config, "precision": precision}), "dataset": fingerprint, "device": device}
+    parts |= {"code": code} if code else {}
+    return config_hash({**parts, "threads": threads} if device == "cpu" else parts)

@@ -1,4 +1,4 @@
-"""What a trial gets from the job that it runs in, and what it returns."""
+"""The description of a trial's job, and the result of the trial."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Environment variable, set with hydra.job.env_set, that gives trials the id of their parent run.
 PARENT_VARIABLE = "ECGEXP_PARENT_RUN_ID"
-# Environment variable with the keys that have several values, separated by commas.
+# Environment variable with the swept keys, separated by commas.
 SWEPT_VARIABLE = "ECGEXP_SWEPT_KEYS"
 
 
@@ -23,26 +23,26 @@ class Interrupted(SystemExit):
 
 @dataclass(frozen=True)
 class Job:
-    """One Hydra job, as plain data for another process.
+    """One Hydra job, as plain data that can be sent to another process.
 
     Attributes
     ----------
     overrides : list of str
-        Of this job.
+        Overrides of the job.
     choices : dict of str to str
         Option chosen for each configuration group.
     cwd, output_dir : str
         Folder in which the command was started, and Hydra's folder of the job.
     number : int
-        Of the job in its sweep, from 0; 0 for a single trial.
+        Number of the job in its sweep, from 0; 0 for a single trial.
     parent : str, optional
-        Run of the sweep that it belongs to; None for a single trial.
+        Id of the sweep's run; None for a single trial.
     parallel : bool
-        Other jobs may run at the same time on the same cores.
+        Whether other jobs may run at the same time on the same cores.
     study : StudyTrial, optional
-        What the trial is in the study of a search.
+        The trial in the study of a search.
     swept : tuple of str
-        Keys that its sweep gives several values.
+        Keys to which its sweep gives several values.
     """
 
     overrides: list[str]
@@ -74,7 +74,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the run: its overrides, without where it is recorded; or what it trains on what."""
+        """Name of the run: the overrides, except those of tracking; without overrides, the model and the dataset."""
         own = [override for override in self.overrides if not override.lstrip("+~").startswith("tracking")]
         return " ".join(own) or f"{self.choices['model']} on {self.choices['dataset']}"
 
@@ -96,17 +96,17 @@ class Outcome:
     Attributes
     ----------
     run_id : str
-        Its run.
+        Id of its run.
     values : list of float
-        Of the objectives; empty for a trial that was pruned.
+        Values of the objectives; empty if the trial was pruned.
     reused : bool
-        It was finished before, and not trained again.
+        Whether it was finished before, and not trained again.
     diverged : bool
-        Its loss stopped being finite.
+        Whether its loss stopped being finite.
     seconds : float
-        Duration of its training, also if that was earlier.
+        Duration of its training, even if that was earlier.
     pruned : bool
-        A search stopped it early.
+        Whether a search stopped it early.
     """
 
     run_id: str

@@ -1,4 +1,4 @@
-"""Records a trained trial in its run: metrics, tags, files and a model; and returns the result to its sweep."""
+"""Records a trained trial in its run: metrics, tags, files and a model. Reads the result for its sweep."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
     Raises
     ------
     UserError
-        Where an objective cannot be computed on the data.
+        If an objective cannot be computed on the data.
     """
     cfg = claimed.cfg
     _record_training(run, fitted)
@@ -59,7 +59,7 @@ def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
     contract = Contract.of(fitted.dataset, plain(cfg.target))
     contract.bind(fitted.network)
     _record_files(run, cfg, fitted, contract, predictions["val"])
-    if _keeps_model(cfg, claimed.job):
+    if _logs_model(cfg, claimed.job):
         inputs = example(fitted.dataset, fitted.data.splits["val"])
         log_model(claimed.store, run.id, fitted.network, inputs, contract, fitted.target)
 
@@ -67,7 +67,7 @@ def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
 def complete(claimed: Claimed) -> None:
     """Add the latency, if it is an objective, to a trial that was finished before.
 
-    It is measured on this machine, since latencies of different machines do not compare.
+    It is measured on this machine, since latencies of different machines cannot be compared.
     """
     cfg, parts, run = claimed.cfg, claimed.parts, claimed.store.client.get_run(claimed.run_id)
     is_known = claimed.is_own and LATENCY in run.data.metrics
@@ -83,7 +83,7 @@ def outcome(claimed: Claimed) -> Outcome:
     Raises
     ------
     UserError
-        Where the run has no value of an objective.
+        If the run has no value of an objective.
     """
     run, reused = claimed.store.client.get_run(claimed.run_id), claimed.run is None
     metrics, diverged = run.data.metrics, is_diverged(run)
@@ -143,8 +143,8 @@ def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, contract: Contract,
         torch.save(fitted.network.cpu().state_dict(), folder / File.WEIGHTS)
 
 
-def _keeps_model(cfg: DictConfig, job: Job) -> bool:
-    """Whether the trial logs its model: of a sweep only the best trial's is logged unless all are asked for."""
+def _logs_model(cfg: DictConfig, job: Job) -> bool:
+    """Whether to log the model of this trial; by default a sweep logs only the model of its best trial."""
     return cfg.tracking.log_model == "all" or (cfg.tracking.log_model == "best" and job.parent is None)
 
 

@@ -1,4 +1,4 @@
-"""One trial: takes a configuration, returns the value of the objective."""
+"""Runs one trial: takes its configuration, returns the values of the objectives."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
     Raises
     ------
     UserError
-        Where configuration or data cannot be used.
+        If configuration or data cannot be used.
     """
     with claim_trial(cfg, job, announce) as claimed:
         if claimed.run is None:
