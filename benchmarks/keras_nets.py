@@ -68,3 +68,90 @@ def ribeiro(
     x = L.Flatten()(main)
     outputs = L.Dense(classes, activation="sigmoid", kernel_initializer="he_normal", name="head")(x)
     return keras.Model(inputs, outputs)
+
+
+def dense(x: Any, units: int, name: str, init: str = "glorot_uniform", activation: str | None = None) -> Any:
+    return L.Dense(units, kernel_initializer=init, activation=activation, name=name)(x)
+
+
+def conv2d(x: Any, filters: int, kernel: int, name: str, stride: int = 1, **options: Any) -> Any:
+    options = {"padding": "same", **options}
+    return L.Conv2D(filters, kernel, strides=stride, name=name, **options)(x)
+
+
+def mlp(
+    channels: int,
+    height: int,
+    width: int,
+    classes: int,
+    hidden: tuple[int, ...] = (256,),
+    activation: str = "relu",
+    dropout: float = 0.0,
+) -> keras.Model:
+    inputs = keras.Input((height, width, channels))
+    x = L.Flatten()(inputs)
+    for number, units in enumerate(hidden):
+        x = L.Dropout(dropout)(dense(x, units, f"hidden-{2 * number}", activation=activation))
+    return keras.Model(inputs, dense(x, classes, "head", activation="softmax"))
+
+
+def cnn(
+    channels: int,
+    height: int,
+    width: int,
+    classes: int,
+    filters: int = 64,
+    kernel: int = 9,
+    pooling: int = 2,
+    activation: str = "relu",
+) -> keras.Model:
+    inputs = keras.Input((height, width, channels))
+    x = L.MaxPooling2D(pooling)(conv2d(inputs, filters, kernel, "conv", activation=activation))
+    return keras.Model(inputs, dense(L.Flatten()(x), classes, "head", activation="softmax"))
+
+
+def densenet_small(
+    channels: int, height: int, width: int, classes: int, filters: int = 64, growth: int = 32
+) -> keras.Model:
+    inputs = keras.Input((height, width, channels))
+    x = L.MaxPooling2D(2)(norm_relu(conv2d(inputs, filters, 7, "stem-0"), "stem-1"))
+    for i in range(6):
+        new = conv2d(norm_relu(x, f"block-{i}-0"), 4 * growth, 1, f"block-{i}-1")
+        new = conv2d(norm_relu(new, f"block-{i}-2"), growth, 3, f"block-{i}-3")
+        x = L.Concatenate()([x, new])
+    return keras.Model(inputs, dense(L.GlobalAveragePooling2D()(x), classes, "head", activation="softmax"))
+
+
+def alexnet(
+    channels: int, height: int, width: int, classes: int, filters: int = 96, hidden: int = 4096, dropout: float = 0.5
+) -> keras.Model:
+    he = {"kernel_initializer": "he_normal", "activation": "relu"}
+    side = min(height, width)
+    stride = 4 if side >= 112 else 2 if side >= 56 else 1
+    inputs = keras.Input((height, width, channels))
+    x = L.MaxPooling2D(3, 2)(conv2d(inputs, filters, 2 * stride + 3, "features-0", stride, **he))
+    x = L.MaxPooling2D(3, 2)(conv2d(x, filters * 8 // 3, 5, "features-3", **he))
+    x = conv2d(conv2d(x, filters * 4, 3, "features-6", **he), filters * 4, 3, "features-8", **he)
+    x = L.MaxPooling2D(3, 2)(conv2d(x, filters * 8 // 3, 3, "features-10", **he))
+    for name in ("dense-1", "dense-3"):
+        x = dense(L.Dropout(dropout)(L.Flatten()(x)), hidden, name, "he_normal", "relu")
+    return keras.Model(inputs, dense(x, classes, "head", "he_normal", "softmax"))
+
+
+def resnet18(channels: int, height: int, width: int, classes: int, filters: int = 64) -> keras.Model:
+    def convolution(x: Any, outputs: int, kernel: int, block: str, number: int, stride: int = 1) -> Any:
+        x = L.ZeroPadding2D(kernel // 2)(x)
+        options = {"padding": "valid", "use_bias": False, "kernel_initializer": "he_normal"}
+        x = conv2d(x, outputs, kernel, f"{block}-{number}", stride, **options)
+        return L.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{block}-{number + 1}")(x)
+
+    inputs = keras.Input((height, width, channels))
+    x = L.ReLU()(convolution(inputs, filters, 3, "stem", 0))
+    for i in range(8):
+        outputs, stride, block = filters * 2 ** (i // 2), 2 if i in (2, 4, 6) else 1, f"blocks-{i}"
+        main = L.ReLU()(convolution(x, outputs, 3, f"{block}-main", 0, stride))
+        main = convolution(main, outputs, 3, f"{block}-main", 3)
+        if stride > 1:
+            x = convolution(x, outputs, 1, f"{block}-shortcut", 0, stride)
+        x = L.ReLU()(L.Add()([main, x]))
+    return keras.Model(inputs, dense(L.GlobalAveragePooling2D()(x), classes, "head", activation="softmax"))

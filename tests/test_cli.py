@@ -328,6 +328,8 @@ def test_every_option_of_every_group_composes_and_passes_the_check(group):
         "wfdb": ["dataset.labels=[AF]", "dataset.labels_csv=labels.csv"],
         "cross_entropy": ["dataset=mitbih"],
     }
+    images = ["~dataset.leads", "~dataset.samples", "+dataset.channels=3", "+dataset.height=28", "+dataset.width=28"]
+    more |= dict.fromkeys(("alexnet", "cnn", "densenet_small", "resnet18"), images)
     for option in options:
         args = get_args_parser().parse_args([f"{group}={option}", *more.get(option, [])])
         for cfg in plan(CONF, args).configurations:

@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from ecgexp.fast import speed_up
-from ecgexp.models import Rajpurkar, RajpurkarOriginal, Ribeiro, RibeiroOriginal
+from ecgexp.models import (
+    CNN,
+    MLP,
+    AlexNet,
+    DenseNetSmall,
+    Rajpurkar,
+    RajpurkarOriginal,
+    ResNet18,
+    Ribeiro,
+    RibeiroOriginal,
+)
 from ecgexp.models.layers import BatchNorm
 
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
@@ -65,9 +75,27 @@ def weights_of(model):
                 "moving_mean": "running_mean",
                 "moving_variance": "running_var",
             }[name]
-            value = value.T if name == "kernel" else value
+            value = np.moveaxis(value, (-1, -2), (0, 1)) if name == "kernel" else value
             state[f"{layer.name.replace('-', '.')}.{key}"] = torch.tensor(np.ascontiguousarray(value))
     return state
+
+
+def mlp(channels, height, width, classes, **options):
+    return MLP(channels * height * width, classes, **options)
+
+
+# The sizes of a net, and what is left to its default in the tests that compare initial weights or count.
+IMAGES = {
+    "mlp": (mlp, keras_nets.mlp, {"hidden": (64,)}),
+    "mlp of sigmoids": (mlp, keras_nets.mlp, {"hidden": (16, 8), "activation": "sigmoid"}),
+    "logistic regression": (mlp, keras_nets.mlp, {"hidden": ()}),
+    "cnn": (CNN, keras_nets.cnn, {}),
+    "cnn of 4 x 4": (CNN, keras_nets.cnn, {"filters": 8, "kernel": 4, "pooling": 3, "activation": "tanh"}),
+    "densenet_small": (DenseNetSmall, keras_nets.densenet_small, {}),
+    "alexnet": (AlexNet, keras_nets.alexnet, {"filters": 24, "hidden": 64}),
+    "resnet18": (ResNet18, keras_nets.resnet18, {"filters": 8}),
+}
+image_nets = pytest.mark.parametrize(("ours", "theirs", "options"), IMAGES.values(), ids=IMAGES.keys())
 
 
 def load(net, model):
@@ -148,6 +176,70 @@ def test_a_training_batch_gives_the_same_output_and_statistics(name):
     state = net.state_dict()
     for key, value in weights_of(model).items():
         torch.testing.assert_close(state[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def spread_out(model, net, x):
+    """Scale the last layer of both so that probabilities fill (0, 1): saturated ones would all agree."""
+    load(net.eval(), model)
+    head = model.get_layer("head")
+    head.kernel.assign(head.kernel / net(x).std().item())
+    load(net, model)
+
+
+@image_nets
+@pytest.mark.parametrize("shape", [(3, 28, 28, 8), (1, 65, 62, 3)])
+def test_loaded_weights_of_images_give_the_same_probabilities(ours, theirs, options, shape):
+    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
+    model, net = theirs(*shape, **options), ours(*shape, **options)
+    randomize_normalization(model, rng)
+    stored = rng.normal(size=(8, *shape[1:3], shape[0])).astype(np.float32)
+    x = torch.tensor(stored).permute(0, 3, 1, 2)
+    spread_out(model, net, x)
+    expected = np.asarray(model(stored, training=False))
+    assert expected.std() > 0.1
+    for built in (net, speed_up(net)):
+        actual = torch.softmax(built(x), dim=1).detach().numpy()
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5)
+
+
+@image_nets
+def test_nets_for_images_are_counted_and_begin_as_in_keras(ours, theirs, options):
+    torch.manual_seed(0)
+    keras.utils.set_random_seed(0)
+    model, net = theirs(3, 28, 28, 8, **options), ours(3, 28, 28, 8, **options)
+    statistics = sum(b.numel() for name, b in net.named_buffers() if "running" in name)
+    assert sum(p.numel() for p in net.parameters()) + statistics == model.count_params()
+    actual = net.state_dict()
+    for name, value in weights_of(model).items():
+        if value.dim() == 1:
+            assert torch.equal(actual[name], value), name
+        else:
+            error = 5 / math.sqrt(value.numel())
+            assert actual[name].std().item() == pytest.approx(value.std().item(), rel=error), name
+            assert actual[name].abs().max().item() == pytest.approx(value.abs().max().item(), rel=0.15), name
+
+
+@image_nets
+def test_a_training_of_images_has_the_losses_of_keras(ours, theirs, options):
+    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
+    options = {**options, **({"dropout": 0.0} if theirs in (keras_nets.mlp, keras_nets.alexnet) else {})}
+    model, net = theirs(3, 28, 28, 4, **options), ours(3, 28, 28, 4, **options)
+    stored, labels = rng.normal(size=(16, 28, 28, 3)).astype(np.float32), np.arange(16) % 4
+    x = torch.tensor(stored).permute(0, 3, 1, 2)
+    spread_out(model, net, x)
+    model.compile(keras.optimizers.SGD(0.005), "sparse_categorical_crossentropy")
+    net = speed_up(net.train())
+    optimizer, losses = torch.optim.SGD(net.parameters(), lr=0.005), []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(net(x), torch.tensor(labels))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    expected = [float(model.train_on_batch(stored, labels)) for _ in range(3)]
+    assert losses == pytest.approx(expected, rel=1e-3)
 
 
 def test_batch_normalization_updates_its_statistics_as_keras_does():

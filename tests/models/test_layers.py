@@ -12,8 +12,10 @@ from ecgexp.models.layers import (
     BatchNorm,
     Decimate,
     DecimatedConv,
+    DecimatedConv2d,
     ReLUDropout,
     SameConv,
+    SameConv2d,
     SameMaxPool,
     flatten,
     he_normal_,
@@ -66,6 +68,63 @@ def test_convolution_is_tensorflows_same(made, samples, kernel, stride):
     x = torch.randn(2, 2, samples, dtype=torch.float64)
     expected = slow_conv(x.numpy(), conv.weight.detach().numpy(), conv.bias.detach().numpy(), stride)
     np.testing.assert_allclose(conv(x).detach().numpy(), expected, atol=1e-12)
+
+
+def slow_conv2d(x, weight, bias, stride):
+    """As `slow_conv`: each line of an image by the rule for its rows, and what is left by the rule for its columns."""
+    kernel = weight.shape[2]
+    lines = np.array([[list(windows(channel, kernel, stride, np.zeros(x.shape[3]))) for channel in r] for r in x])
+    squares = np.array(
+        [
+            [[list(windows(np.transpose(line), kernel, stride, np.zeros(kernel))) for line in c] for c in r]
+            for r in lines
+        ]
+    )
+    return np.einsum("bcnmji,ocij->bonm", squares, weight) + bias[:, None, None]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("rows", "columns", "kernel", "stride"),
+    [
+        (1, 1, 3, 1),
+        (5, 8, 3, 1),
+        (8, 5, 4, 1),
+        (9, 9, 9, 1),
+        (4, 4, 7, 1),
+        (28, 28, 7, 2),
+        (29, 28, 4, 3),
+        (6, 7, 1, 2),
+    ],
+)
+def test_convolution_of_images_is_tensorflows_same(made, channels, rows, columns, kernel, stride):
+    torch.manual_seed(rows)
+    conv = made(SameConv2d(channels, 3, kernel, stride)).double()
+    nn.init.normal_(conv.bias)
+    x = torch.randn(2, channels, rows, columns, dtype=torch.float64)
+    expected = slow_conv2d(x.numpy(), conv.weight.detach().numpy(), conv.bias.detach().numpy(), stride)
+    np.testing.assert_allclose(conv(x).detach().numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (1, 2), (5, 3)])
+@pytest.mark.parametrize("side", [4, 7, 28])
+def test_decimated_convolution_of_images_has_the_padding_of_torch(made, side, kernel, stride):
+    torch.manual_seed(side)
+    ours, theirs = made(DecimatedConv2d(2, 3, kernel, stride)), nn.Conv2d(2, 3, kernel, stride, padding=kernel // 2)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 2, side, side)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("channels", [2, 8, 12])
+def test_convolution_of_images_in_bfloat16_is_off_by_rounding_alone(made, channels):
+    torch.manual_seed(0)
+    conv, x = made(SameConv2d(channels, 8, 4)), torch.randn(3, channels, 16, 16)
+    exact = F.conv2d(F.pad(x, (1, 2, 1, 2)), conv.weight, conv.bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv(x)
+    assert y.dtype == torch.bfloat16
+    assert (y - exact).norm() < 0.01 * exact.norm()
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -185,6 +244,9 @@ def test_decimation_keeps_the_first_sample(made):
 def test_flatten_is_position_major():
     x = torch.tensor([[[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]])
     assert flatten(x).tolist() == [[1, 10, 2, 20, 3, 30]]
+    image = torch.arange(8.0).reshape(1, 2, 2, 2)  # channel, row, column
+    assert flatten(image).tolist() == [[0, 4, 1, 5, 2, 6, 3, 7]]
+    assert flatten(x[:, 0]).tolist() == [[1, 2, 3]]
 
 
 def test_batch_norm_follows_keras_rule_over_several_batches(made):

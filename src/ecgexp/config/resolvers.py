@@ -13,6 +13,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ecgexp.errors import UserError
 
+_SIZES_OF_INPUTS = (("leads", "samples"), ("channels", "height", "width"), ("features",))
+"""Keys of a dataset for the sizes of a signal, of an image and of a table."""
+
 
 def register_resolvers() -> None:
     """Register the interpolations that conf/ uses."""
@@ -22,6 +25,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("ecgexp.directions", _directions, replace=True)
     OmegaConf.register_new_resolver("ecgexp.main_metric", _main_metric, replace=True)
     OmegaConf.register_new_resolver("ecgexp.outputs", _outputs, replace=True)
+    OmegaConf.register_new_resolver("ecgexp.values", _values, replace=True)
     OmegaConf.register_new_resolver("ecgexp.label_names", _label_names, replace=True)
     OmegaConf.register_new_resolver("ecgexp.ptbxl_labels", _ptbxl_labels, replace=True)
 
@@ -54,6 +58,13 @@ def _outputs(target: DictConfig, label_names: Any) -> int | None:
     with suppress(UserError):
         return make_target(target, label_names if isinstance(label_names, ListConfig) else ()).outputs
     return None
+
+
+def _values(dataset: DictConfig) -> int | None:
+    """Values of a record, by the sizes that the config of its dataset says; of several inputs those of all."""
+    parts = [[dataset.get(key) for key in keys] for keys in _SIZES_OF_INPUTS]
+    known = [sizes for sizes in parts if all(isinstance(size, int) for size in sizes)]
+    return sum(map(math.prod, known)) or None
 
 
 def _label_names(labels: Any) -> ListConfig:

@@ -127,6 +127,12 @@ def check(cfg: DictConfig) -> None:
     except MissingMandatoryValue as error:
         raise UserError(f"Config key '{error.full_key}' has no default: set it, {error.full_key}=VALUE.") from error
     except OmegaConfBaseException as error:
+        missing = next((size for size in DATA_SHAPE if f"'dataset.{size}' not found" in str(error)), None)
+        if missing is not None:
+            raise UserError(
+                f"Config key '{error.full_key}' is that of 'dataset.{missing}', which this dataset does not have: "
+                "choose a net for its kind of record, or model=mlp, which takes any."
+            ) from error
         message = summarised(error).rstrip(".")
         raise UserError(f"Config key '{error.full_key}' cannot be resolved: {message}.") from error
     validated(_Trial, values)

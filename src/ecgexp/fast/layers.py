@@ -1,7 +1,8 @@
 """Faster versions of the layers of `ecgexp.models.layers`.
 
-In memory a signal is (batch, samples, channels), as in Keras; the tensors here are transposed views of it. The data
-have this layout, and convolutions are fastest with it. Each layer takes any layout and returns this one.
+In memory a signal is (batch, samples, channels) and an image (batch, rows, columns, channels), as in Keras; the tensors
+here are transposed views of it. The data have this layout, and convolutions are fastest with it. Each layer takes any
+layout and returns this one.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def speed_up(net: nn.Module) -> nn.Module:
             layer.__class__ = _FASTER[type(layer)]
             if isinstance(layer, layers.SameConv):
                 layer.weight.data = image(layer.weight.data).contiguous(memory_format=LAYOUT).squeeze(2)
+            if isinstance(layer, layers.SameConv2d):
+                layer.weight.data = layer.weight.data.contiguous(memory_format=LAYOUT)
     return net
 
 
@@ -65,6 +68,24 @@ class FastSameConv(layers.SameConv):
 
 class FastDecimatedConv(FastSameConv, layers.DecimatedConv):
     """`DecimatedConv`, as `FastSameConv` computes it."""
+
+
+class FastSameConv2d(layers.SameConv2d):
+    """`SameConv2d` with the layout of the data, which pads without a copy where both sides are padded alike."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs, rows, columns) to (batch, outputs, ceil(rows / stride), ceil(columns / stride))."""
+        (top, bottom), (left, right) = self.padding_of(x.shape[-2]), self.padding_of(x.shape[-1])
+        x, weight = x.contiguous(memory_format=LAYOUT), self.weight
+        if (top, left) != (bottom, right):
+            x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+        if x.is_cpu and torch.is_autocast_enabled("cpu"):
+            x, weight = layers.odd_channels(x), layers.odd_channels(weight)
+        return F.conv2d(x, weight, self.bias, self.stride, (top, left))
+
+
+class FastDecimatedConv2d(FastSameConv2d, layers.DecimatedConv2d):
+    """`DecimatedConv2d`, as `FastSameConv2d` computes it."""
 
 
 class FastDecimate(layers.Decimate):
@@ -110,6 +131,8 @@ class FastReLUDropout(layers.ReLUDropout):
 _FASTER: dict[type[nn.Module], type[nn.Module]] = {
     layers.SameConv: FastSameConv,
     layers.DecimatedConv: FastDecimatedConv,
+    layers.SameConv2d: FastSameConv2d,
+    layers.DecimatedConv2d: FastDecimatedConv2d,
     layers.Decimate: FastDecimate,
     layers.SameMaxPool: FastSameMaxPool,
     layers.BatchNorm: FastBatchNorm,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecgexp.models.layers import Count, ceil_div, check_heads, check_signals
-
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "leaky_relu": nn.LeakyReLU}
+from ecgexp.models.layers import ACTIVATIONS, Activation, Count, ceil_div, check_heads, check_signals
 
 
 class ConvBlocks(nn.Module):
@@ -40,7 +38,7 @@ class ConvBlocks(nn.Module):
         Whether there is self-attention after the pooling.
     heads : int
         Heads of the attention, a divisor of `hidden`.
-    activation : {'relu', 'gelu', 'leaky_relu'}
+    activation : {'relu', 'sigmoid', 'tanh', 'gelu', 'leaky_relu'}
         Between the dense layers.
     columns : int
         Samples in a row of the picture.
@@ -72,7 +70,7 @@ class ConvBlocks(nn.Module):
         layers: Count = 1,
         attention: bool = True,
         heads: Count = 8,
-        activation: Literal["relu", "gelu", "leaky_relu"] = "relu",
+        activation: Activation = "relu",
         columns: Count = 12,
     ) -> None:
         super().__init__()

@@ -1,13 +1,13 @@
-"""Keras' layers and initial weights, on signals of shape (batch, channels, samples), in plain PyTorch.
+"""Keras' layers and initial weights, on signals (batch, channels, samples) and images (batch, channels, rows, columns).
 
-These are the reference: `ecgexp.fast` computes the same in less time.
+They are plain PyTorch, and the reference: `ecgexp.fast` computes the same in less time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,19 @@ Count = Annotated[int, Field(gt=0, strict=True)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 """A constructor argument that is a dropout rate: at least 0, below 1."""
 
+Activation = Literal["relu", "sigmoid", "tanh", "gelu", "leaky_relu"]
+"""A constructor argument that names an activation."""
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+}
+
 Initializer = Callable[[Tensor], Tensor]
-Weighted = TypeVar("Weighted", nn.Linear, nn.Conv1d)
+Weighted = TypeVar("Weighted", nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 def he_normal_(weight: Tensor) -> Tensor:
@@ -34,7 +45,7 @@ def he_normal_(weight: Tensor) -> Tensor:
 
     Parameters
     ----------
-    weight : Tensor, (outputs, inputs) or (outputs, inputs, kernel)
+    weight : Tensor, (outputs, inputs, ...)
 
     References
     ----------
@@ -62,6 +73,12 @@ def same_padding(samples: int, kernel: int, stride: int) -> tuple[int, int]:
     """TensorFlow's 'same' padding: samples to add on the left and on the right, the odd one on the right."""
     total = max((ceil_div(samples, stride) - 1) * stride + kernel - samples, 0)
     return total // 2, total - total // 2
+
+
+def decimated_padding(samples: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Samples to add on the left and on the right for every `stride`-th output of a stride-1 'same' convolution."""
+    left, _ = same_padding(samples, kernel, stride=1)
+    return left, max((ceil_div(samples, stride) - 1) * stride + kernel - samples - left, 0)
 
 
 class SameConv(nn.Conv1d):
@@ -113,9 +130,59 @@ class DecimatedConv(SameConv):
 
     def padding_of(self, samples: int) -> tuple[int, int]:
         """Samples to add on the left and on the right of a signal."""
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        left, _ = same_padding(samples, kernel, stride=1)
-        return left, max((ceil_div(samples, stride) - 1) * stride + kernel - samples - left, 0)
+        return decimated_padding(samples, self.kernel_size[0], self.stride[0])
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution of images with square filters and TensorFlow's 'same' padding.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    kernel : int
+        Side of the filters, in pixels.
+    stride : int
+        Step between outputs, in pixels.
+    bias : bool
+        Whether a bias is learnt.
+    weight : callable
+        Fills the initial weight in place.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        bias: bool = True,
+        weight: Initializer = nn.init.xavier_uniform_,
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, bias=bias)
+        initialize(self, weight)
+
+    def padding_of(self, pixels: int) -> tuple[int, int]:
+        """Pixels to add before and after a row or a column of `pixels`."""
+        return same_padding(pixels, self.kernel_size[0], self.stride[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs, rows, columns) to (batch, outputs, ceil(rows / stride), ceil(columns / stride))."""
+        x, weight = F.pad(x, (*self.padding_of(x.shape[-1]), *self.padding_of(x.shape[-2]))), self.weight
+        if x.is_cpu and torch.is_autocast_enabled("cpu"):
+            x, weight = odd_channels(x), odd_channels(weight)
+        return F.conv2d(x, weight, self.bias, self.stride)
+
+
+class DecimatedConv2d(SameConv2d):
+    """Every `stride`-th output of a stride-1 `SameConv2d`: for an odd kernel the padding that PyTorch's nets have.
+
+    A strided `SameConv2d` begins one pixel later where the side is even.
+    """
+
+    def padding_of(self, pixels: int) -> tuple[int, int]:
+        """Pixels to add before and after a row or a column of `pixels`."""
+        return decimated_padding(pixels, self.kernel_size[0], self.stride[0])
 
 
 class Decimate(nn.Module):
@@ -147,7 +214,7 @@ class SameMaxPool(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation as Keras computes it, on (batch, channels) or (batch, channels, samples).
+    """Batch normalisation as Keras computes it, on (batch, channels), signals or images.
 
     Differences to `nn.BatchNorm1d`: eps is 1e-3; running statistics move by 0.01 a step; the running variance
     averages the biased variances of the batches. A batch with a single value per channel has no variance; it is
@@ -161,13 +228,15 @@ class BatchNorm(nn.BatchNorm1d):
         Share of the new batch in the running statistics; None takes the plain average over all batches.
     affine : bool
         Whether a scale and a shift are learnt.
+    eps : float
+        Added to the variance.
     """
 
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, channels: int, momentum: float | None = 0.01, affine: bool = True) -> None:
-        super().__init__(channels, eps=1e-3, momentum=momentum, affine=affine)
+    def __init__(self, channels: int, momentum: float | None = 0.01, affine: bool = True, eps: float = 1e-3) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel; in training also move the running statistics."""
@@ -200,7 +269,7 @@ class NormReLU(nn.Sequential):
 
 
 def odd_channels(x: Tensor) -> Tensor:
-    """(batch, channels, ..., samples) with one more channel of zeros, where channels are even and below 32.
+    """(batch, channels, ...) with one more channel of zeros, where channels are even and below 32.
 
     oneDNN 3.12 (torch 2.13) computes wrong sums there, in bfloat16 on a CPU with AMX, without an error. For 12 leads
     and filters of 16 samples the results were unrelated to the convolution. With an odd number, or at least 32, none
@@ -211,8 +280,8 @@ def odd_channels(x: Tensor) -> Tensor:
 
 
 def flatten(x: Tensor) -> Tensor:
-    """(batch, channels, samples) to (batch, samples * channels), position-major as Keras flattens."""
-    return x.transpose(1, 2).flatten(1)
+    """(batch, channels, ...) to (batch, values), position-major as Keras flattens."""
+    return x.movedim(1, -1).flatten(1)
 
 
 def check_signals(x: Tensor, leads: int, samples: int | None = None) -> None:
@@ -227,6 +296,36 @@ def check_signals(x: Tensor, leads: int, samples: int | None = None) -> None:
         raise UserError(
             f"This net takes signals of shape (batch, {leads}, {samples or 'samples'}) but was given "
             f"{tuple(x.shape)}: build it with the leads and samples of the data."
+        )
+
+
+def check_images(x: Tensor, channels: int, height: int, width: int) -> None:
+    """Refuse a batch that is not (batch, channels, height, width).
+
+    Raises
+    ------
+    UserError
+        Names the given shape and the needed one.
+    """
+    if tuple(x.shape[1:]) != (channels, height, width):
+        raise UserError(
+            f"This net takes images of shape (batch, {channels}, {height}, {width}) but was given {tuple(x.shape)}: "
+            "build it with the channels, height and width of the data."
+        )
+
+
+def check_side(height: int, width: int, least: int) -> None:
+    """Refuse images with a side of fewer than `least` pixels.
+
+    Raises
+    ------
+    UserError
+        Names the size.
+    """
+    if min(height, width) < least:
+        raise UserError(
+            f"Images of {height} x {width} pixels are too small for this net, which takes at least {least} x {least}: "
+            "choose larger images or another net."
         )
 
 
