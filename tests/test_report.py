@@ -162,11 +162,14 @@ def test_the_page_needs_nothing_else_and_runs_nothing(page):
 
 def test_the_page_says_what_can_be_concluded(page):
     assert "The best trial is trial 1 model=linear seed=1" in page.text
-    assert "Of the 4 other trials 1 cannot be told from the winner by these 60 records of 30 patients" in page.text
+    assert (
+        "Of the 4 other trials, 1 cannot be distinguished from the winner by these 60 records of 30 patients"
+        in page.text
+    )
     assert "3 are worse, with 95 % confidence" in page.text
-    assert "cover which records happened to be there, not which seed" in page.text
+    assert "cover the choice of the records, but not of the seed" in page.text
     assert "Over its repetitions the best cell is model=linear" in page.text
-    assert re.search(r"Of the variance between single trials, \d+% is seed rather than the cell", page.text)
+    assert re.search(r"Of the variance between single trials, \d+% comes from seed, not from the cell", page.text)
     assert "None of these trials has accessed the test set" in page.text
     assert "The sweep is not complete" in page.text
 
@@ -180,7 +183,7 @@ def test_a_best_cell_of_one_run_has_no_standard_deviation(store):
     runs, results = merge({"one run": sweep_runs(store, sweep.parent)})
     study = Report([store.client.get_run(sweep.parent)], runs, results, [], {}, [], [], [], {})
     (said,) = (line for line in study.findings() if "best cell" in line)
-    assert re.fullmatch(r"The best cell is lr=0\.2: 1\.000, of one run, so that its spread is not known\.", said)
+    assert re.fullmatch(r"The best cell is lr=0\.2: 1\.000, from one run, so its spread is not known\.", said)
 
 
 KEYS = ("lr", "batch_size", "optimizer", "model.some_rate", "early_stopping.patience", "scheduler")
@@ -231,7 +234,7 @@ def test_each_cell_says_on_a_narrow_screen_what_it_is(page, many_keys):
 def test_failed_and_diverged_trials_are_listed(page):
     (line,) = [row for row in page.rows if row and row[0] == "trial 4 model=ribeiro seed=0"]
     assert line[1:] == ["failed", "Boom: <script>alert(1)</script> & so on"]
-    assert "Diverged, which is a result and no failure: trial 5 model=ribeiro seed=1." in page.text
+    assert "Diverged (a result, not a failure): trial 5 model=ribeiro seed=1." in page.text
 
 
 def test_cost_is_told_per_net_and_in_all(page):
@@ -381,7 +384,7 @@ def test_trials_are_compared_only_on_equal_validation_records(store, folder, mon
         assert alike[f"{F1}_difference"].min() == 0
         assert alike[f"{F1}_difference"].to_numpy() == pytest.approx((alike[F1].max() - alike[F1]).to_numpy(), abs=1e-6)
     text = Page(folder / "folds" / "report.html").text
-    assert "validated on 2 different sets of records" in text and "none is the best of all" in text
+    assert "validated on 2 different sets of records" in text and "no trial is the best of all" in text
     for number, trial in (("1", 1), ("2", 3)):
         name = f"validation set {number} (dataset.val_fold={number})"
         assert f"The best trial on {name} is trial {trial} " in text
@@ -389,7 +392,7 @@ def test_trials_are_compared_only_on_equal_validation_records(store, folder, mon
         assert (folder / "folds" / "experiment" / f"best_{number}.yaml").is_file()
         assert (folder / "folds" / f"mlcm_best_{number}.png").is_file()
     assert not (folder / "folds" / "experiment" / "best.yaml").exists()
-    assert "What makes a fold easy for all cells counts as repetition" in text
+    assert "A fold that is easy for all cells adds to this share" in text
 
 
 def test_cells_of_other_records_are_not_ranked_nor_drawn_in_the_same_colours(store, folder, monkeypatch):
@@ -430,13 +433,13 @@ def test_the_choice_of_the_epoch_is_said_where_there_was_one(store, folder, monk
     sweep.trial("lr=0.1", skill=0.6)
     sweep.end()
     report(monkeypatch, folder, "sweep=epochs", "out=epochs")
-    said = "Each value is that of the epoch with the best val/loss, which was chosen by the same validation records"
+    said = "Each value is from the epoch with the best val/loss. The same validation records chose this epoch"
     assert said in capsys.readouterr().out and said in Page(folder / "epochs" / "report.html").text
     other = Sweep(store, "by training loss")
     other.trial("lr=0.1", skill=0.6, params={"monitor": "train/loss"})
     other.end()
     report(monkeypatch, folder, "sweep=by training loss", "out=other")
-    assert "that of the epoch" not in capsys.readouterr().out
+    assert "is from the epoch" not in capsys.readouterr().out
 
 
 def test_without_patients_it_says_that_records_stand_for_them(store, folder, monkeypatch, capsys):
@@ -446,7 +449,7 @@ def test_without_patients_it_says_that_records_stand_for_them(store, folder, mon
     sweep.end()
     report(monkeypatch, folder, "sweep=anonymous", "out=anonymous")
     said = capsys.readouterr().out
-    assert "60 records of 60 patients" in said and "each record was taken for a patient of its own" in said
+    assert "60 records of 60 patients" in said and "Each record counts as a separate patient" in said
 
 
 def test_lost_predictions_cost_the_interval_only(store, folder, monkeypatch, capsys):
@@ -456,7 +459,7 @@ def test_lost_predictions_cost_the_interval_only(store, folder, monkeypatch, cap
     sweep.end()
     (store.root / "artifacts" / run / "artifacts" / "predictions_val.parquet").unlink()
     report(monkeypatch, folder, "sweep=lost", "out=lost")
-    assert "The predictions of trial 1 are not there" in capsys.readouterr().out
+    assert "There is no interval for trial 1, whose predictions are missing" in capsys.readouterr().out
     assert pd.read_csv(folder / "lost" / "results.csv")[f"{F1}_low"].isna().tolist() == [False, True]
 
 
@@ -503,8 +506,8 @@ def test_classes_that_validation_lacks_are_named():
         Predictions(ids, targets, probabilities, kind(("N", "V", "S", "F")), None) for kind in (MultiClass, MultiLabel)
     ]
     groups = [Group(["run"], found, "few", True) for found in lacking]
-    (said,) = Report([], [], pd.DataFrame(), groups, {}, [], [], [], {})._said_of_data()
-    assert said == "Macro averages are without S, F, which no validation record has."
+    (said,) = Report([], [], pd.DataFrame(), groups, {}, [], [], [], {})._about_data()
+    assert said == "Macro averages leave out S, F, which no validation record has."
 
 
 # --- the paper's study
@@ -550,6 +553,6 @@ def test_a_trained_sweep_is_reported(tmp_path, monkeypatch):
     results = pd.read_csv(out / "results.csv")
     assert len(results) == 2 and results[f"{F1}_low"].notna().all()
     text = Page(out / "report.html").text
-    assert "patient of its own" not in text and "No other trial can be told from the winner" in text
+    assert "separate patient" not in text and "No other trial can be distinguished from the winner" in text
     again = shell("__main__", tmp_path, "--config-dir", str(out), "experiment=best", "--cfg", "job")
     assert again.returncode == 0 and f"lr: {results['lr'][0]}" in again.stdout

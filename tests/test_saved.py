@@ -180,7 +180,7 @@ def test_damaged_predictions_have_no_interval_and_the_report_says_so(trained, tm
     assert call(monkeypatch, "report", moved.folder, f"sweep={sweep}") == 0
     said = capsys.readouterr()
     assert "predictions_val.parquet is damaged" in said.err
-    assert "The predictions of trial 0 are not there or damaged" in said.out
+    assert "There is no interval for trial 0, whose predictions are missing or damaged" in said.out
 
 
 def test_torch_itself_takes_a_flipped_bit(tmp_path):

@@ -283,4 +283,6 @@ def test_what_a_file_cannot_say_is_said_in_it():
     run = SimpleNamespace(
         data=SimpleNamespace(tags={"overrides": '["~trainer.devices", "lr=0.1"]'}, params={"lr": "0.1"})
     )
-    assert "# Cannot be said in a file, add it: ~trainer.devices" in experiment_file(run, "x", searched=False)
+    assert "# Add this to the command line, as a file cannot contain it: ~trainer.devices" in experiment_file(
+        run, "x", searched=False
+    )

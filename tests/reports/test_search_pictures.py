@@ -12,7 +12,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
 from ecgexp.errors import UserError
-from ecgexp.reports.search import _most, pareto_front, read_study, search_figures, write_study
+from ecgexp.reports.search import _limits, pareto_front, read_study, search_figures, write_study
 
 SPACE = {"lr": FloatDistribution(1e-4, 1e-1, log=True), "optimizer": CategoricalDistribution(["adam", "sgd"])}
 
@@ -46,9 +46,9 @@ def test_a_search_of_any_length_can_be_drawn(trials, directions, reports):
 
 def test_the_best_of_what_is_reported_is_in_the_picture_whichever_way_is_better():
     values = [0.1, 0.2, 0.3, 0.4, 0.5, 90.0]
-    low, high = _most(values, minimized=True)
+    low, high = _limits(values, minimized=True)
     assert low < 0.1 < 0.5 < high < 90
-    low, high = _most([-value for value in values], minimized=False)
+    low, high = _limits([-value for value in values], minimized=False)
     assert -90 < low < -0.5 < -0.1 < high
 
 

@@ -190,7 +190,7 @@ def test_rows_of_one_training_are_named(sweep, store):
         store.client.set_tag(sweep.trial(f"lr={lr}", "trainer.threads=1", f1=0.5), "reused_from", run)
     sweep.trial("lr=0.4", status="FAILED")
     results = sweep.results()
-    told = "These rows are one training each, with the same result: trials 0, 2; trials 1, 3."
+    told = "Each of these groups of trials is one training, so its results are equal: trials 0, 2; trials 1, 3."
     assert told in sweep_table(results, ["lr", "trainer.threads"], [OBJECTIVE])
 
 

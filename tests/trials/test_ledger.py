@@ -315,7 +315,7 @@ def test_trials_that_differ_in_what_no_key_says_are_pointed_out(shared_store):
     sweep.trial(1, "0.2", {"data": "B", "device": "cuda", "threads": 3, "code": "new"})
     said = " ".join(sweep.table.attrs["remarks"])
     for what in ("data", "device", "number of threads", "code of your own classes"):
-        assert f"The trials differ in {what}, which no swept key says" in said
+        assert f"The trials differ in {what}, which no swept key explains" in said
     assert "(A: trial 0, B: trial 1)" in said
     assert "The trials differ in data" in sweep_table(sweep.table, ["lr"], [F1])
 

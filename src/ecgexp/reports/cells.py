@@ -22,25 +22,25 @@ Values = tuple[str, ...]
 
 @dataclass(frozen=True)
 class TableCell:
-    """What the repetitions of a cell come to.
+    """The results of the repetitions of a cell.
 
     Attributes
     ----------
     values : dict of str to str
-        Of its keys.
+        The value of each key that makes the cell.
     scores : tuple of float
-        Of its finished repetitions.
+        Scores of the finished repetitions.
     trials : int
-        All repetitions, finished or not.
+        Number of all repetitions, finished or not.
     diverged : int
-        How many of the finished ones diverged.
+        Number of finished repetitions that diverged.
     paper : float or None
-        What the paper has there.
+        The paper's value for this cell.
     best : bool
-        No other cell that was validated on the same data has a better mean; never where there is no other one of
-        these, but of other data.
+        Whether no other cell that was validated on the same data has a better mean. False for a cell that was
+        validated on its own data, where other cells have other data.
     validation_sets : tuple of int
-        Numbers of the data that `scores` are of, ascending.
+        Numbers of the validation sets of `scores`, ascending.
     """
 
     values: dict[str, str]
@@ -58,12 +58,12 @@ class TableCell:
 
     @property
     def sd(self) -> float | None:
-        """Standard deviation, with scores - 1 as divisor; None of fewer than two."""
+        """Standard deviation, with n - 1 as divisor; None for fewer than two scores."""
         return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else None
 
     @property
     def difference(self) -> float | None:
-        """From the paper's value."""
+        """Mean minus the paper's value; None where one of them is missing."""
         return None if self.paper is None or not self.scores else self.mean - self.paper
 
     def text(self) -> str:
@@ -85,11 +85,11 @@ class Table:
     Attributes
     ----------
     row_keys, column_keys : list of str
-        What is told apart by rows, and by columns.
+        Keys whose values make the rows, and the columns.
     rows, columns : list of tuple of str
-        Their values.
+        Values of these keys, for each row and each column.
     cells : dict
-        By row and column; not all have one.
+        By row and column. Combinations without a trial have no cell.
     """
 
     row_keys: list[str]
@@ -99,11 +99,11 @@ class Table:
     cells: dict[tuple[Values, Values], TableCell]
 
     def heading(self) -> list[list[tuple[str, int]]]:
-        """A line for each column key: texts and how many columns each spans."""
+        """A line for each column key: each text, and the number of columns that it spans."""
         return [_spans(self.columns, level) for level in range(len(self.column_keys))]
 
     def lines(self) -> list[tuple[list[tuple[str, int]], list[TableCell | None]]]:
-        """For each row the headings that begin there, each with the rows it spans, and its cells."""
+        """For each row: the headings that begin there, each with the number of rows that it spans; and the cells."""
         begins: list[list[tuple[str, int]]] = [[] for _ in self.rows]
         for level in range(len(self.row_keys)):
             at = 0
@@ -114,7 +114,7 @@ class Table:
         return list(zip(begins, found, strict=True))
 
     def flat(self) -> list[list[str]]:
-        """The table as texts, the first line being the names of its columns; the best cells are marked *."""
+        """The table as lines of texts. The first line names the columns; * marks the best cells."""
         names = [" ".join(column) for column in self.columns] if self.column_keys else [""]
         lines = [[*self.row_keys, *names]]
         for row in self.rows:
@@ -123,7 +123,7 @@ class Table:
         return lines
 
     def means(self) -> pd.DataFrame:
-        """Means over rows and columns, NaN where there is none."""
+        """Means by row and column, NaN where there is none."""
         index, columns = (_index(*axis) for axis in ((self.rows, self.row_keys), (self.columns, self.column_keys)))
         cells = [[self.cells.get((row, column)) for column in self.columns] for row in self.rows]
         values = [[np.nan if cell is None else cell.mean for cell in line] for line in cells]
@@ -131,12 +131,12 @@ class Table:
 
 
 def cell_keys(results: pd.DataFrame) -> list[str]:
-    """Swept keys that make cells; the net where nothing but repetitions was swept."""
+    """Swept keys whose values make the cells; `model` where only repetitions were swept."""
     return [key for key in swept_keys(results) if key not in REPETITIONS] or ["model"]
 
 
 def repetition_keys(results: pd.DataFrame) -> list[str]:
-    """Swept keys that repeat cells."""
+    """Swept keys whose values repeat a cell, such as the seed."""
     return [key for key in swept_keys(results) if key in REPETITIONS]
 
 
@@ -150,11 +150,11 @@ def collect_cells(
     results : DataFrame
         A row per trial.
     keys : sequence of str
-        That make a cell.
+        Keys whose values make a cell.
     metric : str
         Column to average.
     against_paper : bool
-        Look each cell up in the paper.
+        Whether to look each cell up in the paper.
     """
     cells = []
     for values, trials in results.fillna(dict.fromkeys(keys, "-")).groupby(list(keys), sort=False):
@@ -182,7 +182,7 @@ def collect_cells(
 
 
 def comparable(cells: Sequence[TableCell]) -> list[list[TableCell]]:
-    """Cells that have scores, those together that were validated on the same data, as others cannot be ranked."""
+    """Cells with scores, in groups that were validated on the same data: only cells of one group can be ranked."""
     families: dict[tuple[int, ...], list[TableCell]] = {}
     for cell in cells:
         if cell.scores:
@@ -191,14 +191,14 @@ def comparable(cells: Sequence[TableCell]) -> list[list[TableCell]]:
 
 
 def _published(trial: pd.Series, values: dict[str, str]) -> float | None:
-    """What the paper has for a cell, which a trial of it and the cell's own values tell."""
+    """The paper's value for a cell, looked up by the settings of one of its trials and the cell's own values."""
     return paper.published_value({key: trial.get(key) for key in paper.KEYS} | values)
 
 
 def arrange(cells: Sequence[TableCell], most_columns: int | None = None) -> Table:
-    """Cells as a table like the paper's: nets and batch sizes below each other, the rest beside each other.
+    """Cells as a table like the paper's: nets and batch sizes make the rows, the other keys make the columns.
 
-    Keys that would make more than `most_columns` columns stand below each other, too.
+    Where there would be more than `most_columns` columns, further keys make rows.
     """
     keys = list(cells[0].values)
     if set(keys) <= set(paper.KEYS):
@@ -240,7 +240,7 @@ def to_csv(lines: Sequence[Sequence[str]]) -> str:
 
 
 def cells_frame(cells: Sequence[TableCell]) -> pd.DataFrame:
-    """A row per cell: its keys, its trials, what they come to, and beside the paper its value and the difference."""
+    """A row per cell: keys, numbers of trials, scores, and for the paper's grid its value and the difference."""
     rows = [
         {
             **cell.values,
@@ -259,7 +259,7 @@ def cells_frame(cells: Sequence[TableCell]) -> pd.DataFrame:
 
 
 def _spans(values: Sequence[Values], level: int) -> list[tuple[str, int]]:
-    """Neighbours that are equal up to a level, as one."""
+    """Texts of a level, each with the number of neighbours that are equal up to this level."""
     first: Callable[[Values], Values] = lambda value: value[: level + 1]  # noqa: E731
     return [(prefix[-1], len(list(group))) for prefix, group in groupby(values, first)]
 

@@ -1,4 +1,4 @@
-"""Which trials of a sweep differ for more than the choice of validation records: predictions in, columns out."""
+"""Compares the trials of a sweep: which of them differ by more than the choice of validation records explains."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Group:
     Attributes
     ----------
     runs : list of str
-        Runs that trained them.
+        Runs that trained these trials.
     example : Predictions
-        Of one of them.
+        The predictions of one of them.
     uncertainty : Uncertainty or str
-        In the order of `runs`; a sentence where there is none.
+        Intervals and comparisons, in the order of `runs`. A sentence with the reason where there are none.
     patients_known : bool
-        Else each record was taken for a patient of its own.
+        Whether the patients are known. If not, each record counts as a separate patient.
     """
 
     runs: list[str]
@@ -47,14 +47,14 @@ def compare_trials(
     find_patients: Callable[[str, NDArray[np.str_]], NDArray[np.str_] | None],
     validation_sets: Mapping[str, int],
 ) -> list[Group]:
-    """Bootstrap the trials of a sweep, those of a validation set together.
+    """Bootstrap the trials of a sweep, together for each validation set.
 
     Parameters
     ----------
     predictions : mapping of str to Predictions
         By run.
     find_patients : callable
-        Asked with a run and its record ids where the file does not have the patients; may give None.
+        Called with a run and its record ids where the predictions do not have the patients. It may return None.
     validation_sets : mapping of str to int
         By run, see `ecgexp.reports.tables.validation_sets`.
     """
@@ -65,16 +65,15 @@ def compare_trials(
 
 
 def uncertainty_columns(groups: Sequence[Group]) -> pd.DataFrame:
-    """What the groups say of each run.
+    """Intervals and comparisons of each run.
 
     Returns
     -------
     DataFrame
-        Index: run. For the scores that have them, with prefix ``best/val/<score>``: ``_low``, ``_high`` (95 %
-        interval), ``_difference``, ``_difference_low``, ``_difference_high``
-        (by how much the winner of the group is better, with
-        simultaneous limits), ``_maybe_best`` (it cannot be told from the winner), and ``_share_best`` (of the
-        resamples).
+        Index: run. Columns for each score that has them, with prefix ``best/val/<score>``: ``_low``, ``_high`` (95 %
+        interval), ``_difference``, ``_difference_low``, ``_difference_high`` (by how much the winner of the group is
+        better, with simultaneous limits), ``_maybe_best`` (whether it cannot be distinguished from the winner), and
+        ``_share_best`` (share of the resamples in which it is the best).
     """
     frames = []
     for group in groups:
@@ -118,14 +117,14 @@ def _compare(
 def intervals(
     trials: Sequence[tuple[Target, NDArray[np.float32]]], targets: NDArray[Any], patients: ArrayLike
 ) -> Uncertainty:
-    """Intervals for the scores that the target of the trials names; see `bootstrap`.
+    """Intervals of the scores that the targets of the trials have; see `bootstrap`.
 
     Parameters
     ----------
     trials : sequence of pairs
         Target and probabilities, (records, names), of each.
     targets : array, (records, names)
-        Those of all trials.
+        The targets of all trials.
     patients : array, (records,)
 
     Raises
@@ -134,7 +133,7 @@ def intervals(
         As `bootstrap`.
     """
     required, columns = trials[0][0].required(targets)
-    # a trial without a metric of the user's own is measured by that of another one
+    # a trial that lacks a user's own metric is measured with the metric of another trial
     known, better = dict[str, Resampled](), dict[str, bool]()
     for target, _ in trials:
         for name, score in target.scorers().items():
@@ -160,7 +159,10 @@ def _scorer(
 def _guarded(
     name: str, score: Resampled, given: NDArray[np.float32], targets: NDArray[Any], failed: dict[str, str]
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """A score of a trial under weights; NaN, and why in `failed`, where it raises, as a user's own metric may."""
+    """The score of a trial as a function of weights.
+
+    Where the score raises, as a user's own metric may, the function returns NaN, and `failed` gets the reason.
+    """
     prepared: list[Callable[[Any], Any]] = []
 
     def weighted(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -170,12 +172,12 @@ def _guarded(
             found = np.asarray(prepared[0](weights), dtype=np.float64)
             if found.shape == (len(weights),):
                 return found
-            why = f"returns the shape {found.shape} for weights of the shape {weights.shape}, not {(len(weights),)}"
+            problem = f"returns the shape {found.shape} for weights of the shape {weights.shape}, not {(len(weights),)}"
         except UserError:
             raise
-        except Exception as error:  # whatever a user's code may raise
-            why = f"fails with {first_line(error).rstrip('.')}"
-        failed.setdefault(name, f"There is no interval of {name}, whose 'resampled' {why}.")
+        except Exception as error:  # a user's code may raise anything
+            problem = f"fails with {first_line(error).rstrip('.')}"
+        failed.setdefault(name, f"There is no interval of {name}, because its 'resampled' {problem}.")
         return np.full(len(weights), np.nan)
 
     return weighted

@@ -29,9 +29,9 @@ MARGIN, START, HEAD, FOOT = 6.0, 15.0, 4.0, 8.0  # mm; traces begin at START, ri
 LINE_OF_TITLE = 5.0
 ABOVE, BELOW = (15.0, 35.0), (10.0, 35.0)  # least and most mm above and below a row's zero
 NAME = 10.0  # mm from a row's zero up to the name of a lead
-SMALL_LETTER = 1.5  # mm that a letter takes in the foot
-LETTER = (2.4, 1.7)  # mm that a letter takes in the title's first line, and in the others
-MOST_LINES = 4  # that a line of the title is broken into
+SMALL_LETTER = 1.5  # mm: width of a letter in the footnote
+LETTER = (2.4, 1.7)  # mm: width of a letter in the title's first line, and in the others
+MOST_LINES = 4  # at most so many, into which a line of the title is broken
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ def ecg_figure(
     title: str = "",
     footnote: str = "",
 ) -> Figure:
-    """Draw a record on paper grid, true to scale where it is printed at its own size.
+    """Draw a record on ECG paper. It is true to scale where it is printed at its own size.
 
     The 12 standard leads of 8 to 12 s are laid out in three rows of four columns, with lead II over the whole time
-    as a rhythm strip; anything else has one row per lead. Each lead is drawn about its median, since a printed
-    ECG has no zero but the isoelectric line. Of more than 30 s the first 30 are drawn, of more than 16 rows the first
-    16, which the picture says.
+    as a rhythm strip. Other records have one row per lead. Each lead is drawn around its median, since the zero of a
+    printed ECG is the isoelectric line. At most 30 s and 16 rows are drawn, the first ones; where there are more, the
+    picture says so.
 
     Parameters
     ----------
@@ -62,11 +62,11 @@ def ecg_figure(
     sampling_rate : float
         In Hz.
     lead_names : sequence of str, (leads,)
-        The case makes no difference.
+        Upper and lower case are the same.
     title : str
         Above the paper; its first line is set in bold. Lines are broken to the width of the paper.
     footnote : str
-        Below the paper, beside the scales.
+        Below the paper, right of the scales.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def ecg_figure(
 
     tops, bottoms = zip(*(_extent(row) for row in rows), strict=True)
     seconds = len(values) / sampling_rate
-    width, height = _up(START + seconds * MM_PER_SECOND + 2), sum(tops) + sum(bottoms)
+    width, height = _round_up(START + seconds * MM_PER_SECOND + 2), sum(tops) + sum(bottoms)
     lines, bold = _broken(title, width)
     head = MARGIN + (HEAD + LINE_OF_TITLE * (len(lines) - 1) if lines else 0.0)
     scales = f"{MM_PER_SECOND:g} mm/s    {MM_PER_MILLIVOLT:g} mm/mV    {sampling_rate:g} Hz"
@@ -120,7 +120,7 @@ def ecg_figure(
 
 
 def _rows(signal: NDArray[np.float64], rate: float, lead_names: Sequence[str]) -> list[list[_Trace]]:
-    """What stands beside each other in each row."""
+    """The traces of each row, from left to right."""
     column = {name.upper(): i for i, name in enumerate(lead_names)}
     standard = {name for row in GRID for name in row}
     seconds = len(signal) / rate
@@ -135,7 +135,7 @@ def _rows(signal: NDArray[np.float64], rate: float, lead_names: Sequence[str]) -
 
 
 def _broken(title: str, width: float) -> tuple[list[str], int]:
-    """Lines of a title that fit `width` mm, and how many of them are of its first line."""
+    """A title broken into lines of at most `width` mm, and the number of lines that its first line became."""
     broken = [
         textwrap.wrap(line, max(12, int(width / letter)), max_lines=MOST_LINES, placeholder=" …")
         for line, letter in zip(title.splitlines(), [LETTER[0], *[LETTER[1]] * title.count("\n")], strict=False)
@@ -144,15 +144,15 @@ def _broken(title: str, width: float) -> tuple[list[str], int]:
 
 
 def _extent(row: list[_Trace]) -> tuple[float, float]:
-    """Room above and below the zero of a row in mm, whole squares so that each zero lies on a line."""
+    """Space above and below the zero of a row in mm: whole squares, so that each zero lies on a grid line."""
     values = np.concatenate([trace.values for trace in row])
     values = values[np.isfinite(values)] * MM_PER_MILLIVOLT
     high, low = (values.max(), values.min()) if values.size else (0.0, 0.0)
-    return float(np.clip(_up(high + 2), *ABOVE)), float(np.clip(_up(2 - low), *BELOW))
+    return float(np.clip(_round_up(high + 2), *ABOVE)), float(np.clip(_round_up(2 - low), *BELOW))
 
 
-def _up(millimetres: float) -> float:
-    """To whole squares of 5 mm."""
+def _round_up(millimetres: float) -> float:
+    """Round up to whole squares of 5 mm."""
     return float(5 * np.ceil(millimetres / 5))
 
 

@@ -1,4 +1,4 @@
-"""What there is to say of one net on one split: labels, calibration, groups of records."""
+"""Tables and pictures of one net on one split: calibration, and scores of groups of records."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ecgexp.targets import Target
 AGES = (0, 40, 60, 80, np.inf)
 """Edges of the age bands, in years."""
 SMALLEST_GROUP = 10
-"""Records from which on the scores of a group are worth a number."""
+"""Scores are shown of groups with at least so many records."""
 MOST_GROUPS = 12
-"""Of a column; the rarest values beyond are taken together."""
+"""A column makes at most so many groups; its rarest values share one group."""
 BINS = 10
-MOST_LINES = 8  # labels that a reliability plot shows one by one
+MOST_LINES = 8  # a reliability plot shows single labels where there are at most so many
 
 
 def calibration_bins(probabilities: ArrayLike, targets: ArrayLike, label_names: Sequence[str]) -> pd.DataFrame:
-    """How often labels hold where they get a probability: ten bins of equal width, per label and over all.
+    """Predicted probabilities and observed shares of labels, in ten bins of equal width, per label and over all.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def reliability_figure(bins: pd.DataFrame, brier: float, title: str) -> Figure:
 def subgroup_table(
     target: Target, probabilities: Tensor, targets: Tensor, patients: ArrayLike, metadata: pd.DataFrame
 ) -> pd.DataFrame:
-    """Scores of groups of records by age, sex, site and device, those columns that `metadata` has.
+    """Scores of groups of records by age, sex, site and device, as far as `metadata` has these columns.
 
     Parameters
     ----------
@@ -104,9 +104,9 @@ def subgroup_table(
     Returns
     -------
     DataFrame
-        ``by``, ``group`` ('unknown' where the value is missing), ``records``, ``patients``, what
-        `Target.group_scores` says, and as the target's ``group_note`` the labels that scores are without.
-        Of a group with fewer than `SMALLEST_GROUP` records all scores are NaN.
+        ``by``, ``group`` ('unknown' where the value is missing), ``records``, ``patients``, the scores of
+        `Target.group_scores`, and in a column that the target's ``group_note`` names, the labels that the scores
+        leave out. All scores of a group with fewer than `SMALLEST_GROUP` records are NaN.
     """
     rows = []
     for column in ("age", "sex", "site", "device"):

@@ -13,19 +13,18 @@ from ecgexp.tracking.runs import overrides_of
 
 
 def experiment_file(run: MlflowRun, title: str, searched: bool) -> str:
-    """The overrides of a trial as YAML: ``python -m ecgexp experiment=NAME`` composes what it was trained with.
+    """The overrides of a trial as YAML: ``python -m ecgexp experiment=NAME`` composes the trial's configuration.
 
-    With ``-m`` nothing varies but what the command line says, also where the trial's own experiment is a grid or
-    a search.
+    With ``-m`` only the keys on the command line vary, even where the trial's own experiment is a grid or a search.
 
     Parameters
     ----------
     run : MlflowRun
         A finished trial.
     title : str
-        For the comment on top.
+        Text of the first comment.
     searched : bool
-        Whether it is one of a search.
+        Whether the trial belongs to a search.
     """
     defaults: list[Any] = []
     settings = OmegaConf.create()
@@ -50,14 +49,15 @@ def experiment_file(run: MlflowRun, title: str, searched: bool) -> str:
                 {"override /hydra/sweeper/pruner": "none"},
             ]
     content = {**({"defaults": defaults} if defaults else {})}
-    comments = [f"# {' '.join(title.split())}", *(f"# Cannot be said in a file, add it: {line}" for line in removed)]
+    comments = [f"# {' '.join(title.split())}"]
+    comments += [f"# Add this to the command line, as a file cannot contain it: {line}" for line in removed]
     body = OmegaConf.to_yaml(OmegaConf.create(content)) if content else ""
     body += OmegaConf.to_yaml(settings) if settings else ""
     return "\n".join(["# @package _global_", *comments, body])
 
 
 def _is_group(run: MlflowRun, override: Override) -> bool:
-    """Whether an override chooses a configuration rather than sets a value: a choice has parameters below it."""
+    """Whether an override chooses an option of a group, and does not set a value: a group has parameters below it."""
     key = override.key_or_group
     if "/" in key or override.package is not None:
         return True

@@ -1,4 +1,4 @@
-"""Pictures, as matplotlib figures that touch no global state, of a bounded size whatever there is to draw."""
+"""Pictures, as matplotlib figures. They change no global state, and their size is bounded for any input."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-# Up to here a cell of a matrix still has room for its number.
+# Matrices with at most so many rows have room for a number in each cell.
 LARGEST_ANNOTATED = 25
-# Pixels that a picture has at most to each side.
+# A picture is at most so many pixels wide and high.
 MOST_PIXELS = 6000
 LONGEST_NAME = 28  # characters
-_LARGEST = 14.0  # inches that the cells of a picture take at most to each side
+_LARGEST = 14.0  # inches: the cells of a picture are together at most so wide and high
 _POINT = 1 / 72  # inch
-_LETTER = 0.09  # inches of a letter in a tick label, about
-_SMALLEST_FONT, _LINE = 7.0, 1.3  # points; from line to line, in heights of the font
+_LETTER = 0.09  # inches: approximate width of a letter in a tick label
+_SMALLEST_FONT, _LINE = 7.0, 1.3  # points; and the line spacing in heights of the font
 
 
-def save_figure(figure: Figure, path: Path, dpi: float, **how: Any) -> None:
+def save_figure(figure: Figure, path: Path, dpi: float, **options: Any) -> None:
     """Write a picture, in a lower resolution where it would have too many pixels.
 
     Parameters
@@ -31,32 +31,32 @@ def save_figure(figure: Figure, path: Path, dpi: float, **how: Any) -> None:
     figure : Figure
     path : Path
     dpi : float
-        Pixels an inch, at most.
-    **how
+        Pixels per inch, at most.
+    **options
         Further arguments of `Figure.savefig`.
     """
     width, height = figure.get_size_inches()
-    if how.get("bbox_inches") == "tight":  # which makes room for what stands beside the axes
+    if options.get("bbox_inches") == "tight":  # which adds space for what lies outside the axes
         figure.canvas.draw()
         whole = figure.get_tightbbox()
         width, height = max(width, whole.width), max(height, whole.height)
-    figure.savefig(path, dpi=min(dpi, MOST_PIXELS / max(width, height)), **how)
+    figure.savefig(path, dpi=min(dpi, MOST_PIXELS / max(width, height)), **options)
 
 
 def plain(text: object, longest: int = LONGEST_NAME) -> str:
-    """A name as a picture shows it: in one line, without its middle where it is long, and never as a formula."""
-    words = " ".join(str(text).split())
-    if len(words) > longest:
+    """A name as a picture shows it: on one line, without its middle where it is long, and never as a formula."""
+    name = " ".join(str(text).split())
+    if len(name) > longest:
         tail = (longest - 1) // 3
-        words = f"{words[: longest - 1 - tail]}…{words[len(words) - tail :]}"
-    # matplotlib sets what is between dollars as a formula, and leaves names that begin with _ out of legends
-    return ("\N{ZERO WIDTH SPACE}" if words.startswith("_") else "") + words.replace("$", r"\$")
+        name = f"{name[: longest - 1 - tail]}…{name[len(name) - tail :]}"
+    # matplotlib draws text between dollars as a formula, and leaves names that begin with _ out of legends
+    return ("\N{ZERO WIDTH SPACE}" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def confusion_figure(table: pd.DataFrame, title: str) -> Figure:
     """Confusion matrix from `ecgexp.reports.trial.confusion_table`, each row normalised to 100 %.
 
-    Of many labels only some are named, and the shares are told by colour alone.
+    With many labels only some are named, and only the colours show the shares.
     """
     matrix = table.to_numpy()
     rows = matrix.sum(axis=1, keepdims=True)
@@ -83,7 +83,7 @@ def learning_curves(history: Sequence[dict[str, float]], metric: str, best_epoch
     frame = pd.DataFrame(history)
     epochs = np.arange(1, len(frame) + 1)
     figure = Figure(figsize=(9, 3.4))
-    # Each trial draws this: to have matplotlib find the margins takes as long as all the rest of it.
+    # Each trial draws this. If matplotlib had to find the margins, drawing would take twice as long.
     figure.subplots_adjust(left=0.075, right=0.985, bottom=0.145, top=0.97, wspace=0.22)
     for axes, name in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
         for split in ("train", "val"):
@@ -101,10 +101,10 @@ def learning_curves(history: Sequence[dict[str, float]], metric: str, best_epoch
 
 
 def heat_map(*panels: tuple[pd.DataFrame, str]) -> Figure:
-    """Values over two sets of axes, each panel with its own colours.
+    """Heat maps of tables, a panel for each, with a colour scale of its own.
 
-    Of more rows or columns than a page can hold only some are named, and cells are told by colour alone. Panels that
-    a page cannot hold are left out, which the last title says.
+    With more rows or columns than a page can hold, only some are named, and only the colours show the values. Panels
+    that do not fit on a page are left out; the last title says how many.
 
     Parameters
     ----------
@@ -128,12 +128,13 @@ def heat_map(*panels: tuple[pd.DataFrame, str]) -> Figure:
         _write_values(axes, grid.to_numpy(dtype=float), down, across)
         figure.colorbar(image, ax=axes, shrink=0.8)
     if shown < len(panels):
-        drawn[-1].set_title(f"{drawn[-1].get_title()} ({len(panels) - shown} further ones are not drawn)", fontsize=10)
+        missing = f"{len(panels) - shown} further panels are not drawn"
+        drawn[-1].set_title(f"{drawn[-1].get_title()} ({missing})", fontsize=10)
     return figure
 
 
 def _panel_size(grid: pd.DataFrame) -> tuple[float, float]:
-    """Inches that the cells of a heat map take, down and across."""
+    """Height and width of the cells of a heat map together, in inches."""
     return float(np.clip(0.5 * len(grid), 1.5, _LARGEST)), float(np.clip(0.9 * grid.shape[1], 2.5, _LARGEST))
 
 
@@ -147,18 +148,18 @@ def _write_values(axes: Axes, values: NDArray[np.float64], down: float, across: 
 def _name_ticks(axes: Axes, table: pd.DataFrame, down: float, across: float, rotation: float) -> None:
     """Name rows and columns, in a smaller font or only some of them where there is no room for all."""
     slanted: dict[str, Any] = {"rotation": rotation, "ha": "right", "rotation_mode": "anchor"}
-    for set_ticks, keys, inches, how in (
+    for set_ticks, keys, inches, options in (
         (axes.set_yticks, table.index, down, {}),
         (axes.set_xticks, table.columns, across, slanted),
     ):
-        room = inches / len(keys) / (_LINE * _POINT)  # points of a line
+        room = inches / len(keys) / (_LINE * _POINT)  # largest font, in points
         step = max(1, int(np.ceil(_SMALLEST_FONT / room)))
         font = float(np.clip(room * step, _SMALLEST_FONT, 10))
-        set_ticks(range(0, len(keys), step), [_label(key) for key in keys[::step]], fontsize=font, **how)
+        set_ticks(range(0, len(keys), step), [_label(key) for key in keys[::step]], fontsize=font, **options)
 
 
 def _room_for_names(keys: pd.Index) -> float:
-    """Inches that the names of rows take to the left of them, or below columns, at most."""
+    """Inches that the longest name of a row or column takes beside the cells."""
     return _LETTER * max(len(_label(key)) for key in keys)
 
 
@@ -188,6 +189,6 @@ def _annotate(
 
 
 def _label(key: object) -> str:
-    """Values of a row or a column; of several each has its share of the room."""
+    """The values of a row or a column; several values share the available length."""
     values = key if isinstance(key, tuple) else (key,)
     return " ".join(plain(value, max(8, 2 * LONGEST_NAME // (len(values) + 1))) for value in values)

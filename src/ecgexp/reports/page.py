@@ -38,7 +38,7 @@ from ecgexp.tracking.names import EPOCHS, TRAIN_SECONDS, File, Status, Tag, best
 from ecgexp.tracking.runs import best_epoch
 
 DPI = 130
-# A metric that MLflow could not store as infinite.
+# MLflow stores an infinite metric as a larger number than this.
 _INFINITE = 1e300
 
 
@@ -61,14 +61,14 @@ class Picture:
 
 
 def write_report(folder: Path, report: Report) -> list[str]:
-    """Write ``report.html`` and everything in it as files of their own.
+    """Write ``report.html``, and its tables and pictures as separate files.
 
     Parameters
     ----------
     folder : Path
-        Where; it is there.
+        A folder that exists.
     report : Report
-        What is reported.
+        The content.
 
     Returns
     -------
@@ -123,9 +123,9 @@ def _experiment(report: Report, row: pd.Series) -> str:
     return f"best_{row['validation_set']}" if report.several_sets else "best"
 
 
-def _save(folder: Path, name: str, figure: Figure, caption: str, **how: Any) -> Picture:
+def _save(folder: Path, name: str, figure: Figure, caption: str, **options: Any) -> Picture:
     path = folder / name
-    save_figure(figure, path, DPI, **how)
+    save_figure(figure, path, DPI, **options)
     return Picture(name, caption, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
 
 
@@ -139,7 +139,7 @@ def _heat_maps(folder: Path, report: Report) -> Iterator[Picture]:
         name = short(metric)
         if len(families) == 1:
             panels = [(arrange(cells).means(), name)]
-        else:  # each with colours of its own
+        else:  # a panel for each set, with its own colour scale
             panels = [
                 (arrange(family).means(), f"{name}, {_sets(report, family[0])}")
                 for family in families
@@ -152,7 +152,7 @@ def _heat_maps(folder: Path, report: Report) -> Iterator[Picture]:
 
 
 def _sets(report: Report, cell: TableCell) -> str:
-    """The validation sets of a cell in words."""
+    """The validation sets of a cell, as captions name them."""
     numbers = cell.validation_sets
     return report.set_name(numbers[0]) if len(numbers) == 1 else f"validation sets {', '.join(map(str, numbers))}"
 
@@ -165,7 +165,7 @@ def _searched(folder: Path, report: Report) -> Iterator[Picture]:
 
 
 def _curves(folder: Path, report: Report) -> Iterator[Picture]:
-    for word, row in report.extremes():
+    for kind, row in report.extremes():
         history = [
             {name: value if abs(value) < _INFINITE else math.nan for name, value in epoch.items()}
             for epoch in report.histories.get(row["run_id"], [])
@@ -173,8 +173,8 @@ def _curves(folder: Path, report: Report) -> Iterator[Picture]:
         if history:
             figure = learning_curves(history, report.metric, best_epoch(report.run(row["run_id"])))
             ended = ", diverged" if row["diverged"] else ""
-            caption = f"The {word}: {described(row, report.keys)}{ended}"
-            name = _experiment(report, row) if word.startswith("best") else word
+            caption = f"The {kind}: {described(row, report.keys)}{ended}"
+            name = _experiment(report, row) if kind.startswith("best") else kind
             yield _save(folder, f"learning_curves_{name}.png", figure, caption)
 
 
@@ -201,16 +201,16 @@ def _matrices(folder: Path, report: Report) -> Iterator[Picture]:
 
 
 def _tiles(report: Report) -> list[tuple[str, str]]:
-    """What is worth knowing at once: a figure and what it is."""
+    """Key figures for the top of the page: value and label."""
     results = report.results
     tiles = [(f"{len(report.ranked)} of {len(results)}", "trials finished")]
-    for words, count in (
+    for label, count in (
         ("diverged", int(results["diverged"].sum())),
         ("pruned", int(results["pruned"].sum())),
         ("failed", int((results["status"] == Status.FAILED).sum())),
-        ("taken over from other sweeps", int(results["reused"].sum())),
+        ("reused from other sweeps", int(results["reused"].sum())),
     ):
-        tiles += [(str(count), words)] * bool(count)
+        tiles += [(str(count), label)] * bool(count)
     if report.several_sets:
         tiles.append((str(len(report.best)), "validation sets"))
     elif report.best:
@@ -222,7 +222,7 @@ def _tiles(report: Report) -> list[tuple[str, str]]:
 
 
 def _trials(report: Report) -> list[dict[str, Any]]:
-    """A line per finished trial from the best on, with its interval as a bar in per cent of the width."""
+    """A line per finished trial, the best first, with its interval as a bar in per cent of the width."""
     column = best_metric("val", report.score)
     ranked = report.ranked
     low, high = (ranked.get(f"{column}_{end}", pd.Series(dtype=float)).astype(float) for end in ("low", "high"))
@@ -272,7 +272,7 @@ def _score(row: pd.Series, name: str) -> dict[str, Any]:
 
 
 def _unfinished(report: Report) -> list[tuple[str, str, str]]:
-    """Trial, status and error of those without a result."""
+    """Trial, status and error of trials without a result."""
     rows = report.results[~report.results["run_id"].isin(report.ranked["run_id"])]
     return [
         (described(row, report.keys), row["status"].lower(), row["error"])
@@ -282,20 +282,20 @@ def _unfinished(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _cost(report: Report) -> list[dict[str, Any]]:
-    """What trials of each net took on each device, and all together."""
+    """Training times of the trials of each net on each device, and of all trials."""
     results = report.results
     if TRAIN_SECONDS not in results:
         return []
     measured = results[results[TRAIN_SECONDS].notna()]
     lines = []
     for (model, device), trials in measured.groupby(["model", Tag.DEVICE], sort=False):
-        lines.append({"what": f"{model} on {device or 'an unknown device'}", **_took(trials)})
+        lines.append({"what": f"{model} on {device or 'an unknown device'}", **_times(trials)})
     if len(lines) > 1:
-        lines.append({"what": "all", **_took(measured)})
+        lines.append({"what": "all", **_times(measured)})
     return lines
 
 
-def _took(trials: pd.DataFrame) -> dict[str, Any]:
+def _times(trials: pd.DataFrame) -> dict[str, Any]:
     spent = trials.loc[~trials["reused"], TRAIN_SECONDS]
     return {
         "trials": len(trials),
@@ -326,7 +326,7 @@ def _number(value: Any, digits: int = 3, sign: bool = False) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value of a user's own table."""
+    """A value in a user's own table."""
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -336,13 +336,13 @@ def _setting(value: Any) -> str:
 
 
 def _rates(data: dict[str, Any]) -> str:
-    """Sampling rates of the inputs that have one; a run of an earlier version says that of its only input."""
+    """Sampling rates of the inputs that have one; a run of an earlier version has one input and notes its rate."""
     rates = [one.get("rate") for one in data.get("inputs", [])] or [data.get("sampling_rate")]
     return "".join(f", {rate:g} Hz" for rate in dict.fromkeys(rates) if rate)
 
 
 def _parts(name: str) -> list[str]:
-    """Parts of a key's name after which it may go on in another line."""
+    """Parts of a key's name, after which a line may break."""
     return re.split(r"(?<=[._])", name)
 
 

@@ -1,4 +1,4 @@
-"""The figures of Leandro et al. 2023, and what stands between them and a sweep's."""
+"""The results of Leandro et al. 2023, and whether those of a sweep can be compared with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEYS = ("model", "batch_size", "optimizer", "lr")
 METRIC_NAME = "mlcm_f1_macro"
 METRIC = best_metric("val", METRIC_NAME)
 SOURCE = "Leandro et al. 2023, Table 1 (macro F1 on validation fold 9)"
-# Records in folds 1 to 8 of PTB-XL 1.0.3, of which those without a superclass are left out.
+# All records in folds 1 to 8 of PTB-XL 1.0.3. Training leaves out those without a superclass.
 RECORDS = 17_418
 _PROTOCOL = {
     "dataset": "ptbxl",
@@ -54,7 +54,7 @@ def published() -> Mapping[CellKey, float]:
 
 
 def published_value(values: Mapping[str, object]) -> float | None:
-    """The paper's value of a cell; None where it has none.
+    """The paper's value of a cell; None where the paper has no such cell.
 
     Parameters
     ----------
@@ -74,14 +74,14 @@ def published_value(values: Mapping[str, object]) -> float | None:
 
 
 def is_the_papers_grid(results: pd.DataFrame, keys: Collection[str]) -> bool:
-    """Whether a sweep's cells are some of the paper's.
+    """Whether the cells of a sweep are cells of the paper's table.
 
     Parameters
     ----------
     results : DataFrame
         From `results_table`.
     keys : collection of str
-        Swept keys without those of repetitions.
+        Swept keys that make cells, without those that repeat them.
     """
     if not set(keys) <= set(KEYS) or not set(KEYS) <= set(results.attrs["overridden"]):
         return False
@@ -93,14 +93,14 @@ def is_the_papers_grid(results: pd.DataFrame, keys: Collection[str]) -> bool:
 
 
 def departures(runs: Iterable[MlflowRun], training_records: Sequence[int]) -> list[str]:
-    """What was done otherwise than in the paper, a phrase each; empty where figures can be compared.
+    """Differences from the paper's protocol, a phrase for each; empty where results can be compared.
 
     Parameters
     ----------
     runs : iterable of MlflowRun
         Trials that were trained.
     training_records : sequence of int
-        Of each data set that they saw.
+        Number of training records of each data set.
     """
     found: dict[str, set[str]] = {}
     for run in runs:
@@ -111,7 +111,7 @@ def departures(runs: Iterable[MlflowRun], training_records: Sequence[int]) -> li
         for key, value in overridden(run).items():
             if key.partition(".")[0] in _OF_THE_CELL and "." in key:
                 found.setdefault(key, set()).add(value)
-    if "dataset" in found:  # its keys then say nothing more
+    if "dataset" in found:  # with another dataset its keys need no phrase
         found = {key: values for key, values in found.items() if not key.startswith("dataset.")}
     phrases = [
         f"{key} is {' or '.join(sorted(values))}" + (f", not {_PROTOCOL[key]}" if key in _PROTOCOL else "")

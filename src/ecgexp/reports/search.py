@@ -1,4 +1,4 @@
-"""What a search did: its study, kept with the sweep, and pictures of it."""
+"""The study of a search: a file in the run of the sweep, and pictures."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from ecgexp.reports.figures import LONGEST_NAME, plain
 from ecgexp.search.study import first_number
 from ecgexp.tracking.names import Attribute
 
-# Fewer trials tell nothing about which key matters.
+# The importance of keys is drawn for at least so many trials; fewer show nothing.
 _FEWEST = 4
-# Keys that a picture has room for.
+# A picture has room for at most so many keys.
 _MOST_KEYS = 12
 
 
@@ -38,9 +38,9 @@ def write_study(path: Path, storage: BaseStorage, name: str) -> None:
     path : Path
         The file.
     storage : BaseStorage
-        That has the study.
+        The storage with the study.
     name : str
-        Of the study.
+        Name of the study.
     """
     study = optuna.load_study(study_name=name, storage=storage)
     everyone = study.get_trials(deepcopy=False)
@@ -49,7 +49,7 @@ def write_study(path: Path, storage: BaseStorage, name: str) -> None:
             "number": trial.number,
             Attribute.JOB: first_number(everyone, trial),
             "state": trial.state.name,
-            # Optuna's own way made the last report, which may be of another metric, the value of a pruned trial.
+            # Optuna takes the last report as the value of a pruned trial, but it may be of another metric.
             "values": None if trial.state == TrialState.PRUNED else trial.values,
             "params": {key: trial.distributions[key].to_internal_repr(value) for key, value in trial.params.items()},
             "distributions": {key: distribution_to_json(kind) for key, kind in trial.distributions.items()},
@@ -64,7 +64,7 @@ def write_study(path: Path, storage: BaseStorage, name: str) -> None:
 
 
 def read_study(path: Path) -> Study:
-    """Read what `write_study` wrote, into memory; the job of each trial is a user attribute of it.
+    """Read a file of `write_study` into memory. The job of each trial becomes a user attribute.
 
     Raises
     ------
@@ -74,13 +74,13 @@ def read_study(path: Path) -> Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return _restored(json.loads(path.read_text()))
-    except Exception as error:  # Optuna meets odd trials with whatever it happens to raise
+    except Exception as error:  # Optuna raises many kinds of errors for invalid trials
         raise UserError(f"{path} is damaged: {first_line(error)}.") from error
 
 
-def _restored(kept: Any) -> Study:
-    study = optuna.create_study(study_name=kept["name"], directions=kept["directions"])
-    for trial in kept["trials"]:
+def _restored(content: Any) -> Study:
+    study = optuna.create_study(study_name=content["name"], directions=content["directions"])
+    for trial in content["trials"]:
         distributions = {key: json_to_distribution(text) for key, text in trial["distributions"].items()}
         study.add_trial(
             create_trial(
@@ -96,21 +96,21 @@ def _restored(kept: Any) -> Study:
 
 
 def search_figures(study: Study, objectives: Sequence[str], monitor: str) -> Iterator[tuple[str, Any, str]]:
-    """Draw what a search did.
+    """Draw pictures of a search.
 
     Parameters
     ----------
     study : Study
-        As of `read_study`.
+        From `read_study`.
     objectives : sequence of str
         Names of its objectives.
     monitor : str
-        What its trials reported.
+        The metric that its trials reported.
 
     Yields
     ------
     name : str
-        Of the picture.
+        Name of the picture.
     figure : Figure
         Drawn by Optuna.
     caption : str
@@ -118,14 +118,14 @@ def search_figures(study: Study, objectives: Sequence[str], monitor: str) -> Ite
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as plots
 
-    whole = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-    searched = list(dict.fromkeys(key for trial in whole for key in trial.params))
+    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    searched = list(dict.fromkeys(key for trial in complete for key in trial.params))
     if not searched:
         return
     minimized = _minimized(study)
-    shown, of_these = searched[:_MOST_KEYS], ""
+    shown, which = searched[:_MOST_KEYS], ""
     if len(shown) < len(searched):
-        of_these = f" (the first {len(shown)} of {len(searched)})"
+        which = f" (the first {len(shown)} of {len(searched)} keys)"
     drawn: list[tuple[str, Callable[[], Any], str]] = []
     if len(objectives) > 1:
         pareto = lambda: plots.plot_pareto_front(study, target_names=list(objectives))  # noqa: E731
@@ -142,24 +142,24 @@ def search_figures(study: Study, objectives: Sequence[str], monitor: str) -> Ite
             (
                 "reports",
                 lambda: plots.plot_intermediate_values(study),
-                f"What each trial reported per epoch (cut off {'above' if minimized else 'below'})",
+                f"Reported value of each trial per epoch (cut off {'above' if minimized else 'below'})",
             )
         )
-    if len(whole) >= _FEWEST and len({trial.values[0] for trial in whole}) > 1:
+    if len(complete) >= _FEWEST and len({trial.values[0] for trial in complete}) > 1:
         drawn.append(
             (
                 "importances",
-                lambda: plots.plot_param_importances(study, params=shown if of_these else None, **first),
-                f"How much each key matters (fANOVA){of_these}",
+                lambda: plots.plot_param_importances(study, params=shown if which else None, **first),
+                f"Importance of each key (fANOVA){which}",
             )
         )
-    drawn.append(("slices", lambda: plots.plot_slice(study, params=shown, **first), f"Value over each key{of_these}"))
+    drawn.append(("slices", lambda: plots.plot_slice(study, params=shown, **first), f"Value over each key{which}"))
     if len(searched) > 1:
         drawn.append(
             (
                 "parallel",
                 lambda: plots.plot_parallel_coordinate(study, params=shown, **first),
-                f"Trials over all keys at once{of_these}",
+                f"Each trial over all keys{which}",
             )
         )
     for name, draw, caption in drawn:
@@ -170,13 +170,13 @@ def search_figures(study: Study, objectives: Sequence[str], monitor: str) -> Ite
             axes = draw()
             figure = np.ravel(axes)[0].figure
             if name == "reports":
-                if (legend := axes.get_legend()) is not None:  # a line for each trial; none of a single one
+                if (legend := axes.get_legend()) is not None:  # it has a line for each trial; Optuna makes none for one
                     legend.remove()
                 axes.set_title("")
                 axes.set_xlabel("epoch")
                 axes.set_ylabel(monitor)
                 reports = [value for t in study.trials for value in t.intermediate_values.values()]
-                axes.set_ylim(*_most(reports, minimized))
+                axes.set_ylim(*_limits(reports, minimized))
             elif name in ("slices", "parallel"):
                 figure.set_size_inches(max(6.4, 2.4 * len(shown)), 4.2)
             _shorten_names(figure)
@@ -189,7 +189,7 @@ def _minimized(study: Study) -> bool:
 
 
 def _shorten_names(figure: Figure) -> None:
-    """Shorten names of ticks, which may be whole settings that a search chose between."""
+    """Shorten names of ticks: a search may choose between long settings."""
     figure.canvas.draw()
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         names = [label.get_text() for label in axis.get_ticklabels()]
@@ -197,8 +197,8 @@ def _shorten_names(figure: Figure) -> None:
             axis.set_ticks(axis.get_ticklocs(), [plain(name) for name in names])
 
 
-def _most(values: Sequence[float], minimized: bool) -> tuple[float, float]:
-    """Limits that hold all values but the worst fifth, which one that diverges may fill a picture with."""
+def _limits(values: Sequence[float], minimized: bool) -> tuple[float, float]:
+    """Limits that contain all values but the worst fifth, so that a diverged trial does not hide the others."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
     if minimized:
@@ -210,11 +210,11 @@ def _most(values: Sequence[float], minimized: bool) -> tuple[float, float]:
 
 
 def pareto_front(study: Study) -> list[FrozenTrial]:
-    """Trials that no other one beats in all objectives, the best in the first objective first."""
+    """Trials that no other trial beats in all objectives, sorted by the first objective, the best first."""
     return sorted(study.best_trials, key=lambda trial: trial.values[0], reverse=not _minimized(study))
 
 
 def epochs_saved(study: Study, max_epochs: int) -> tuple[int, int]:
-    """Epochs that pruned trials trained, and that they would have had at most."""
+    """Epochs that the pruned trials trained, and epochs that they could have trained at most."""
     pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
     return sum(trial.last_step or 0 for trial in pruned), max_epochs * len(pruned)

@@ -1,4 +1,4 @@
-"""Statistics of a user's own: computed at the end of a sweep, kept in its run, shown by the report."""
+"""A user's own statistics: computed at the end of a sweep, kept in its run, shown by the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_ROWS, MOST_COLUMNS = 50, 12
 
 @dataclass(frozen=True)
 class Statistic:
-    """What a statistic found: a sentence, or a table.
+    """The result of a statistic: a sentence, or a table.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Statistic:
     rows: list[list[Any]]
 
     def text(self) -> str:
-        """As a terminal shows it."""
+        """The result as a terminal shows it."""
         if not self.columns:
             return f"{self.name}: {self.sentence}"
         table = pd.DataFrame(self.rows, columns=self.columns)
@@ -47,7 +47,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the statistics of a sweep found.
+    """The results of the statistics of a sweep.
 
     Attributes
     ----------
@@ -65,19 +65,19 @@ def compute_statistics(
 ) -> Statistics:
     """Call each statistic with a copy of the results and the name of the objective, such as 'best/val/auroc_macro'.
 
-    One that fails, or returns something else than a sentence or a small table, gives a sentence that says so.
+    Where one fails, or returns neither a sentence nor a small table, its result is a sentence that says so.
     """
     found = [_compute(name, statistic, results, objective) for name, statistic in statistics.items()]
     return Statistics(len(results), found)
 
 
 def write_statistics(path: Path, statistics: Statistics) -> None:
-    """Write what `read_statistics` reads."""
+    """Write a file for `read_statistics`."""
     path.write_text(json.dumps(asdict(statistics), indent=1, allow_nan=False))
 
 
 def read_statistics(path: Path) -> Statistics:
-    """Read what a sweep kept.
+    """Read a file of `write_statistics`.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def _compute(name: str, statistic: Callable[..., Any], results: pd.DataFrame, ob
         found = statistic(results.copy(), objective)
         if isinstance(found, pd.DataFrame):
             return _table(name, found)
-    except (Exception, SystemExit) as error:  # whatever a user's code may raise: the table of the sweep stands
+    except (Exception, SystemExit) as error:  # a user's code may raise anything, and the sweep still needs its table
         return _sentence(name, f"The statistic '{name}' failed: {first_line(error).rstrip('.')}.")
     if isinstance(found, str) and found.strip():
         return _sentence(name, found)
@@ -132,7 +132,7 @@ def _table(name: str, table: pd.DataFrame) -> Statistic:
 
 
 def _value(value: Any) -> Any:
-    """As JSON has it: a finite number, a text, or None."""
+    """A value as JSON can hold it: a finite number, a text, or None."""
     if isinstance(value, bool | str):
         return shown(str(value))
     if isinstance(value, numbers.Integral):
@@ -143,5 +143,5 @@ def _value(value: Any) -> Any:
 
 
 def lines_of(statistics: Sequence[Statistic]) -> str:
-    """All of them as a terminal shows them."""
+    """All results as a terminal shows them."""
     return "\n\n".join(one.text() for one in statistics)

@@ -33,25 +33,25 @@ from ecgexp.tracking.store import Store
 from ecgexp.tracking.target import note_of
 
 DPI = 110
-# Validation sets that are told of one by one.
+# At most so many validation sets are described one by one.
 MOST_SETS = 12
 NOT_RANKED = (
-    "The trials have {} validation sets (column validation_set): they are ranked only within each, and * is the best "
-    "of its set."
+    "The trials have {} validation sets (column validation_set). They are ranked only within each set, and * marks the "
+    "best trial of each."
 )
 # Keys whose values repeat a cell.
 REPETITIONS = ("seed", "dataset.val_fold")
-# Columns in which trials may differ without a word on the command line: what they are called, and the config groups
-# that may make the difference.
-_UNSPOKEN = {
+# Columns in which trials may differ although the command line does not say so: their names in sentences, and the config
+# groups that may explain the difference.
+_HIDDEN_DIFFERENCES = {
     Tag.DATASET: ("data", ("dataset", "experiment")),
     Tag.CODE: ("code of your own classes", ("model", "dataset", "loss", "optimizer", "scheduler", "experiment")),
     Tag.DEVICE: ("device", ("trainer",)),
     Tag.THREADS: ("number of threads", ("trainer",)),
 }
-# Columns that tell where a trial comes from, named like the tags.
+# Columns for the origin of a trial, named like the tags.
 _PROVENANCE = (Tag.DEVICE, Tag.THREADS, Tag.DATASET, Tag.CODE, Tag.PACKAGE)
-# Columns of the results that are no swept key.
+# Columns of the results that are not swept keys.
 FIXED = (
     "trial", "run_id", "status", "diverged", "pruned", "error", "reused", "reused_from_commit", "source_run_id",
     *_PROVENANCE, "warning", "validation_set",
@@ -59,7 +59,7 @@ FIXED = (
 
 
 def sweep_results(store: Store, parent: str) -> pd.DataFrame:
-    """One row per trial of a sweep, in the order of its jobs: `results_table` of the runs that stand for them."""
+    """One row per trial of a sweep, in the order of its jobs: `results_table` of the run that represents each trial."""
     runs = children(store, parent)
     return results_table(standing(runs), left_out(runs))
 
@@ -72,8 +72,8 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
     runs : sequence of MlflowRun
         The trials.
     remarks : sequence of str
-        What else has to be said beside the table, kept in ``attrs["remarks"]`` with what is said of trials that are
-        one training, and of differences between trials that no swept key makes.
+        Further remarks on the table. ``attrs["remarks"]`` holds them, and adds remarks on trials that share one
+        training, and on differences between trials that no swept key explains.
 
     Returns
     -------
@@ -83,14 +83,14 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
         the reused one's), ``device``, ``threads``, ``dataset_fingerprint``, ``code`` (of the user's own classes),
         ``package`` (version and code of ecgexp), ``warning`` (of the data), ``validation_set`` (see
         `validation_sets`), then each overridden key (also listed in
-        ``attrs["overridden"]``; of a trial that does not override it, the value it was trained with), then all
-        metrics. ``attrs["metrics"]``: those that tables show; ``attrs["lower_is_better"]``: those of which a smaller
-        value is the better one.
+        ``attrs["overridden"]``; for a trial that does not override it, the value it was trained with), then all
+        metrics. ``attrs["metrics"]``: metrics that tables show; ``attrs["lower_is_better"]``: metrics of which a
+        smaller value is better.
     """
     rows: list[dict[str, object]] = []
     keys = dict.fromkeys(key for run in runs for key in overridden(run))
     jobs = [job_of(run, number) for number, run in enumerate(runs)]
-    # The number of the job is that of its folder; in several sweeps it is there more than once.
+    # The number of a job is the name of its folder. Jobs of several sweeps may have the same number.
     numbers = jobs if len(set(jobs)) == len(jobs) else range(len(runs))
     for number, run, validation_set in zip(numbers, runs, validation_sets(runs), strict=True):
         tags = run.data.tags
@@ -110,7 +110,7 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
                 "warning": tags.get(Tag.WARNING, ""),
                 "validation_set": validation_set,
                 **{key: own.get(key, setting(run, key)) for key in keys},
-                # An override is also a metric where it changes in training, as `lr` does.
+                # An overridden key that changes during training, as `lr` does, is also a metric.
                 **{key: value for key, value in sorted(measured(run).items()) if key not in keys},
             }
         )
@@ -130,39 +130,39 @@ def _error_of(run: MlflowRun) -> str:
 
 
 def _same_trainings(results: pd.DataFrame) -> list[str]:
-    """What has to be said of rows that a single training gave."""
+    """A remark on rows that share one training."""
     finished = results[results["status"] == Status.FINISHED]
     same = [numbers for numbers in finished.groupby("source_run_id", sort=False)["trial"].agg(list) if len(numbers) > 1]
     if not same:
         return []
     more = f"; and {len(same) - 5} more" if len(same) > 5 else ""
     which = "; ".join(map(_counted, same[:5]))
-    return [f"These rows are one training each, with the same result: {which}{more}."]
+    return [f"Each of these groups of trials is one training, so its results are equal: {which}{more}."]
 
 
 def _differences(results: pd.DataFrame) -> list[str]:
-    """What has to be said of finished trials that differ in more than what the command line says."""
+    """Remarks on finished trials that differ in something that the command line does not say."""
     finished = results[results["status"] == Status.FINISHED]
-    said = []
-    for column, (what, groups) in _UNSPOKEN.items():
+    remarks = []
+    for column, (what, groups) in _HIDDEN_DIFFERENCES.items():
         trials = finished.groupby(column, sort=False)["trial"].agg(list)
         keys = [key for key in results.attrs["overridden"] if key.partition(".")[0] in groups]
-        if len(trials) > 1 and not any(_tells(finished, key, column) for key in keys):
+        if len(trials) > 1 and not any(_explains(finished, key, column) for key in keys):
             parts = ", ".join(f"{value or 'unknown'}: {_counted(numbers)}" for value, numbers in trials.items())
-            said.append(f"The trials differ in {what}, which no swept key says ({parts}).")
+            remarks.append(f"The trials differ in {what}, which no swept key explains ({parts}).")
     now = code.package()
     older = finished[(finished[Tag.PACKAGE] != "") & (finished[Tag.PACKAGE] != now)]
     if len(older):
         versions = ", ".join(older[Tag.PACKAGE].unique())
-        said.append(
+        remarks.append(
             f"The code of ecgexp has changed since {_counted(older['trial'].tolist())} "
             f"{'was' if len(older) == 1 else 'were'} trained (by {versions}, now {now})."
         )
-    return said
+    return remarks
 
 
-def _tells(results: pd.DataFrame, key: str, column: str) -> bool:
-    """Whether a swept key alone makes the difference."""
+def _explains(results: pd.DataFrame, key: str, column: str) -> bool:
+    """Whether a swept key alone explains the difference in a column."""
     return results[key].nunique() > 1 and bool((results.groupby(key, dropna=False)[column].nunique() == 1).all())
 
 
@@ -172,23 +172,23 @@ def _counted(trials: Sequence[int]) -> str:
 
 
 def validation_sets(runs: Sequence[MlflowRun], validated: Mapping[str, str] | None = None) -> list[int]:
-    """Number, from 1, of the validation data of each trial: only trials of equal numbers can be ranked.
+    """Number, from 1, of the validation set of each trial: only trials with equal numbers can be ranked.
 
-    These are the same records with the same labels, whatever the trials read of their signals. Where trials of the
-    same dataset settings saw different data, so that these changed in between, each version is a set of its own.
+    A validation set is the same records with the same labels, whichever signals of these the trials read. Where trials
+    with the same dataset settings saw different data, the data changed in between, and each version is its own set.
 
     Parameters
     ----------
     runs : sequence of MlflowRun
         The trials.
     validated : mapping of str to str, optional
-        Hashes of their validation records by run, as of `Tag.VALIDATION`, for runs that may lack this tag.
+        Hashes of their validation records by run, like `Tag.VALIDATION`, for runs that may lack this tag.
     """
     data = [run.data.tags.get(Tag.DATASET, "") for run in runs]
-    told = [(validated or {}).get(run.info.run_id) or run.data.tags.get(Tag.VALIDATION) for run in runs]
+    hashes = [(validated or {}).get(run.info.run_id) or run.data.tags.get(Tag.VALIDATION) for run in runs]
     # A run of an older version does not say which records it was validated on, but others of the same data may.
-    same_data = {found: known for found, known in zip(data, told, strict=True) if found and known}
-    records = [known or same_data.get(found, found) for known, found in zip(told, data, strict=True)]
+    same_data = {found: known for found, known in zip(data, hashes, strict=True) if found and known}
+    records = [known or same_data.get(found, found) for known, found in zip(hashes, data, strict=True)]
     finished = [run.info.status == Status.FINISHED for run in runs]
     versions: dict[tuple[object, ...], set[str]] = {}
     for run, known, found in compress(zip(runs, records, data, strict=True), finished):
@@ -200,30 +200,30 @@ def validation_sets(runs: Sequence[MlflowRun], validated: Mapping[str, str] | No
 
 
 def _dataset_settings(run: MlflowRun) -> list[object]:
-    """The choice of a dataset and its settings but those that say where it lies."""
+    """The name of a dataset and its settings, without those that say where its files are."""
     places = {f"dataset.{key}" for key in PLACES}
     given = sorted(run.data.params.items())
     return [setting(run, "dataset"), *(one for one in given if one[0].startswith("dataset.") and one[0] not in places)]
 
 
 def set_name(results: pd.DataFrame, number: int) -> str:
-    """A validation set in words: by the dataset settings that tell it from the others, where these do."""
+    """A validation set, as sentences name it: its number, and the dataset settings that no other set has, if any."""
     finished = results[results["status"] == Status.FINISHED]
     here = finished["validation_set"] == number
     keys = [key for key in swept_keys(results) if key.partition(".")[0] == "dataset"]
-    told = [
+    own = [
         f"{key}={shortened(values[0])}"
         for key in keys
         if len(values := finished.loc[here, key].unique()) == 1 and not finished.loc[~here, key].isin(values).any()
     ]
-    return " ".join([f"validation set {number}", *([f"({' '.join(told)})"] if told else [])])
+    return " ".join([f"validation set {number}", *([f"({' '.join(own)})"] if own else [])])
 
 
 def swept_keys(results: pd.DataFrame) -> list[str]:
     """Overridden keys that differ between trials, in the order of the command line.
 
-    Last comes ``code`` where trials that are otherwise repetitions were trained with different code of the user's:
-    these are different nets, and no mean is taken over them.
+    ``code`` comes last, where trials that are otherwise repetitions were trained with different code of the user.
+    These are different nets, and no mean is taken over them.
     """
     keys = [key for key in results.attrs["overridden"] if results[key].nunique(dropna=False) > 1]
     same = [results[key].astype(str) for key in keys if key not in REPETITIONS]
@@ -233,7 +233,7 @@ def swept_keys(results: pd.DataFrame) -> list[str]:
 
 
 def ranked(results: pd.DataFrame, objective: str) -> list[pd.DataFrame]:
-    """Trials that have a result, from the best on: a table for each validation set, as they cannot be ranked across."""
+    """Trials that have a result, the best first: a table for each validation set, since sets cannot be compared."""
     if objective not in results:
         return []
     finished = results[(results["status"] == Status.FINISHED) & results[objective].notna()]
@@ -242,12 +242,12 @@ def ranked(results: pd.DataFrame, objective: str) -> list[pd.DataFrame]:
 
 
 def best_trials(results: pd.DataFrame, objective: str) -> list[pd.Series]:
-    """Row of the best trial of each validation set that a trial has a result on."""
+    """Row of the best trial of each validation set on which a trial has a result."""
     return [trials.iloc[0] for trials in ranked(results, objective)]
 
 
 def best_trial(results: pd.DataFrame, objective: str) -> pd.Series | None:
-    """Row of the best trial of all; None where none has finished, or where there are several validation sets."""
+    """Row of the best trial; None where no trial has finished, or where there are several validation sets."""
     best = best_trials(results, objective)
     return best[0] if len(best) == 1 else None
 
@@ -258,20 +258,20 @@ def maximizes(results: pd.DataFrame, objective: str) -> bool:
 
 
 def described(trial: pd.Series, keys: list[str]) -> str:
-    """A trial in words: its number and its values of the swept keys."""
+    """A trial, as sentences name it: its number and its values of the swept keys."""
     return " ".join([f"trial {trial['trial']}", *(f"{key}={shortened(trial[key])}" for key in keys)])
 
 
 def failures(results: pd.DataFrame, keys: list[str]) -> list[str]:
     """A line for each trial that did not finish, with its error."""
-    missed = results[results["status"] != Status.FINISHED]
+    unfinished = results[results["status"] != Status.FINISHED].iterrows()
     named = keys or results.attrs["overridden"]
-    lines = (f"{row['status'].capitalize()}: {described(row, named)}  {row['error']}" for _, row in missed.iterrows())
+    lines = (f"{row['status'].capitalize()}: {described(row, named)}  {row['error']}" for _, row in unfinished)
     return [line.rstrip() for line in lines]
 
 
 def warnings_of(results: pd.DataFrame) -> list[str]:
-    """What has to be said beside results, each warning once."""
+    """Warnings and remarks that must be shown beside results, each once."""
     return [
         *(warning for warning in results["warning"].unique().tolist() if warning),
         *results.attrs.get("remarks", []),
@@ -298,8 +298,8 @@ def sweep_table(results: pd.DataFrame, keys: list[str], objectives: list[str]) -
     marked = {trial["run_id"] for trial in best}
     table.insert(0, "", ["*" if run in marked else "" for run in results["run_id"]])
     table = table.rename(columns={name: short(name) for name in metrics})
-    said = [NOT_RANKED.format(len(best))] if sets else []
-    return "\n".join([table.fillna("-").to_string(index=False), *said, *warnings_of(results)])
+    not_ranked = [NOT_RANKED.format(len(best))] if sets else []
+    return "\n".join([table.fillna("-").to_string(index=False), *not_ranked, *warnings_of(results)])
 
 
 def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd.DataFrame:
@@ -307,7 +307,7 @@ def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd
     split = max(1, len(keys) // 2)
     rows, columns = keys[:split], keys[split:]
     # Values keep the order of the command line, which a pivot would sort as text.
-    # A net that does not have a key has no value of it.
+    # A trial whose net does not have a key has no value for it.
     named = results[keys].fillna("-")
     ordered = results.assign(**{key: pd.Categorical(named[key], named[key].unique()) for key in keys})
     if not columns:
@@ -318,7 +318,7 @@ def objective_grid(results: pd.DataFrame, keys: list[str], objective: str) -> pd
 def write_sweep_report(
     folder: Path, results: pd.DataFrame, keys: list[str], objectives: list[str], grid: bool = True
 ) -> None:
-    """Write ``results.csv``, ``table.txt`` and, of a grid in which something was measured, ``heat_map.png``.
+    """Write ``results.csv``, ``table.txt`` and, for a grid with a result, ``heat_map.png``.
 
     The heat map has a panel for each validation set.
     """
@@ -331,6 +331,6 @@ def write_sweep_report(
         if len(measured) > 1:
             numbers = [int(trials["validation_set"].iloc[0]) for trials in measured]
             titles = [f"{objective}, {set_name(results, number)}" for number in numbers]
-        # In the order of the command line, not of rank.
+        # Sorted as on the command line, not by rank.
         grids = [objective_grid(trials.sort_index(), keys, objective) for trials in measured]
         save_figure(heat_map(*zip(grids, titles, strict=True)), folder / File.HEAT_MAP, DPI)

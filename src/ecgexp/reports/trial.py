@@ -17,7 +17,7 @@ DPI = 110
 
 
 def validation_fingerprint(ids: NDArray[np.str_], targets: NDArray[np.uint8], label_names: Sequence[str]) -> str:
-    """Hash of validation records and of their labels, which is what makes scores of trials comparable."""
+    """Hash of validation records and their labels: scores of trials with the same hash are comparable."""
     digest = hashlib.sha256(repr(tuple(label_names)).encode())
     digest.update("\n".join(ids.tolist()).encode())
     digest.update(np.ascontiguousarray(targets, dtype=np.uint8).tobytes())
