@@ -104,7 +104,7 @@ def test_everything_is_measured_logged_and_told(trained, moved):
         ("age", "device", "sex", "site"), len(predictions)
     )
 
-    for words in ("mlcm_f1_macro", "95 % interval", "NORM", "female", "tuned", "not of seeds", "number 1"):
+    for words in ("mlcm_f1_macro", "95 % interval", "NORM", "female", "tuned", "not of the seed", "number 1"):
         assert words in done.stdout
     assert Synthetic.warning in done.stdout
     assert json.loads((folder / "metrics.json").read_text())["warning"] == Synthetic.warning
@@ -178,7 +178,7 @@ def test_a_look_at_other_test_records_is_told_and_kept_apart(trained, moved, mon
     others = (f"dataset.root={data}", "dataset.cache_dir=cache")
     assert call(monkeypatch, "evaluate", moved.folder, *words, *others) == 0
     said = capsys.readouterr().out
-    assert f"their table names {len(tested) - len(tested[::4])} test records and not {len(tested)}" in said
+    assert f"their table lists {len(tested) - len(tested[::4])} test records, not {len(tested)}" in said
     store, run = find_run(trained.run_id, moved.folder, None)
     one, two = accesses(store, trained.run_id)
     assert one["records"] > two["records"]
@@ -298,7 +298,7 @@ def test_validation_records_that_were_trained_on_are_told_before_and_after(train
 
     (moved.artifacts / File.TRAINED_ON).unlink()  # as of an earlier version
     assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
-    assert "Whether val records were trained on cannot be checked" in capsys.readouterr().out
+    assert "It cannot be checked whether val records were trained on" in capsys.readouterr().out
 
 
 def test_records_of_the_first_look_with_other_labels_are_not_called_other_records():

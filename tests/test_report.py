@@ -337,7 +337,7 @@ def test_a_reused_trial_has_the_predictions_of_the_run_that_trained(store, folde
         (["sweeps=x"], "There is no key 'sweeps': did you mean 'sweep'"),
         (["tracking.root=/nowhere"], "There is no /nowhere/mlruns/mlflow.db"),
         (["sweep=empty"], "The sweep empty has no trial yet"),
-        (["sweep=seeds", "out=occupied"], "The folder occupied cannot be made"),
+        (["sweep=seeds", "out=occupied"], "The folder occupied cannot be created"),
     ],
 )
 def test_what_cannot_be_reported_is_refused_in_a_sentence(words, said, store, seeds, folder, monkeypatch):

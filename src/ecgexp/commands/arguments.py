@@ -64,7 +64,7 @@ def read_arguments(
 
 def place_of_runs(values: dict[str, list[str]]) -> tuple[str, str | None]:
     """Where runs are: ``tracking.root`` and ``tracking.uri``, as in training."""
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf  # not at the top: help also works where the extra `train` is not installed
 
     defaults = OmegaConf.load(CONF / "tracking" / f"{one_of(values, 'tracking', ('local', 'server'), 'local')}.yaml")
     return values.get("tracking.root", [defaults.root])[0], values.get("tracking.uri", [defaults.uri])[0]

@@ -9,10 +9,29 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.entities import Metric
+from mlflow.entities import Run as MlflowRun
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from ecgexp.commands.arguments import one_of, place_of_runs
+from ecgexp.config.build import build_dataset, check_inputs
+from ecgexp.config.components import instantiate_group
+from ecgexp.datasets.base import Dataset, Split, SplitName
 from ecgexp.errors import UserError
+from ecgexp.metrics import escape_label
+from ecgexp.reports import evaluation
+from ecgexp.reports.comparison import intervals
+from ecgexp.reports.trial import write_confusion
+from ecgexp.statistics import Uncertainty
+from ecgexp.targets import Target
+from ecgexp.tracking.artifacts import keep_files, read_json, run_folder
+from ecgexp.tracking.contract import Contract
 from ecgexp.tracking.names import (
     File,
     Tag,
@@ -22,20 +41,18 @@ from ecgexp.tracking.names import (
     split_metric,
     tuned_metric,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from mlflow.entities import Run as MlflowRun
-    from omegaconf import DictConfig
-    from torch import Tensor
-
-    from ecgexp.datasets.base import Dataset, Split, SplitName
-    from ecgexp.statistics import Uncertainty
-    from ecgexp.targets import Target
-    from ecgexp.tracking.contract import Contract
-    from ecgexp.tracking.store import Store
-    from ecgexp.training.network import Network
-    from ecgexp.training.predictions import Predictions
+from ecgexp.tracking.overlap import find_overlap
+from ecgexp.tracking.privacy import hashed_patients
+from ecgexp.tracking.restore import load_run
+from ecgexp.tracking.runs import find_run
+from ecgexp.tracking.store import Store
+from ecgexp.tracking.test_access import accesses, note_access
+from ecgexp.tracking.trust import check_trusted, own_folders
+from ecgexp.training.batches import GIGABYTE, Records
+from ecgexp.training.fit import fit_labels
+from ecgexp.training.inference import logits_of, measure_predictions, predictions_of
+from ecgexp.training.network import Network
+from ecgexp.training.predictions import Predictions, write_predictions
 
 LEVEL = 0.95
 DPI = 110
@@ -43,7 +60,7 @@ DPI = 110
 
 @dataclass(frozen=True)
 class Findings:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes
     ----------
@@ -52,10 +69,10 @@ class Findings:
     left_out : dict of str to tuple of str
         Labels that a macro average leaves out, by the name of the average.
     labels, tuned_labels, bins, subgroups : DataFrame or None
-        See `Target.label_table` and `ecgexp.reports.evaluation`. None where not asked for, where the metadata are
-        missing, or where the target has no labels.
+        See `Target.label_table` and `ecgexp.reports.evaluation`. None where they were not asked for, where the
+        metadata are missing, or where the target has no labels.
     uncertainty : Uncertainty or str
-        Intervals of the macro scores; a sentence where there are none.
+        Intervals of the macro scores. A sentence with the reason where there are none.
     """
 
     metrics: dict[str, float]
@@ -78,20 +95,14 @@ def evaluate(
     Parameters
     ----------
     predictions : Predictions
-        Of that split.
+        Predictions of the split.
     loss : callable
-        ``(logits, targets)`` to a scalar mean.
+        From ``(logits, targets)`` to a scalar mean.
     metadata : DataFrame, optional
         See `Dataset.metadata`.
     validation : Predictions, optional
         Predictions of the validation split, on which a threshold per label is tuned. None: only the run's threshold.
     """
-    import numpy as np
-    import torch
-
-    from ecgexp.reports import evaluation
-    from ecgexp.training.inference import measure_predictions
-
     target = predictions.target.for_evaluation()
     probabilities = torch.from_numpy(predictions.probabilities)
     targets = torch.from_numpy(predictions.targets.astype(np.float32))
@@ -104,10 +115,10 @@ def evaluate(
     metrics |= _limits(uncertainty)
     tuned_labels = None
     if validation is not None:
-        known = target.tuned(validation.probabilities, validation.targets)
-        tuned_labels = known.label_table(probabilities, targets)
-        tuned = known.measure_decisions(probabilities, targets)
-        limits = _limits(_uncertainty(predictions, known))
+        tuned_target = target.tuned(validation.probabilities, validation.targets)
+        tuned_labels = tuned_target.label_table(probabilities, targets)
+        tuned = tuned_target.measure_decisions(probabilities, targets)
+        limits = _limits(_uncertainty(predictions, tuned_target))
         tuned |= {name: value for name, value in limits.items() if name.rpartition("_")[0] in tuned}
         metrics |= {tuned_metric(name): value for name, value in tuned.items()}
     subgroups = None
@@ -118,19 +129,12 @@ def evaluate(
 
 
 def run(values: dict[str, list[str]]) -> None:
-    """Do what ``python -m ecgexp.evaluate`` asks; `values` are its arguments by key."""
+    """Run ``python -m ecgexp.evaluate``; `values` are its arguments by key."""
     if "run" not in values:
         raise UserError("The key 'run' is missing: write run=ID of a trial.")
     split: SplitName = "test" if one_of(values, "split", ("test", "val")) == "test" else "val"
     tune = one_of(values, "thresholds", ("fixed", "tuned"), "fixed") == "tuned"
     keep_patients = one_of(values, "privacy.patients", ("hash", "keep"), "hash") == "keep"
-
-    from ecgexp.config.build import build_dataset
-    from ecgexp.tracking.privacy import hashed_patients
-    from ecgexp.tracking.restore import load_run
-    from ecgexp.tracking.runs import find_run
-    from ecgexp.tracking.trust import check_trusted
-
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     root, uri = place_of_runs(values)
     store, run = find_run(values["run"][0], root, uri)
@@ -144,13 +148,11 @@ def run(values: dict[str, list[str]]) -> None:
     if tune and not target.can_tune:
         raise UserError(f"{target.records.capitalize()} take no thresholds: leave out thresholds=tuned.")
     difference = _check_data(restored.contract, dataset, store, run)
-    records = dataset.load(split)  # what is wrong with the data is reported before an access is noted
+    records = dataset.load(split)  # errors in the data are reported before an access is noted
     overlap = _overlap(store, run, records, split, bool(difference))
     data, names = records.fingerprint(), hashlib.sha256("\n".join(records.ids).encode()).hexdigest()[:16]
-    number, what, place, first = 0, "", split if not difference else f"{split}-{data[:8]}", None
+    number, counted, place, first = 0, "", split if not difference else f"{split}-{data[:8]}", None
     if split == "test":
-        from ecgexp.tracking.test_access import accesses, note_access
-
         thresholds = "none" if not target.can_tune else "tuned" if tune else "fixed"
         first = next((entry for entry in accesses(store, run.info.run_id) if entry["run"] == run.info.run_id), None)
         place = split if first is None or first.get("data") == data else f"{split}-{data[:8]}"
@@ -161,33 +163,28 @@ def run(values: dict[str, list[str]]) -> None:
             "data": data,
             "names": names,
         }
-        number, what = note_access(store, run, {**details, "place": place})
+        number, counted = note_access(store, run, {**details, "place": place})
     predictions = predict_split(network, dataset, split, cfg)
     validation = predict_split(network, dataset, "val", cfg) if tune else None
     findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
     if not keep_patients:
         predictions = replace(predictions, patients=hashed_patients(store, records.patients))
     folder = _record(store, run, split, predictions, findings, number, dataset.warning, place, data, overlap)
-    remark = [overlap] if overlap else []
-    print("\n\n".join([*remark, _summary(run, split, predictions, findings), *remark]))
+    overlaps = [overlap] if overlap else []
+    print("\n\n".join([*overlaps, _summary(run, split, predictions, findings), *overlaps]))
     if dataset.warning:
         print(f"\n{dataset.warning}")
     if difference:
         print(f"\nThe data are not those that the run was trained on: {difference}.")
     if first is not None and place != split:
-        print(f"\n{other_records(len(records), names, first)}: metrics and files are kept apart, as {place}.")
+        print(f"\n{other_records(len(records), names, first)}: metrics and files are kept separately, as {place}.")
     if number:
-        print(f"\nThis is test-set access number {number} of this {what}.")
+        print(f"\nThis is test-set access number {number} of this {counted}.")
     print(f"Files: {folder}")
 
 
 def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: DictConfig) -> Predictions:
     """Predictions of a net for a split, in full precision, on a GPU where there is one."""
-    import torch
-
-    from ecgexp.training.batches import GIGABYTE, Records
-    from ecgexp.training.inference import logits_of, predictions_of
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = dataset.load(split)
     records = Records(loaded, dataset.inputs, float(cfg.memory_budget) * GIGABYTE, device)
@@ -196,10 +193,6 @@ def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: Dic
 
 def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
     """The configuration, with the paths of the data from the command line."""
-    from omegaconf import DictConfig, OmegaConf
-
-    from ecgexp.tracking.trust import own_folders
-
     changes = [f"{key}={value[0]}" for key, value in values.items() if key.startswith("dataset.")]
     for change in changes:
         key = change.partition("=")[0].removeprefix("dataset.")
@@ -212,9 +205,6 @@ def _placed(cfg: DictConfig, values: dict[str, list[str]]) -> DictConfig:
 
 def _check_data(contract: Contract, dataset: Dataset, store: Store, run: MlflowRun) -> str:
     """How the data differ from those of the run, "" where they do not; refuse data that do not fit the net."""
-    from ecgexp.config.build import check_inputs
-    from ecgexp.tracking.artifacts import read_json, run_folder
-
     check_inputs(dataset, dataset.load("val"))
     contract.check_data(dataset)
     with run_folder(store, run.info.run_id) as folder:
@@ -222,40 +212,37 @@ def _check_data(contract: Contract, dataset: Dataset, store: Store, run: MlflowR
     if dataset.fingerprint() != run.data.tags.get(Tag.DATASET):
         return "their fingerprint differs"
     # Training reads no test record, but it notes how many of them the table lists.
-    named, found = _test_records(counts), _test_records(dataset.summary())
-    return "" if named in (None, found) else f"their table names {found} test records and not {named}"
+    noted, found = _test_records(counts), _test_records(dataset.summary())
+    return "" if noted in (None, found) else f"their table lists {found} test records, not {noted}"
 
 
 def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, differ: bool) -> str:
     """A sentence on records that the run used in another split; refuse such records in the test split."""
-    from ecgexp.tracking.artifacts import run_folder
-    from ecgexp.tracking.overlap import find_overlap
-
     with run_folder(store, run.info.run_id) as folder:
         found = find_overlap(folder / File.TRAINED_ON, store, records)
     if isinstance(found, str):
-        return f"Whether {split} records were trained on cannot be checked: {found}." if differ else ""
-    known, sentences = {"trained on": found["train"]}, []
+        return f"It cannot be checked whether {split} records were trained on: {found}." if differ else ""
+    uses, sentences = {"trained on": found["train"]}, []
     if split == "test":
-        known["used in validation"] = found["val"]
-    for how, seen in known.items():
-        which = f"{seen.records} of the {seen.of_records} {split} records were {how}"
+        uses["used in validation"] = found["val"]
+    for use, seen in uses.items():
+        which = f"{seen.records} of the {seen.of_records} {split} records were {use}"
         if seen.records and split == "test":
             raise UserError(
-                f"{which}, by their names, so nothing is measured and no access is noted: take the splits that run "
+                f"{which}, by their names, so nothing is measured and no access is noted: use the splits that run "
                 f"{run.info.run_id} was trained with, or train again."
             )
         if seen.records:
             sentences.append(f"{which}: these figures say nothing about other records.")
         elif seen.patients:
-            sentences.append(f"Other records of {seen.patients} of the {seen.of_patients} {split} patients were {how}.")
+            sentences.append(f"Other records of {seen.patients} of the {seen.of_patients} {split} patients were {use}.")
         elif differ:
-            sentences.append(f"No {split} record, and no other one of these patients, was {how}.")
+            sentences.append(f"No {split} record, and no other record of these patients, was {use}.")
     return "\n".join(sentences)
 
 
 def other_records(records: int, names: str, first: dict[str, Any]) -> str:
-    """How test records differ from those of the first access, which has not always noted their names."""
+    """How test records differ from those of the first access. An access of an earlier version has not noted names."""
     if first.get("names") == names:
         return f"The {records} test records are those of this run's first access, but their labels or signals differ"
     if "names" in first:
@@ -272,17 +259,12 @@ def _test_records(counts: Any) -> Any:
 
 
 def _loss(cfg: DictConfig, dataset: Dataset) -> Any:
-    from ecgexp.config.components import instantiate_group
-    from ecgexp.training.fit import fit_labels
-
     loss = instantiate_group("loss", cfg.loss)
     fit_labels([loss], dataset.load("train"), dataset.target)
     return loss
 
 
 def _uncertainty(predictions: Predictions, target: Target) -> Uncertainty | str:
-    from ecgexp.reports.comparison import intervals
-
     try:
         return intervals([(target, predictions.probabilities)], predictions.targets, predictions.groups)
     except UserError as error:  # too few records or patients
@@ -299,8 +281,6 @@ def _limits(uncertainty: Uncertainty | str) -> dict[str, float]:
 
 
 def _per_label(metric: str, values: pd.Series) -> dict[str, float]:
-    from ecgexp.metrics import escape_label
-
     return {f"{metric}/{escape_label(str(label))}": float(value) for label, value in values.items()}
 
 
@@ -317,10 +297,6 @@ def _record(
     overlap: str,
 ) -> str:
     """Log to the run, under `place`; return the folder of the files."""
-    from mlflow.entities import Metric
-
-    from ecgexp.tracking.artifacts import keep_files
-
     run_id = run.info.run_id
     if number:
         now = int(time.time() * 1000)
@@ -346,10 +322,6 @@ def _write(
     data: str,
     overlap: str,
 ) -> None:
-    from ecgexp.reports.evaluation import reliability_figure
-    from ecgexp.reports.trial import write_confusion
-    from ecgexp.training.predictions import write_predictions
-
     write_predictions(folder / predictions_file(split), predictions)
     write_confusion(folder, split, predictions)
     if findings.labels is not None:
@@ -357,12 +329,13 @@ def _write(
     if findings.bins is not None:
         findings.bins.to_csv(folder / File.CALIBRATION, index=False)
         title = f"Reliability, {split} split, {len(predictions)} records"
-        reliability_figure(findings.bins, findings.metrics["brier"], title).savefig(folder / File.RELIABILITY, dpi=DPI)
+        figure = evaluation.reliability_figure(findings.bins, findings.metrics["brier"], title)
+        figure.savefig(folder / File.RELIABILITY, dpi=DPI)
     if findings.tuned_labels is not None:
         findings.tuned_labels.to_csv(folder / File.LABELS_TUNED)
     if findings.subgroups is not None:
         findings.subgroups.to_csv(folder / File.SUBGROUPS, index=False)
-    whole = {
+    content = {
         "test_access": number or None,
         "records": len(predictions),
         "data": data,
@@ -375,14 +348,11 @@ def _write(
         else f"{LEVEL:.0%}, {findings.uncertainty.resamples} resamples of {findings.uncertainty.patients} patients, "
         f"{findings.uncertainty.redraws} redrawn; covers records, not seeds",
     }
-    (folder / File.METRICS).write_text(json.dumps(whole, indent=1))
+    (folder / File.METRICS).write_text(json.dumps(content, indent=1))
 
 
 def _summary(run: MlflowRun, split: SplitName, predictions: Predictions, findings: Findings) -> str:
     """The text that the terminal shows."""
-    import numpy as np
-    import pandas as pd
-
     patients = len(np.unique(predictions.groups))
     target = predictions.target
     blocks = [
@@ -401,11 +371,11 @@ def _summary(run: MlflowRun, split: SplitName, predictions: Predictions, finding
     if isinstance(findings.uncertainty, str):
         blocks.append(f"No intervals: {findings.uncertainty}")
     else:
-        blocks.append("The intervals cover the choice of records (patients), not of seeds.")
+        blocks.append("The intervals cover the choice of the records (patients), but not of the seed.")
         blocks.extend(findings.uncertainty.undefined.values())
-    for labels_out in dict.fromkeys(findings.left_out.values()):
-        which = ", ".join(name for name, labels in findings.left_out.items() if labels == labels_out)
-        blocks.append(f"Without {', '.join(labels_out)} ({target.left_out_reason}): {which}.")
+    for left_out in dict.fromkeys(findings.left_out.values()):
+        which = ", ".join(name for name, labels in findings.left_out.items() if labels == left_out)
+        blocks.append(f"Without {', '.join(left_out)} ({target.left_out_reason}): {which}.")
     if findings.labels is not None:
         labels = findings.labels.drop(columns=["mean_probability", "prevalence"])
         if findings.tuned_labels is not None:

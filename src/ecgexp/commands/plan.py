@@ -1,4 +1,4 @@
-"""The configurations of a command line, composed before any of them is run."""
+"""The configurations of a command line, composed before any trial is trained."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ if TYPE_CHECKING:
     from ecgexp.search.worker import Search
 
 MOST_VALUES = 100_000
-"""At most so many values may a key have on one command line."""
-# Hydra's message where the schema of hydra-optuna-sweeper, which has our sweeper's name, refuses our keys.
+"""A key may have at most so many values on one command line."""
+# Hydra's message where the schema of hydra-optuna-sweeper, which has the name of our sweeper, refuses our keys.
 _FOREIGN_SCHEMA = re.compile(r"hydra/sweeper/.* (with|against ConfigStore) schema", re.S)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command line asks for, as far as this is known before a sweeper runs.
+    """What a command line asks for, as far as it is known before a sweeper runs.
 
     Attributes
     ----------
     configurations : list of DictConfig
-        The first has the first value of each swept key. Each further one changes one key to another of its
-        values. So every value is checked once, without composing every combination.
+        The first has the first value of each swept key. Each further one changes one key to another value. So every
+        value is checked once, without composing every combination.
     cells : list of list of str, optional
-        Overrides of each job of a grid; None with another sweeper than Hydra's own.
+        Overrides of each job of a grid; None with a sweeper other than Hydra's own.
     search : Search, optional
         None where the sweep is no search.
     local : bool
@@ -90,12 +90,12 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
     name = args.config_name or "config"
     if args.config_dir and not Path(args.config_dir).is_dir():
         raise UserError(
-            f"There is no folder {args.config_dir}: --config-dir names the one that holds model/ and the like."
+            f"There is no folder {args.config_dir}: --config-dir names a folder that contains model/ or other groups."
         )
     searchpath = _searchpath(args)
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # it resolves glob(*)
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # the loader resolves glob(*)
             given = parser.parse_overrides(args.overrides)
             _check_options(given, parser, searchpath)
             _check_globs(given)
@@ -105,10 +105,10 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             several = [o for o in given if o.is_sweep_override()]
             if several and not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
                 line = several[0].input_line
-                raise UserError(f"{line} is several values: add -m to train a trial with each of them.")
+                raise UserError(f"{line} gives several values: add -m to train a trial with each of them.")
             fixed = _fixed(given)
-            begun = {**{key: values[0] for key, values in _axes(given, True).items()}, **fixed}
-            base = compose(name, [*searchpath, *begun.values()], return_hydra_config=True)
+            given_first = {**{key: values[0] for key, values in _axes(given, True).items()}, **fixed}
+            base = compose(name, [*searchpath, *given_first.values()], return_hydra_config=True)
             _check_parts(base.hydra)
             _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
             output = _output(base, "sweep" if args.multirun or "hydra.mode=MULTIRUN" in args.overrides else "run")
@@ -132,8 +132,8 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises ValueError for some values
         if _FOREIGN_SCHEMA.search(str(error)) and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
             raise UserError(
-                "The package hydra-optuna-sweeper is installed here too, and takes the name hydra/sweeper=optuna for "
-                "itself, which means ecgexp's own sweeper: pip uninstall hydra-optuna-sweeper."
+                "The package hydra-optuna-sweeper is installed here too, and uses the name hydra/sweeper=optuna, "
+                "which ecgexp's own sweeper needs: run pip uninstall hydra-optuna-sweeper."
             ) from error
         raise UserError(_sentence(error)) from error
     cells: list[list[str]] | None = None
@@ -142,7 +142,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
         task = [o for o in given if not o.get_key_element().lstrip("+~").startswith("hydra")]
         cells = grid_cells([*listed, *task])
     elif is_search:
-        from ecgexp.search.worker import Search
+        from ecgexp.search.worker import Search  # not at the top: it imports Optuna, which only a search needs
 
         search = Search.read(sweeper, [*listed, *given])
     local = str(base.hydra.launcher._target_).endswith((".BasicLauncher", ".JoblibLauncher"))
@@ -150,12 +150,12 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
 
 
 def check_options(conf: Path, args: argparse.Namespace) -> None:
-    """Refuse null as the option of a group before Hydra shows a configuration."""
+    """Refuse what is no option of a group, such as null, before Hydra shows a configuration."""
     with initialize_config_dir(str(conf), version_base="1.3"):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         try:
             given = parser.parse_overrides(args.overrides)
-        except HydraException:  # Hydra reports it itself
+        except HydraException:  # Hydra reports this error itself
             return
         _check_options(given, parser, _searchpath(args))
 
@@ -165,8 +165,8 @@ def parameters(sweeper: DictConfig, parser: OverridesParser) -> list[Override]:
     params = sweeper.get("params")
     if not isinstance(params, DictConfig):  # null has no keys, and other values are refused elsewhere
         return []
-    nothing = "null" if _is_search(sweeper) else None  # Hydra's own sweeper writes null as None
-    return parser.parse_overrides([f"{key!s}={nothing if value is None else value}" for key, value in params.items()])
+    null = "null" if _is_search(sweeper) else None  # Hydra's own sweeper writes null as None
+    return parser.parse_overrides([f"{key!s}={null if value is None else value}" for key, value in params.items()])
 
 
 def _searchpath(args: argparse.Namespace) -> list[str]:
@@ -191,17 +191,16 @@ def _check_options(overrides: list[Override], parser: OverridesParser, searchpat
     for override in overrides:
         value = override.value()
         chosen = value.list if isinstance(value, ChoiceSweep) else [value]
-        odd = [one for one in chosen if not _may_be_option(one, override)]
-        if not odd or parser.config_loader is None:
+        refused = [one for one in chosen if not _may_be_option(one, override)]
+        if not refused or parser.config_loader is None:
             continue
         if override.key_or_group == "hydra":
             raise UserError(f"{override.input_line}: leave it out, or set keys of it, such as hydra.sweep.dir=FOLDER.")
         options = parser.config_loader.get_group_options(override.key_or_group, overrides=searchpath)
         if options:
             raise UserError(
-                f"{override.input_line}: {'null' if None in odd else 'this'} is no option of the group "
-                f"{override.key_or_group}: "
-                f"leave it out, or choose from {', '.join(options)}."
+                f"{override.input_line}: {'null' if None in refused else 'this'} is no option of the group "
+                f"{override.key_or_group}: leave it out, or choose from {', '.join(options)}."
             )
 
 
@@ -218,11 +217,11 @@ def _check_globs(overrides: list[Override]) -> None:
 
 
 def _no_value(override: Override) -> UserError:
-    return UserError(f"{override.input_line} holds no value: give it one at least.")
+    return UserError(f"{override.input_line} gives no value: give at least one.")
 
 
 def _check_once(overrides: list[Override]) -> None:
-    """Refuse a key that is given twice, once with several values."""
+    """Refuse a key that is given twice, at least once with several values."""
     lines: dict[str, list[Override]] = {}
     for override in overrides:
         lines.setdefault(override.get_key_element().lstrip("+~"), []).append(override)
@@ -235,7 +234,7 @@ def _check_once(overrides: list[Override]) -> None:
 def _check_parts(hydra: DictConfig) -> None:
     for part in ("launcher", "sweeper"):
         if not isinstance(hydra[part], DictConfig) or "_target_" not in hydra[part]:
-            raise UserError(f"Config key 'hydra.{part}' names nothing to run: choose one with hydra/{part}=NAME.")
+            raise UserError(f"Config key 'hydra.{part}' has no class to run: choose one with hydra/{part}=NAME.")
 
 
 def _check_launcher(launcher: DictConfig, name: str) -> None:
@@ -246,14 +245,15 @@ def _check_launcher(launcher: DictConfig, name: str) -> None:
         )
     if launcher.get("n_jobs") == 0:
         raise UserError(
-            "Config key 'hydra.launcher.n_jobs' is 0: give the number of trials at once, or -1 for one per core."
+            "Config key 'hydra.launcher.n_jobs' is 0: give the number of trials at the same time, or -1 for one per "
+            "core."
         )
     if launcher.get("prefer") == "threads" or launcher.get("require") == "sharedmem":
-        raise UserError("Trials run in processes: leave hydra.launcher.prefer and hydra.launcher.require out.")
+        raise UserError("Trials run in processes: leave out hydra.launcher.prefer and hydra.launcher.require.")
     if (launcher.get("nodes") or 1) * (launcher.get("tasks_per_node") or 1) > 1:
         raise UserError(
-            "A job of the launcher starts the processes of its trial itself, on one node: leave hydra.launcher.nodes "
-            "and hydra.launcher.tasks_per_node out, and give trainer=ddp trainer.devices=N."
+            "A job of the launcher starts the processes of its trial itself, on one node: leave out "
+            "hydra.launcher.nodes and hydra.launcher.tasks_per_node, and give trainer=ddp trainer.devices=N."
         )
 
 
@@ -277,7 +277,7 @@ def _values(override: Override, ends: bool) -> list[str]:
     if isinstance(sweep, RangeSweep):
         _check_range(sweep, ends, str(override.input_line))
     if isinstance(sweep, RangeSweep) and isinstance(whole := sweep.range(), range) and ends and whole:
-        return [str(whole[0]), str(whole[-1])]  # no list: there may be millions
+        return [str(whole[0]), str(whole[-1])]  # not a list of all values, which may be millions
     values = list(override.sweep_string_iterator())
     if not values:
         raise _no_value(override)
@@ -294,11 +294,11 @@ def _check_range(sweep: RangeSweep, ends: bool, line: str) -> None:
         raise UserError(f"{line}: the ends of a range and its step must be finite.")
     count = int((stop - start) // step)
     if count > MOST_VALUES and not (ends and isinstance(sweep.range(), range)):
-        raise UserError(f"{line} is {count:,} values, where {MOST_VALUES:,} are the most: give a larger step.")
+        raise UserError(f"{line} gives {count:,} values, but at most {MOST_VALUES:,} are allowed: give a larger step.")
 
 
 def _changed(cfg: DictConfig, override: Override) -> DictConfig | None:
-    """The configuration with another plain value, without the 0.2 s of composing; None where this is not enough."""
+    """The configuration with another plain value, which saves 0.2 s of composing; None where it must be composed."""
     key, value = override.key_or_group, override.value()
     is_plain = isinstance(value, (bool, int, float)) or (isinstance(value, str) and "${" not in value)
     if not is_plain or override.type is OverrideType.DEL or override.package is not None:
@@ -326,7 +326,7 @@ def _sentence(error: Exception) -> str:
     first = re.sub("^Lexer[A-Za-z]+: ", "Hydra cannot read ", summarised(error).rstrip("."))
     if isinstance(error, OverrideParseException):
         where = "" if error.override in first else f"{error.override}: "
-        return f"{where}{first}: write KEY=VALUE, and where Hydra would read the value otherwise 'KEY=\"VALUE\"'."
+        return f"{where}{first}: write KEY=VALUE, or 'KEY=\"VALUE\"' for a text with special characters."
     if isinstance(error, ConfigCompositionException):
         return f"{first}{cause}: python -m ecgexp --cfg job shows the known keys."
     return f"{first}{cause}."

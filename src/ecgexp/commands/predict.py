@@ -7,18 +7,20 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from ecgexp.commands.arguments import one_of, place_of_runs
+from ecgexp.datasets.base import Input
+from ecgexp.datasets.ecg.headers import record_path
+from ecgexp.datasets.ecg.records import MILLIVOLTS, Reading, RecordError, read_record
 from ecgexp.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ecgexp.datasets.base import Input
-    from ecgexp.datasets.ecg.records import Reading
-    from ecgexp.tracking.restore import Trained
+from ecgexp.tracking.restore import Trained, load_trained
+from ecgexp.training.batches import evaluation_batch
+from ecgexp.training.inference import run_net
 
 PICTURES = (".png", ".pdf", ".svg")
 DPI = 150
@@ -32,19 +34,13 @@ def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np
     trained : Trained
         The net.
     readings : sequence of Reading
-        Records as `read_record` reads them for this net.
+        Records from `read_record`, read for this net.
 
     Raises
     ------
     UserError
         Where an output of the net is not finite.
     """
-    import numpy as np
-    import torch
-
-    from ecgexp.training.batches import evaluation_batch
-    from ecgexp.training.inference import run_net
-
     scale = _scale(trained.name, trained.contract.signal(trained.name))
     signals = torch.from_numpy(np.stack([reading.signal.T for reading in readings]) * np.float32(scale))
     batches = signals.split(evaluation_batch(signals.device))
@@ -56,8 +52,6 @@ def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np
 
 def _scale(name: str, signal: Input) -> float:
     """Factor that converts records in mV to the unit of a signal; UserError where this is no voltage."""
-    from ecgexp.datasets.ecg.records import MILLIVOLTS
-
     millivolts = MILLIVOLTS.get((signal.unit or "").casefold())
     if millivolts is None:
         raise UserError(
@@ -68,22 +62,18 @@ def _scale(name: str, signal: Input) -> float:
 
 
 def run(values: dict[str, list[str]]) -> int:
-    """Do what ``python -m ecgexp.predict`` asks, and return its exit status; `values` are its arguments by key."""
+    """Run ``python -m ecgexp.predict``, and return its exit status; `values` are its arguments by key."""
     form = one_of(values, "format", ("table", "json"), "table")
     assume = one_of(values, "uncalibrated", ("refuse", "assume"), "refuse") == "assume"
     if "run" not in values:
         raise UserError("The key 'run' is missing: write run=ID, run=FOLDER or run=models:/NAME/VERSION.")
     paths = _record_paths(values.get("record", []))
     plot = _plot_path(values["plot"][0]) if "plot" in values else None
-
-    from ecgexp.datasets.ecg.records import RecordError, read_record
-    from ecgexp.tracking.restore import load_trained
-
     root, uri = place_of_runs(values)
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     trained = load_trained(values["run"][0], root, uri, trusted)
     signal = trained.contract.signal(trained.name)
-    _scale(trained.name, signal)  # refuses a unit before records are read
+    _scale(trained.name, signal)  # refuses a wrong unit before records are read
     readings: dict[Path, Reading] = {}
     problems: dict[Path, str] = {}
     for path in paths:
@@ -122,8 +112,6 @@ def _record_paths(patterns: list[str]) -> list[Path]:
     """Paths of records without extension, each once, whichever of their files is named."""
     if not patterns:
         raise UserError("No record is named: write record=PATH, and further paths after it.")
-    from ecgexp.datasets.ecg.headers import record_path
-
     paths: list[Path] = []
     for pattern in patterns:
         matches = [pattern]
@@ -148,7 +136,7 @@ def _plot_targets(plot: Path, records: list[Path]) -> list[Path]:
     if len(records) == 1:
         return [plot]
     names = [record.name for record in records]
-    if len(set(names)) < len(names):  # of the same name in several folders
+    if len(set(names)) < len(names):  # records in several folders may have the same name
         names = [f"{number}-{name}" for number, name in enumerate(names, 1)]
     return [plot.with_name(f"{plot.stem}-{name}{plot.suffix}") for name in names]
 
@@ -156,8 +144,6 @@ def _plot_targets(plot: Path, records: list[Path]) -> list[Path]:
 def _results(trained: Trained, readings: dict[Path, Reading]) -> list[dict[str, Any]]:
     if not readings:
         return []
-    import torch
-
     rows = torch.from_numpy(predict_records(trained, list(readings.values())))
     results = []
     for (path, reading), row in zip(readings.items(), rows, strict=True):
@@ -186,7 +172,7 @@ def _table(results: list[dict[str, Any]]) -> str:
 
 
 def _draw(target: Path, trained: Trained, result: dict[str, Any], reading: Reading) -> None:
-    from ecgexp.reports.ecg import ecg_figure
+    from ecgexp.reports.ecg import ecg_figure  # not at the top: matplotlib is needed for pictures alone
 
     signal = trained.contract.signal(trained.name)
     ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])

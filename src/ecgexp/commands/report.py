@@ -1,4 +1,4 @@
-"""Read one sweep, or several, from the store, and report them."""
+"""Read one or several sweeps from the store, and report them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,27 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import optuna
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+from numpy.typing import NDArray
 
 from ecgexp.commands.arguments import place_of_runs
+from ecgexp.config.build import build_dataset
 from ecgexp.errors import UserError, summarised
+from ecgexp.reports.comparison import compare_trials
+from ecgexp.reports.findings import Report, merge
+from ecgexp.reports.page import write_report
+from ecgexp.reports.search import read_study
+from ecgexp.reports.statistics import Statistics, read_statistics
+from ecgexp.reports.tables import validation_sets
+from ecgexp.reports.trial import validation_fingerprint
+from ecgexp.saved import check_sum
+from ecgexp.targets import Target
+from ecgexp.tracking.artifacts import artifact_folder, keep_files, read_config, read_json
 from ecgexp.tracking.names import (
     File,
     Kind,
@@ -29,26 +46,16 @@ from ecgexp.tracking.names import (
     split_of,
     where,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    import optuna
-    from mlflow.entities import Run as MlflowRun
-    from numpy.typing import NDArray
-
-    from ecgexp.reports.findings import Report
-    from ecgexp.reports.statistics import Statistics
-    from ecgexp.targets import Target
-    from ecgexp.tracking.store import Store
-    from ecgexp.training.predictions import Predictions
+from ecgexp.tracking.runs import children, find_sweeps, left_out, standing, was_named
+from ecgexp.tracking.store import Store, find_store
+from ecgexp.tracking.target import note_of, target_of
+from ecgexp.tracking.test_access import accesses
+from ecgexp.tracking.trust import check_trusted, own_folders
+from ecgexp.training.predictions import Predictions, read_predictions
 
 
 def run(values: dict[str, list[str]]) -> None:
-    """Do what ``python -m ecgexp.report`` asks; `values` are its arguments by key."""
-    from ecgexp.reports.page import write_report
-    from ecgexp.tracking.runs import find_sweeps
-    from ecgexp.tracking.store import find_store
-
+    """Run ``python -m ecgexp.report``; `values` are its arguments by key."""
     store = find_store(*place_of_runs(values))
     asked = [name.strip() for name in values.get("sweep", [""])[0].split(",") if name.strip()]
     parents = find_sweeps(store, asked)
@@ -59,7 +66,7 @@ def run(values: dict[str, list[str]]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"The folder {out} cannot be made: {error.strerror}. Choose another one with out=FOLDER."
+            f"The folder {out} cannot be created: {error.strerror}. Choose another one with out=FOLDER."
         ) from None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / _file_name(report.name)
@@ -85,14 +92,6 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
     UserError
         Where the sweeps have no trial.
     """
-    from ecgexp.reports.comparison import compare_trials
-    from ecgexp.reports.findings import Report, merge
-    from ecgexp.reports.tables import validation_sets
-    from ecgexp.reports.trial import validation_fingerprint
-    from ecgexp.tracking.runs import children, left_out, standing
-    from ecgexp.tracking.store import Store
-    from ecgexp.tracking.target import target_of
-
     stores = [Store(store.client, store.uri, parent.info.experiment_id, store.root) for parent in parents]
     found = {
         parent.data.tags[Tag.SWEEP]: children(own, parent.info.run_id)
@@ -105,14 +104,14 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
     predictions: dict[str, Predictions] = {}
     data: dict[str, dict[str, Any]] = {}
     missing = []
-    problems: dict[str, None] = {}  # each once, however many trials have it
+    problems: dict[str, None] = {}  # a dict, so that a problem of many trials is reported once
     with tempfile.TemporaryDirectory() as temporary:
         files = _Files(store, {run.info.run_id: run for run in [*parents, *runs]}, Path(temporary))
         for run, row in zip(runs, results.to_dict("records"), strict=True):
             source = row["source_run_id"]
             if row["status"] != Status.FINISHED or row["pruned"] or source in predictions:
                 continue
-            build = target_of(run, trust)  # what is not trusted is no damage: nothing is reported
+            build = target_of(run, trust)  # not within `try`: a package that is not trusted ends the report
             try:
                 read = _read_predictions(files, source, build)
             except UserError as error:
@@ -136,7 +135,7 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
         groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids, trust), sets)
         search = _read_search(files, parents[0])
         statistics = {
-            parent.data.tags[Tag.SWEEP]: kept for parent in parents if (kept := _read_statistics(files, parent))
+            parent.data.tags[Tag.SWEEP]: computed for parent in parents if (computed := _read_statistics(files, parent))
         }
     if problems:
         print("\n".join(problems), file=sys.stderr)
@@ -150,7 +149,7 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
         predictions=predictions,
         missing=missing,
         data=[found for found in data.values() if found],
-        accesses=[{**entry, **_seen(runs_of[entry["run"]], entry.get("place", "test"))} for entry in entries],
+        accesses=[{**entry, **_results_of(runs_of[entry["run"]], entry.get("place", "test"))} for entry in entries],
         histories={},
         search=search,
         statistics=statistics,
@@ -161,10 +160,7 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
 
 
 def _all_accesses(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, Any]]:
-    """Test-set accesses, the earliest first; one that is noted on several sweeps counts once."""
-    from ecgexp.tracking.runs import was_named
-    from ecgexp.tracking.test_access import accesses
-
+    """Test-set accesses, the earliest first. An access that is noted on several sweeps counts once."""
     noted: Counter[str] = Counter()
     for parent in parents:
         # A sweep that was started afresh has lost its name, but its test-set accesses still count.
@@ -175,15 +171,13 @@ def _all_accesses(store: Store, parents: Sequence[MlflowRun]) -> list[dict[str, 
     return sorted((json.loads(text) for text in noted.elements()), key=lambda entry: str(entry["when"]))
 
 
-def _seen(run: MlflowRun, place: str) -> dict[str, Any]:
-    """The result of the last access to these test records with a run."""
-    from ecgexp.tracking.target import note_of
-
+def _results_of(run: MlflowRun, place: str) -> dict[str, Any]:
+    """The results of the last access with a run; `place` names the test records."""
     metrics = {
         split_metric("test", metric_of(key)): value for key, value in run.data.metrics.items() if split_of(key) == place
     }
-    left_out = labels_left_out(split_metric(place, note_of(run).main))
-    return {"metrics": metrics, "left_out": run.data.tags.get(left_out, "")}
+    tag = labels_left_out(split_metric(place, note_of(run).main))
+    return {"metrics": metrics, "left_out": run.data.tags.get(tag, "")}
 
 
 @dataclass(frozen=True)
@@ -194,7 +188,7 @@ class _Files:
     ----------
     store : Store
     runs : mapping of str to MlflowRun
-        Runs that are loaded already. Others are read from the store, which takes 10 ms each.
+        Runs that are loaded already. Other runs are read from the store, in 10 ms each.
     scratch : Path
     """
 
@@ -204,18 +198,13 @@ class _Files:
 
     def find(self, run_id: str, name: str) -> Path | None:
         """Path of a file of a run; None where there is none. Raises UserError where it is damaged."""
-        from mlflow.exceptions import MlflowException
-
-        from ecgexp.saved import check_sum
-        from ecgexp.tracking.artifacts import artifact_folder
-
         try:
             local = artifact_folder(self.store, self.runs.get(run_id) or self.store.client.get_run(run_id))
             if local is None:
                 local = self.scratch / run_id
                 for wanted in (File.CHECKSUMS, name) if not local.is_dir() else (name,):
                     local.mkdir(exist_ok=True)
-                    with suppress(MlflowException, OSError):  # earlier runs have no sums
+                    with suppress(MlflowException, OSError):  # runs of earlier versions have no checksums
                         self.store.client.download_artifacts(run_id, wanted, str(local))
         except (MlflowException, OSError, UserError):
             return None
@@ -224,26 +213,20 @@ class _Files:
 
 
 def _read_predictions(files: _Files, run_id: str, build: Callable[[Sequence[str]], Target]) -> Predictions | None:
-    from ecgexp.training.predictions import read_predictions
-
     path = files.find(run_id, predictions_file("val"))
     return None if path is None else read_predictions(path, build)
 
 
 def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
-    from ecgexp.reports.search import read_study as read_search
-
     try:
         path = files.find(parent.info.run_id, File.STUDY) if Tag.SEARCH in parent.data.tags else None
-        return None if path is None else read_search(path)
+        return None if path is None else read_study(path)
     except UserError as error:
         print(error, file=sys.stderr)
         return None
 
 
 def _read_statistics(files: _Files, parent: MlflowRun) -> Statistics | None:
-    from ecgexp.reports.statistics import read_statistics
-
     try:
         path = files.find(parent.info.run_id, File.STATISTICS)
         return None if path is None else read_statistics(path)
@@ -253,8 +236,6 @@ def _read_statistics(files: _Files, parent: MlflowRun) -> Statistics | None:
 
 
 def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
-    from ecgexp.tracking.artifacts import read_json
-
     try:
         path = files.find(run_id, File.DATA)
         return {} if path is None else read_json(path)
@@ -264,13 +245,7 @@ def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
 
 
 def _patients(files: _Files, run_id: str, ids: NDArray[np.str_], trust: Sequence[str]) -> NDArray[np.str_] | None:
-    """Patients of records, read from the dataset; None where this is not on this machine."""
-    import numpy as np
-
-    from ecgexp.config.build import build_dataset
-    from ecgexp.tracking.artifacts import read_config
-    from ecgexp.tracking.trust import check_trusted, own_folders
-
+    """Patients of records, read from the dataset; None where the dataset is not on this machine."""
     try:
         path = files.find(run_id, File.CONFIG)
         if path is None:
@@ -281,21 +256,21 @@ def _patients(files: _Files, run_id: str, ids: NDArray[np.str_], trust: Sequence
         split = build_dataset(own_folders(cfg)).load("val")
     except UserError:
         return None
-    known = dict(zip(split.ids.tolist(), split.patients.tolist(), strict=True))
-    return np.array([known[one] for one in ids]) if all(one in known for one in ids) else None
+    patients = dict(zip(split.ids.tolist(), split.patients.tolist(), strict=True))
+    return np.array([patients[one] for one in ids]) if all(one in patients for one in ids) else None
 
 
 def _history(store: Store, run_id: str, metric: str) -> list[dict[str, float]]:
     """Loss and one more metric of each epoch."""
     epochs: dict[int, dict[str, float]] = {}
-    for name in dict.fromkeys(split_metric(split, what) for what in ("loss", metric) for split in ("train", "val")):
+    for name in dict.fromkeys(split_metric(split, one) for one in ("loss", metric) for split in ("train", "val")):
         for point in store.client.get_metric_history(run_id, name):
             epochs.setdefault(point.step, {})[name] = point.value
     return [epochs[step] for step in sorted(epochs)]
 
 
 def _put(report: Path, folder: Path) -> None:
-    """Copy a report into a folder, and remove the files of an earlier report that the new one does not have."""
+    """Copy a report into a folder, and remove files of an earlier report that the new report does not have."""
     earlier = _listed(folder)
     shutil.copytree(report, folder, dirs_exist_ok=True)
     _remove_earlier(folder, earlier)
@@ -315,14 +290,10 @@ def _remove_earlier(folder: Path, earlier: set[str]) -> None:
 
 
 def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
-    """Put the files into the run of the sweep."""
-    from mlflow.exceptions import MlflowException
-
-    from ecgexp.tracking.artifacts import artifact_folder, keep_files
-
+    """Log the files to the run of the sweep."""
     place = report_folder(folder.name)
     local = None
-    with suppress(UserError):  # nothing was put into this run before
+    with suppress(UserError):  # where no file was logged to this run before
         local = artifact_folder(store, parent)
     try:
         earlier = _listed(local and local / place)
@@ -330,4 +301,4 @@ def _keep(store: Store, parent: MlflowRun, folder: Path) -> None:
         if local is not None:
             _remove_earlier(local / place, earlier)
     except (MlflowException, OSError, UserError) as error:
-        print(f"The report could not be put into run {parent.info.run_id}: {summarised(error)}", file=sys.stderr)
+        print(f"The report could not be logged to run {parent.info.run_id}: {summarised(error)}", file=sys.stderr)
