@@ -1,1 +1,1 @@
-"""How fast ecgexp is beside what people use today: one command per question, see the README."""
+"""How fast ecgexp is, compared with what people use today: one command for each question, see the README."""

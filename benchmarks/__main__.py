@@ -16,15 +16,15 @@ if torch.cuda.is_available():
 
 
 def main() -> None:
-    """Run them; one that fails stops no other."""
+    """Run them. Where one fails, the others still run."""
     argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__).parse_args()
     failed = []
     for command in COMMANDS:
         print(f"\n## {command}\n", flush=True)
-        words = [sys.executable, "-m", *f"benchmarks.{command}".split()]
-        # what is said of a CPU is measured on it
+        arguments = [sys.executable, "-m", *f"benchmarks.{command}".split()]
+        # figures of a CPU are measured without a GPU
         hidden = {} if command.startswith("gpu") else {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-        if subprocess.run(words, cwd=Path(__file__).parents[1], env={**os.environ, **hidden}).returncode:
+        if subprocess.run(arguments, cwd=Path(__file__).parents[1], env={**os.environ, **hidden}).returncode:
             failed.append(command)
     if failed:
         sys.exit(f"Benchmarks that failed: {', '.join(failed)}.")

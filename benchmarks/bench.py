@@ -1,4 +1,4 @@
-"""Figures of a benchmark: measured in turn with a peer, printed, written and drawn."""
+"""Figures of a benchmark: measured in turn with a peer, printed, written and drawn as a picture."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ SELECTING = ("nets", "precisions", "batch_sizes", "keras_python")  # arguments t
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure; `bench`, `figure` and the first word of `peer_name` tell it from others.
+    """One measured figure, identified by `bench`, `figure` and the first word of `peer_name`.
 
     Attributes
     ----------
     bench, figure : str
-        Which benchmark, and what was measured in it.
+        The benchmark, and what it measured.
     ours : float
-        What ecgexp takes or does.
+        The value of ecgexp.
     peer : float, optional
-        What the peer takes or does; None where there is none, or it could not run.
+        The value of the peer. None where there is no peer, or where it could not run.
     peer_name : str
         The peer and its version.
     ratio : float, optional
         How many times better ecgexp is: above 1 is faster or smaller than the peer.
     unit : str
-        Of `ours` and `peer`.
+        Unit of `ours` and `peer`.
     target : str
-        What was aimed at.
+        The target, as a text.
     device, commit : str
-        Where, and of which commit.
+        Where the figure was measured, and with which commit.
     """
 
     bench: str
@@ -86,7 +86,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def alternate(runs: int, *functions: Callable[[], Any]) -> list[list[Any]]:
-    """Call the functions in turn, `runs` times each, and return what each of them said."""
+    """Call the functions in turn, `runs` times each, and return the results of each."""
     found: list[list[Any]] = [[] for _ in functions]
     for _ in range(runs):
         for values, function in zip(found, functions, strict=True):
@@ -115,8 +115,8 @@ def processor() -> str:
 def commit() -> str:
     """Short hash of the commit that was checked out when this process began, with a + where files differ from it."""
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    def git(*given: str) -> str:
+        return subprocess.run(["git", *given], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
 
     dirty = "+" if git("status", "--porcelain", "--untracked-files=no", "--", "../src", "../conf", "*.py") else ""
     return git("rev-parse", "--short", "HEAD") + dirty
@@ -131,7 +131,7 @@ def package(name: str) -> str:
 
 
 def finish(figures: Sequence[Figure]) -> None:
-    """Print the table, and put the figures into today's file of this machine and their picture beside it."""
+    """Print the table, and write the figures to today's file of this machine, with their picture beside it."""
     print(table(figures))
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{platform.node() or 'host'}-{date.today().isoformat()}.json"
@@ -141,7 +141,7 @@ def finish(figures: Sequence[Figure]) -> None:
     kept = [f for f in earlier if (f["bench"], f["figure"], f["peer_name"].split(" ")[0]) not in replaced]
     part = path.with_suffix(".part")
     part.write_text(json.dumps(kept + mine, indent=1) + "\n")
-    part.replace(path)  # an interrupt must not cost what is there
+    part.replace(path)  # an interrupt must not destroy earlier figures
     draw([Figure(**f) for f in kept + mine], path.with_suffix(".png"))
     print(f"\nWritten to {path} and {path.with_suffix('.png').name}.\n", flush=True)
 
@@ -183,15 +183,15 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
 
 
 def stoppable(main: Callable[[], None]) -> None:
-    """Call `main`, and end with a sentence where it is interrupted."""
+    """Call `main`. Where it is interrupted, end with one sentence."""
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit(f"\nStopped. What was finished before is in {RESULTS}; a part that was not begins anew.")
+        sys.exit(f"\nStopped. Finished parts are in {RESULTS}; an unfinished part starts anew.")
 
 
 def parser(description: str | None, runs: int) -> argparse.ArgumentParser:
-    """Arguments that all benchmarks take."""
+    """The arguments of all benchmarks."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--runs", type=positive, default=runs, help=f"runs of which the median counts (default {runs})")
     found.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="threads of each library")
@@ -199,7 +199,7 @@ def parser(description: str | None, runs: int) -> argparse.ArgumentParser:
 
 
 def parse(found: argparse.ArgumentParser) -> argparse.Namespace:
-    """What is asked for; what measures otherwise than by default is a try-out."""
+    """The arguments. Where one that changes figures is not the default, this is a try-out."""
     arguments = found.parse_args()
     if any(value != found.get_default(name) for name, value in vars(arguments).items() if name not in SELECTING):
         try_out()
@@ -207,20 +207,20 @@ def parse(found: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def try_out() -> None:
-    """Keep the figures of this process apart from those that are published, whose names they have."""
+    """Keep the figures of this process apart from published figures, which have the same names."""
     global RESULTS
     RESULTS /= "tryouts"
 
 
-def positive(word: str) -> int:
+def positive(text: str) -> int:
     """An argument that is a whole number of at least 1."""
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 1")
-    return int(word)
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
-def program(word: str) -> str:
+def program(name: str) -> str:
     """An argument that is a program of this machine."""
-    if shutil.which(word) is None:
-        raise argparse.ArgumentTypeError(f"there is no program {word}")
-    return word
+    if shutil.which(name) is None:
+        raise argparse.ArgumentTypeError(f"there is no program {name}")
+    return name

@@ -1,4 +1,4 @@
-"""The real command line, run in a folder of its own, and what it left in the store there."""
+"""Runs the real command line in a folder of its own, and reads the store there."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from ecgexp.tracking.store import open_store
 ROOT = Path(__file__).parents[1]
 
 
-def command(folder: Path, *words: str) -> float:
+def command(folder: Path, *arguments: str) -> float:
     """Seconds of `python -m ecgexp` in a folder."""
-    return seconds(lambda: python(folder, "-m", "ecgexp", *words))
+    return seconds(lambda: python(folder, "-m", "ecgexp", *arguments))
 
 
-def measured(folder: Path, *words: str) -> tuple[float, float]:
-    """Seconds of `python -m ecgexp`, and GB that the largest of its processes had."""
+def measured(folder: Path, *arguments: str) -> tuple[float, float]:
+    """Seconds of `python -m ecgexp`, and GB of the largest of its processes."""
     code = (
         "import resource, subprocess, sys, time\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from benchmarks.racer import gigabytes\n"
         "begun = time.perf_counter()\n"
-        f"done = subprocess.run([sys.executable, '-m', 'ecgexp', *{words!r}], stdout=subprocess.DEVNULL)\n"
+        f"done = subprocess.run([sys.executable, '-m', 'ecgexp', *{arguments!r}], stdout=subprocess.DEVNULL)\n"
         "print(time.perf_counter() - begun, gigabytes(resource.RUSAGE_CHILDREN))\n"
         "sys.exit(done.returncode)"
     )
@@ -46,16 +46,16 @@ def measured(folder: Path, *words: str) -> tuple[float, float]:
     return float(took), float(largest)
 
 
-def together(folder: Path, *words: str) -> float:
-    """GB that all processes of `python -m ecgexp` had at once, what they share counted once, as seen twice a second."""
+def together(folder: Path, *arguments: str) -> float:
+    """Largest GB of all processes of `python -m ecgexp` together, sampled twice a second; shared memory counts once."""
     most = 0.0
-    quietly = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with psutil.Popen([sys.executable, "-m", "ecgexp", *words], cwd=folder, **quietly) as process:
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with psutil.Popen([sys.executable, "-m", "ecgexp", *arguments], cwd=folder, **silent) as process:
         while process.poll() is None:
             most = max(most, sum(map(_gigabytes, [process, *process.children(recursive=True)])))
             time.sleep(0.5)
     if process.returncode:
-        raise SystemExit(f"python -m ecgexp {' '.join(words)[:200]} failed.")
+        raise SystemExit(f"python -m ecgexp {' '.join(arguments)[:200]} failed.")
     return most
 
 
@@ -66,21 +66,21 @@ def _gigabytes(process: psutil.Process) -> float:
         return 0.0
 
 
-def python(folder: Path, *words: str) -> str:
-    """What Python prints in a folder."""
-    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+def python(folder: Path, *arguments: str) -> str:
+    """The output of Python in a folder."""
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"python {' '.join(words)[:200]} failed:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"python {' '.join(arguments)[:200]} failed:\n{done.stderr[-2000:]}")
     return done.stdout
 
 
 def imports(folder: Path) -> float:
-    """Seconds that Python takes for the packages alone."""
+    """Seconds that Python takes to import the packages alone."""
     return seconds(lambda: python(folder, "-c", "import torch, pytorch_lightning, mlflow, mlflow.pytorch"))
 
 
 def composition(folder: Path) -> float:
-    """Seconds that Hydra takes to compose one configuration, in a process that did so before."""
+    """Seconds that Hydra takes to compose one configuration, in a process that has composed one before."""
     code = (
         "import time; from hydra import compose, initialize_config_dir as at\n"
         "from ecgexp.config.resolvers import register_resolvers; register_resolvers()\n"
@@ -102,7 +102,7 @@ def report(folder: Path) -> float:
 
 @dataclass(frozen=True)
 class Trial:
-    """A single trial: seconds of the command, those before its first step and of its one epoch, and GB."""
+    """A single trial: seconds of the command, until its first step, and of its one epoch; and GB."""
 
     whole: float
     until_first_step: float
@@ -110,10 +110,10 @@ class Trial:
     gigabytes: float
 
 
-def trial(folder: Path, *words: str) -> Trial:
-    """Run one, whether or not there has been the same before."""
+def trial(folder: Path, *arguments: str) -> Trial:
+    """Run a single trial, also where the store has an equal one."""
     begun = time.time()
-    whole, gigabytes = measured(folder, *words, "resume=false")
+    whole, gigabytes = measured(folder, *arguments, "resume=false")
     store = open_store_of(folder)
     (run,) = store.client.search_runs([store.experiment_id], max_results=1)
     first = store.client.get_metric_history(run.info.run_id, "epoch_seconds")[0]
@@ -122,7 +122,7 @@ def trial(folder: Path, *words: str) -> Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What the store says of a sweep: seconds to its first trial, from trial to trial, of all, and of all training."""
+    """Seconds of a sweep, from the store: until its first trial, between trials, of all trials, and of all training."""
 
     before: float
     steps: list[float]
@@ -146,7 +146,7 @@ def sweep_of(folder: Path) -> Sweep:
 
 
 def open_store_of(folder: Path) -> Any:
-    """The local store that commands in a folder made."""
+    """The local store of the commands that ran in a folder."""
     from omegaconf import OmegaConf
 
     tracking = OmegaConf.load(CONF / "tracking" / "local.yaml")
@@ -155,7 +155,7 @@ def open_store_of(folder: Path) -> Any:
 
 
 def listings(folder: Path, *numbers: int) -> list[float]:
-    """Seconds in which MLflow's server answers what its page of runs asks for, by number of runs; medians of three."""
+    """Seconds that MLflow's server takes to list runs, as its page does, for numbers of runs; medians of three."""
     asked = {
         "experiment_ids": [open_store_of(folder).experiment_id],
         "order_by": ["attributes.start_time DESC"],
@@ -175,13 +175,13 @@ def listings(folder: Path, *numbers: int) -> list[float]:
 
 @contextmanager
 def _server(folder: Path) -> Iterator[str]:
-    """What `make ui` starts, with one worker, on a free port."""
+    """The server that `make ui` starts, with one worker, on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    words = ["ui", "--backend-store-uri", f"sqlite:///{folder}/mlruns/mlflow.db", "--workers", "1"]
+    arguments = ["ui", "--backend-store-uri", f"sqlite:///{folder}/mlruns/mlflow.db", "--workers", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--port", port],
+        [sys.executable, "-m", "mlflow", *arguments, "--host", "127.0.0.1", "--port", port],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

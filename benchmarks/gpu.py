@@ -1,20 +1,20 @@
-"""Training on a GPU: beside plain PyTorch and Keras on JAX, as whole trials, and as a projection of the 90 trials.
+"""Training on a GPU: compared with plain PyTorch and Keras on JAX, as whole trials, and projected to the 90 trials.
 
-Three steps, which leave their figures in benchmarks/results. The first may be split by net, precision and batch size
-into calls of less than ten minutes, the second by net and by trials at once; the last runs nothing, it computes from
-what they left:
+There are three steps, which write their figures to benchmarks/results. The first may be split by net, precision and
+batch size into calls of less than ten minutes, the second by net and by number of trials at the same time. The last
+only computes from the figures of the others:
 
     python -m benchmarks.gpu train --nets ribeiro --precisions bf16
     python -m benchmarks.gpu trials --nets ribeiro
     python -m benchmarks.gpu project
 
-Keras runs on JAX: pip install keras 'jax[cuda13]'. A machine without network gets its packages as wheels, and all
-of this in calls of less than ten minutes, from benchmarks/gpu.sh. To try it out where there is no GPU:
+Keras runs on JAX: pip install keras 'jax[cuda13]'. On a machine without network, benchmarks/gpu.sh installs the
+packages from wheels, and runs all steps in calls of less than ten minutes. To try it out where there is no GPU:
 
     python -m benchmarks.gpu train --device cpu --records 64 --batch-sizes 16 --runs 1
     python -m benchmarks.gpu trials --device cpu --records 64 --batch-sizes 16 --at-once 1 --epochs 1
 
-The 90 trials themselves, on generated records; stopped, the same command goes on:
+The 90 trials themselves, on generated records; after an interruption the same command resumes:
 
     python -m ecgexp -m experiment=leandro2023 dataset=synthetic dataset.records=21799 precision=bf16-mixed \
         trainer=gpu hydra/launcher=joblib hydra.launcher.n_jobs=4 sweep.name=gpu
@@ -41,20 +41,20 @@ from benchmarks.bench import Figure, figure, finish, median, package, positive, 
 from benchmarks.commands import command, open_store_of
 from benchmarks.train import DTYPES, NETS, flops, matrix_rate, speeds, take_turns, write_records
 
-STEPS = 256  # of an epoch that is timed, or fewer where the records do not suffice
+STEPS = 256  # of a timed epoch; fewer where there are not enough records
 PRECISIONS = {"fp32": "32", "bf16": "bf16-mixed"}
 SIZES, TRIALS_OF_EACH = (16, 32, 64, 128, 256), 9  # of leandro2023, for each net
 FULL = 21_799  # records of PTB-XL
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    arguments = parse(words)
+    arguments = parse(given)
     arguments.run(arguments)
 
 
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """What is asked for, with the step that does it as `run`."""
+def parse(given: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; `run` is the function of the step."""
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = found.add_subparsers(required=True)
     shared = argparse.ArgumentParser(add_help=False)
@@ -82,11 +82,11 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     step.add_argument("--epochs", type=positive, default=40, help="that a trial is assumed to take (default 40)")
     step.set_defaults(run=project)
 
-    return found.parse_args(words)
+    return found.parse_args(given)
 
 
 def train(arguments: Any) -> None:
-    """Samples per second of training and evaluation; the contestants take turns, an epoch each."""
+    """Samples per second of training and evaluation. The contestants take turns, an epoch each."""
     device = _use(arguments.device)
     torch.backends.cuda.matmul.allow_tf32 = True  # for the limit in fp32: convolutions may use it, ours and the peers'
     threads = torch.get_num_threads()
@@ -96,17 +96,17 @@ def train(arguments: Any) -> None:
         for net, precision, size in product(arguments.nets, arguments.precisions, arguments.batch_sizes):
             settings = {"folder": folder, "net": net, "batch_size": size, "precision": precision, "compile": True}
             settings |= {"threads": threads, "records": min(arguments.records, STEPS * size)}
-            # written after each, so that a call that is cut off leaves what it has
+            # written after each, so that an interrupted call keeps its finished figures
             finish(race(settings, arguments, rates[precision], device))
 
 
 def race(settings: dict[str, Any], arguments: Any, rate: float, device: str) -> list[Figure]:
     """Figures of one net at one batch size and precision."""
-    # JAX would take three quarters of the GPU's memory for itself
+    # by default JAX reserves three quarters of the GPU's memory
     jax = {"KERAS_BACKEND": "jax", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}
     here: tuple[str, dict[str, str]] = (sys.executable, {})
-    who = {"ours": here, "plain": here, "keras": (arguments.keras_python, jax), "uncompiled": here}
-    times = take_turns(settings, who, 1 + arguments.runs, warm_up=0)
+    peers = {"ours": here, "plain": here, "keras": (arguments.keras_python, jax), "uncompiled": here}
+    times = take_turns(settings, peers, 1 + arguments.runs, warm_up=0)
     if len(times["ours"]) < 2:
         raise SystemExit("Training failed: BENCH_VERBOSE=1 in the environment shows why.")
     records, size, precision = settings["records"], settings["batch_size"], settings["precision"]
@@ -137,29 +137,29 @@ def race(settings: dict[str, Any], arguments: Any, rate: float, device: str) -> 
 
 
 def keras_of(python: str) -> str:
-    """Keras and JAX of a Python, with their versions."""
+    """Names and versions of Keras and JAX in a Python."""
     code = "from importlib.metadata import version; print('keras', version('keras'), 'on jax', version('jax'))"
     return subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip() or "keras"
 
 
 def trials(arguments: Any) -> None:
-    """Trials through the command line, alone and beside others, and what each of their epochs took."""
+    """Trials through the command line, alone and several at the same time, and the times of their epochs."""
     device = _use(arguments.device)
-    words = [f"dataset.records={arguments.records}"]
+    overrides = [f"dataset.records={arguments.records}"]
     sizes = sorted(arguments.batch_sizes)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        command(folder, *words, "model=constant", "max_epochs=1", "trainer=cpu")  # generates and caches the records
-        words += [f"precision={PRECISIONS[arguments.precision]}", f"max_epochs={arguments.epochs}"]
-        words += [f"trainer={'gpu' if arguments.device == 'cuda' else 'cpu'}", "compile=true"]
-        words += [f"batch_size={','.join(map(str, sizes))}"]
+        command(folder, *overrides, "model=constant", "max_epochs=1", "trainer=cpu")  # generates and caches the records
+        overrides += [f"precision={PRECISIONS[arguments.precision]}", f"max_epochs={arguments.epochs}"]
+        overrides += [f"trainer={'gpu' if arguments.device == 'cuda' else 'cpu'}", "compile=true"]
+        overrides += [f"batch_size={','.join(map(str, sizes))}"]
         for net, together in product(arguments.nets, arguments.at_once):
             root = folder / f"{net}-{together}"
             rates = ",".join(f"{0.001 + 1e-5 * number:.5f}" for number in range(together))
             more = [f"model={net}", f"lr={rates}", f"tracking.root={root}"]
             if together > 1:
                 more += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={together}"]
-            command(folder, "-m", *words, *more)
+            command(folder, "-m", *overrides, *more)
             figures = []
             for size in sizes:
                 for what, seconds in costs(root, size).items():
@@ -172,7 +172,7 @@ EPOCH, FIRST, REST = "an epoch", "first epoch beyond another", "beside its epoch
 
 
 def costs(root: Path, size: int) -> dict[str, float]:
-    """Seconds of an epoch, of the first one beyond that, and of a trial beside its epochs: medians over trials."""
+    """Seconds of an epoch, further seconds of the first epoch, and seconds of a trial beside its epochs; medians."""
     store = open_store_of(root)
     epochs, firsts, rests = [], [], []
     for run in store.client.search_runs([store.experiment_id], f"tags.kind = 'trial' and params.batch_size = '{size}'"):
@@ -185,12 +185,12 @@ def costs(root: Path, size: int) -> dict[str, float]:
 
 
 def cost(what: str, net: str, precision: str, size: int, together: int, records: int) -> str:
-    """Name of a figure, by which it is found again."""
+    """Name of a figure, by which `project` finds it."""
     return f"trial of {net} {precision} batch {size} on {records:,} records, {together} at once, {what}"
 
 
 def project(arguments: Any) -> None:
-    """The 90 trials of Leandro et al. 2023, from what ones measured on the latest device took."""
+    """The time of the 90 trials of Leandro et al. 2023, computed from the trials measured on the latest device."""
     paths = sorted(bench.RESULTS.glob("*.json"), key=lambda path: path.stat().st_mtime)
     trials = [
         found
@@ -224,18 +224,18 @@ def project(arguments: Any) -> None:
 
 
 FORMULA = """\
-Projected, not measured: the {trials} trials of each net at each batch size ({sizes}) take, divided by the number of
-trials at once,
-    what a trial takes beside its epochs + the first epoch's surplus + {epochs} (assumed) times an epoch,
-and each net once the surplus of a process's very first epoch, in which it is compiled. Batch sizes that were not
-measured are interpolated in the number of steps of an epoch. The start of the sweep is left out.
+Projected, not measured. Each of the {trials} trials of each net at each batch size ({sizes}) takes
+    the time of a trial beside its epochs + the further time of its first epoch + {epochs} (assumed) epochs.
+The sum is divided by the number of trials at the same time. Each net adds once the further time of a process's very
+first epoch, in which the net is compiled. Batch sizes that were not measured are interpolated by the number of steps
+of an epoch. The start of the sweep is not included.
 """
 
 
 def projected(
     epoch: dict[int, float], first: dict[int, float], rest: dict[int, float], epochs: int, together: int
 ) -> float:
-    """Seconds of all trials of a net; arguments by batch size."""
+    """Seconds of all trials of a net; the first three arguments are by batch size."""
     smallest, *others = sorted(first)  # the sweep begins with the smallest, where a process compiles
     warm_up = median([first[size] for size in others]) if others else 0.0
 
@@ -248,13 +248,13 @@ def projected(
 
 
 def _use(device: str) -> str:
-    """Name of the device, of which this process and those that it starts see no other."""
+    """Name of the device. This process and those that it starts see no other one."""
     if device == "cpu":
         bench.try_out()
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
         return processor()
     if not torch.cuda.is_available():
-        raise SystemExit("torch sees no GPU here: --device cpu tries the benchmark out.")
+        raise SystemExit("torch sees no GPU here. To try the benchmark out, use --device cpu.")
     return torch.cuda.get_device_name()
 
 

@@ -1,6 +1,6 @@
-"""The adapted nets as one writes them in Keras 3, from the papers; layers bear the names of ours.
+"""The adapted nets, written in Keras 3 from the papers. Layers have the names of ours.
 
-The tests compare our nets with these, and the benchmarks race them.
+The tests compare our nets with these nets, and the benchmarks compare their speed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The multi-label confusion matrix beside the public package, and the bootstrap of a whole study."""
+"""The multi-label confusion matrix, compared with the public package, and the bootstrap of a whole study."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
 
 def matrices(runs: int) -> list[Figure]:
     """One matrix of many records."""
-    # the public package is of a time when NumPy had these
+    # the public package needs names that NumPy has removed
     np.int, np.float = int, float  # type: ignore[attr-defined]  # noqa: NPY001
     from mlcm import mlcm as published
 
@@ -43,7 +43,7 @@ def matrices(runs: int) -> list[Figure]:
 
 
 def metrics(runs: int) -> Figure:
-    """All metrics of an epoch at full size."""
+    """All metrics of an epoch with as many records as PTB-XL."""
     probabilities, targets = _outputs(17_000, 5)
     names = tuple("abcde")
     (ours,) = alternate(runs, lambda: per_call(lambda: classification_metrics(probabilities, targets, names, 0.5)))
@@ -68,13 +68,13 @@ def _scorer(probabilities: np.ndarray, targets: np.ndarray) -> Scorer:
 
 
 def per_call(function: Callable[[], object]) -> float:
-    """Seconds of one call among so many that they take 0.2 s."""
+    """Seconds of one call: the mean over calls that take at least 0.2 s together."""
     calls, took = Timer(function).autorange()
     return took / calls
 
 
 def _outputs(records: int, labels: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities that know something of their targets."""
+    """Targets, and probabilities that are correlated with them."""
     generator = torch.Generator().manual_seed(0)
     targets = torch.rand(records, labels, generator=generator) < (0.3 if labels < 10 else 0.04)
     noise = torch.randn(records, labels, generator=torch.Generator().manual_seed(seed + 1))

@@ -1,4 +1,4 @@
-"""The adapted nets as one writes them in plain PyTorch: Conv1d, BatchNorm1d, Dropout, no thought of speed."""
+"""The adapted nets in plain PyTorch: Conv1d, BatchNorm1d and Dropout, without any optimization for speed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ecgexp.models import layers
 
 
 class Conv(nn.Module):
-    """Pads, and convolves with the filters of one of our layers."""
+    """Padding, then a convolution with the filters of one of our layers."""
 
     def __init__(self, ours: layers.SameConv) -> None:
         super().__init__()
@@ -21,10 +21,10 @@ class Conv(nn.Module):
 
 
 def plain(net: nn.Module) -> nn.Module:
-    """The same net, its layers replaced in place by PyTorch's own."""
+    """The same net. Its layers are replaced in place by PyTorch's own."""
     for name, child in net.named_children():
         match child:
-            case layers.DecimatedConv():  # as in the papers' code: all outputs, of which every other one is kept
+            case layers.DecimatedConv():  # as in the papers' code: compute all outputs, then keep every second one
                 full = layers.SameConv(child.in_channels, child.out_channels, child.kernel_size[0])
                 full.load_state_dict(child.state_dict())
                 setattr(net, name, nn.Sequential(Conv(full), nn.MaxPool1d(1, child.stride[0])))

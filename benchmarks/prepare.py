@@ -1,4 +1,4 @@
-"""A dataset of full size: generated, read into the cache, opened again, beside wfdb in a loop and plain bytes."""
+"""A dataset of full size: generated, read into the cache and opened again; compared with wfdb and plain reading."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def measure(folder: Path, records: int, runs: int) -> list[Figure]:
-    """Figures of passes over new files, which the system still holds in memory."""
+    """Figures of passes over new files, which the system still has in its file cache."""
     import wfdb
 
     def dataset() -> Synthetic:
@@ -51,7 +51,7 @@ def measure(folder: Path, records: int, runs: int) -> list[Figure]:
     times = alternate(
         runs,
         lambda: seconds(lambda: [file.with_suffix(".dat").read_bytes() for file in files]),
-        # the loop that people write
+        # the usual loop
         lambda: seconds(lambda: np.array([wfdb.rdsamp(str(file.with_suffix("")))[0] for file in files])),
         prepare,
         lambda: seconds(lambda: dataset().load("train")),

@@ -1,6 +1,6 @@
-"""One contestant of `benchmarks.train`, in a process of its own: an epoch each time a line comes in.
+"""One contestant of `benchmarks.train`, in a process of its own. Each line on its standard input starts an epoch.
 
-After each epoch it prints a line of JSON: seconds of training, of evaluation, and of all until the next epoch.
+After each epoch it prints a line of JSON: seconds of training, of evaluation, and of everything until the next epoch.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CLASSES = 5
 
 
 def main() -> None:
-    """Load the records, and race."""
+    """Load the records, and train."""
     settings = json.loads(sys.argv[1])
     folder = Path(settings["folder"])
     signals = np.load(folder / "signals.npy")[: settings.get("records")]
     targets = np.load(folder / "targets.npy")[: settings.get("records")]
-    # what a library prints must not come between the lines that are read
+    # output of a library must not mix with the lines of JSON
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with contextlib.suppress(EOFError):
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _gate(out: Any, times: dict[str, float] | None) -> None:
-    """Say what the last epoch took, and wait until the next one may begin."""
+    """Print the times of the last epoch, and wait until the next one may begin."""
     if times is not None:
         print(json.dumps({**times, "gigabytes": gigabytes(resource.RUSAGE_SELF)}), file=out, flush=True)
     if not sys.stdin.readline():
@@ -46,7 +46,7 @@ def _gate(out: Any, times: dict[str, float] | None) -> None:
 
 
 def gigabytes(whose: int) -> float:
-    """Largest resident size so far of this process, or of those that it waited for."""
+    """Largest resident size so far of this process, or of its ended child processes, in GB."""
     return resource.getrusage(whose).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
 
 
@@ -58,9 +58,9 @@ def ours(
     callbacks: Sequence[Any] = (),
     logged: Callable[[], object] = lambda: None,
 ) -> None:
-    """What a trial of ecgexp does in an epoch, without checkpoints and tracking unless given.
+    """An epoch of a trial of ecgexp; checkpoints and tracking only where they are given.
 
-    `logged` waits until an epoch has been logged, which a thread of its own does.
+    `logged` waits until an epoch has been logged by the thread that does so.
     """
     import pytorch_lightning as pl
     import torch
@@ -142,9 +142,9 @@ def ours(
 
 
 def tracked(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
-    """All that a trial of ecgexp does in an epoch: checkpoints, MLflow and the machine's own metrics too.
+    """A whole epoch of a trial of ecgexp, with checkpoints, MLflow and system metrics.
 
-    Before each an epoch of the bare loop runs: of two processes of the same program one is up to 6 % faster for life.
+    An epoch of the bare loop runs before each, in the same process: two processes of one program differ by up to 6 %.
     """
     from benchmarks.commands import open_store_of
     from ecgexp.tracking.run import EpochLog, Run
@@ -161,7 +161,7 @@ def tracked(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, 
     class Watched(Run):
         def log_entries(self, entries: Sequence[Any]) -> None:
             super().log_entries(entries)
-            if any(entry.key == "epoch_seconds" for entry in entries):  # the machine's own metrics come in between
+            if any(entry.key == "epoch_seconds" for entry in entries):  # system metrics come in between
                 epochs.release()
 
     with (
@@ -172,7 +172,7 @@ def tracked(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, 
 
 
 def _bare(settings: dict[str, Any], arrays: Arrays) -> Iterator[float]:
-    """Seconds of each epoch, training and evaluation, of a net of ours with nothing around it."""
+    """Seconds of each epoch, training and evaluation, of a bare loop over one of our nets."""
     import torch
 
     from ecgexp.fast import speed_up
@@ -199,7 +199,7 @@ def _bare(settings: dict[str, Any], arrays: Arrays) -> Iterator[float]:
 
 
 def plain(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
-    """A loop by hand over a DataLoader."""
+    """A hand-written loop over a DataLoader."""
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -234,7 +234,7 @@ def plain(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, fl
 
 
 def keras(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
-    """Keras on the backend that KERAS_BACKEND names: `model.fit`, with `tf.data` where that is TensorFlow."""
+    """Keras on the backend that KERAS_BACKEND names: `model.fit`, with `tf.data` on TensorFlow."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
@@ -287,7 +287,7 @@ def _net(settings: dict[str, Any]) -> Any:
 
 
 def uncompiled(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:
-    """Ours, each kernel started by Python."""
+    """Ours, without compiling: Python starts each kernel."""
     ours({**settings, "compile": False}, arrays, gate)
 
 

@@ -1,8 +1,8 @@
-"""Searches side by side: at random, ecgexp's TPE with and without pruning, and Ray Tune with HyperOpt and ASHA.
+"""Compares searches: random, ecgexp's TPE with and without pruning, and Ray Tune with HyperOpt and ASHA.
 
-All train the same net on the same generated ECGs, one trial at a time on one thread, for at most so many epochs, and
-search the same space. What counts is the best value, AUROC at the best validation loss, against the epochs trained.
-The budget is 40 whole trials: TPE draws the first 10 at random, and models the space for the other 30.
+All search the same space and train the same net on the same generated ECGs, one trial at a time on one thread, with
+the same budget of epochs. They are compared by the best value so far (AUROC at the best validation loss) over the
+epochs trained. The budget is 40 whole trials: TPE draws the first 10 at random, and models the space for the other 30.
 Needs the extra 'bench'.
 """
 
@@ -36,14 +36,14 @@ ASHA = ["hydra/sweeper/pruner=asha", "monitor=val/auroc_macro"]
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search did.
+    """The result of a search.
 
     Attributes
     ----------
     curve : float array, (epochs,)
         Best value so far after each epoch that any trial trained.
     trials : int
-        How many there were.
+        Number of trials.
     overhead : float
         Seconds per trial beside its epochs.
     """
@@ -62,7 +62,7 @@ def main() -> None:
     found.add_argument("--width", type=positive, default=8, help="of the net")
     arguments = parse(found)
     if missing := [name for name in ("ray", "hyperopt") if find_spec(name) is None]:
-        sys.exit(f"{' and '.join(missing)} cannot be compared with: pip install 'ecgexp[bench]'.")
+        sys.exit(f"The peer {' and '.join(missing)} is not installed: run pip install 'ecgexp[bench]'.")
     common = [
         f"dataset.records={arguments.records}", "model=ribeiro", f"model.width={arguments.width}", "trainer=cpu",
         "trainer.threads=1", f"max_epochs={arguments.max_epochs}", "early_stopping.patience=null",
@@ -87,12 +87,12 @@ def main() -> None:
     finish(compare(results, arguments.epochs))
 
 
-def ours(folder: Path, common: Sequence[str], seed: int, trials: int, how: Sequence[str]) -> Searched:
+def ours(folder: Path, common: Sequence[str], seed: int, trials: int, further: Sequence[str]) -> Searched:
     """Search with ecgexp's command line."""
     name = f"{len(list((folder / 'mlruns').glob('sweeps/*')))}"
     sweep = [
         *SPACE,
-        *how,
+        *further,
         f"hydra.sweeper.seed={seed}",
         f"hydra.sweeper.n_trials={trials}",
         f"sweep.name=s{name}",
@@ -155,14 +155,14 @@ def ray_tune(folder: Path, common: Sequence[str], seed: int, trials: int, max_ep
     return Searched(curve(histories), len(frames), (wall - trained) / len(frames))
 
 
-def compose(folder: Path, words: Sequence[str]) -> str:
+def compose(folder: Path, overrides: Sequence[str]) -> str:
     """The configuration of a trial, as YAML."""
     data = (f"cache_dir={folder}/data/cache", f"dataset.root={folder}/data/synthetic")
-    return python(folder, "-m", "ecgexp", *words, *data, "--cfg", "job")
+    return python(folder, "-m", "ecgexp", *overrides, *data, "--cfg", "job")
 
 
 def train(config: str, chosen: Mapping[str, Any], report: Callable[[dict[str, float]], None]) -> None:
-    """What is trained in Ray's process: a trial's own training, without our tracking."""
+    """Train a trial in Ray's process, as ecgexp does, but without our tracking."""
     import torch
     from omegaconf import OmegaConf
 
@@ -202,7 +202,7 @@ def curve(histories: Sequence[Sequence[Mapping[str, float]]]) -> NDArray[np.floa
 
 
 def compare(results: Mapping[str, Sequence[Searched]], epochs: int) -> list[Figure]:
-    """Best values at parts of the budget, and what a trial costs beside its epochs."""
+    """Best values at parts of the budget, and the time of a trial beside its epochs."""
     peer = f"Ray Tune, {package('ray')}, {package('hyperopt')}"
     figures = []
     for name in [name for name in results if name != "Ray Tune"]:
@@ -216,7 +216,7 @@ def compare(results: Mapping[str, Sequence[Searched]], epochs: int) -> list[Figu
 
 
 def draw(results: Mapping[str, Sequence[Searched]], epochs: int, path: Path) -> None:
-    """Best value against epochs trained: the median of the seeds, and their range."""
+    """Draw the best value over the epochs trained: the median of the seeds, and their range."""
     from matplotlib.figure import Figure as Drawing
 
     drawing = Drawing(figsize=(7, 4), layout="constrained")

@@ -1,6 +1,6 @@
-"""Samples per second of training and of evaluation, beside Keras, plain PyTorch and the limit of the machine.
+"""Samples per second of training and of evaluation, compared with Keras, plain PyTorch and the limit of the machine.
 
-Each contestant has a process of its own; they take turns, an epoch each, on the same records.
+Each contestant has a process of its own. They take turns, an epoch each, on the same records.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     found.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS)
     found.add_argument("--batch-sizes", nargs="+", type=positive, default=[16, 64, 256])
     found.add_argument("--precisions", nargs="+", default=list(DTYPES), choices=DTYPES)
-    help_ = "different records in an epoch, if that is two batches at least (default 256)"
+    help_ = "different records in an epoch; at least two batches are used (default 256)"
     found.add_argument("--records", type=positive, default=256, help=help_)
     found.add_argument(
         "--keras",
@@ -58,7 +58,7 @@ def main() -> None:
     found.add_argument("--keras-python", type=program, default=sys.executable, help="Python that has Keras")
     found.add_argument("--xla", action="store_true", help="compile the peer's step with XLA")
     arguments = parse(found)
-    print("How fast this machine multiplies matrices ...", flush=True)
+    print("Measuring matrix products on this machine ...", flush=True)
     rates = {name: matrix_rate(DTYPES[name], arguments.threads) for name in arguments.precisions}
     with tempfile.TemporaryDirectory() as folder:
         write_records(Path(folder), max(arguments.records, 2 * max(arguments.batch_sizes)))
@@ -80,7 +80,7 @@ def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
     names["reference"] = "fast=false"
     print(f"{settings['net']} {settings['precision']} batch {settings['batch_size']} ...", flush=True)
     times = take_turns(settings, peers, arguments.runs)
-    # some processes of TensorFlow train at a third of their speed from start to end: the faster of two counts
+    # some processes of TensorFlow train at a third of the usual speed from start to end, so the faster of two counts
     times["keras"] = max(times["keras"], times.pop("keras again"), key=lambda found: _rate(found, "train"))
     records, key = settings["records"], f"{settings['net']} {settings['precision']} batch {settings['batch_size']}"
     device, speed = processor(), speeds(times, records)
@@ -106,7 +106,7 @@ def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
 
 
 def speeds(times: dict[str, list[dict[str, float]]], records: int) -> dict[str, dict[str, float]]:
-    """Samples per second of training and of evaluation, for each contestant that got as far."""
+    """Samples per second of training and of evaluation, for each contestant that finished an epoch."""
     return {
         peer: {what: records * _rate(found, what) for what in ("train", "evaluate")}
         for peer, found in times.items()
@@ -115,23 +115,23 @@ def speeds(times: dict[str, list[dict[str, float]]], records: int) -> dict[str, 
 
 
 def _rate(found: list[dict[str, float]], what: str) -> float:
-    """Epochs per second; 0 of one that got none."""
+    """Epochs per second; 0 where no epoch was finished."""
     return 1 / median([times[what] for times in found]) if found else 0.0
 
 
 def take_turns(
     settings: dict[str, Any], peers: dict[str, tuple[str, dict[str, str]]], runs: int, warm_up: int = 1
 ) -> dict[str, list[dict[str, float]]]:
-    """Times of each contestant's epochs, without those to warm up; none of one that fails."""
+    """Times of each contestant's epochs, without warm-up epochs. A contestant that fails has none."""
     times: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
     with ExitStack() as stack:
         epochs = {
-            peer: stack.enter_context(contestant({**settings, "peer": peer.split()[0]}, *how))
-            for peer, how in peers.items()
+            peer: stack.enter_context(contestant({**settings, "peer": peer.split()[0]}, *where))
+            for peer, where in peers.items()
         }
         for run in range(warm_up + runs):
             turn = list(epochs.items())
-            for peer, epoch in turn if run % 2 else reversed(turn):  # so that nobody always follows the same one
+            for peer, epoch in turn if run % 2 else reversed(turn):  # so that none always follows the same one
                 found = epoch()
                 if found is not None and run >= warm_up:
                     times[peer].append(found)
@@ -142,7 +142,7 @@ def take_turns(
 def contestant(
     settings: dict[str, Any], python: str, environment: dict[str, str]
 ) -> Iterator[Callable[[], dict[str, float] | None]]:
-    """A process that trains an epoch at each call, and says what it took; None once it has failed."""
+    """A process that trains an epoch at each call, and returns its times; None after it has failed."""
     threads = {"OMP_NUM_THREADS": str(settings["threads"])}
     process = subprocess.Popen(
         [python, "-m", "benchmarks.racer", json.dumps(settings)],
@@ -158,7 +158,7 @@ def contestant(
     stdin, stdout = process.stdin, process.stdout
 
     def epoch() -> dict[str, float] | None:
-        # each line in begins an epoch; the times of one come when the next would begin
+        # each line written starts an epoch; the times of an epoch come when the next one could start
         if process.poll() is not None:
             return None
         try:
@@ -177,7 +177,7 @@ def contestant(
 
 
 def write_records(folder: Path, records: int) -> None:
-    """Noise with a label in it: what a step costs does not depend on what it sees, only on there being much of it."""
+    """Write noise with a signal for one label. The time of a step depends only on the number of records."""
     rng = np.random.default_rng(0)
     targets = (rng.random((records, 5)) < 0.3).astype(np.float32)
     signals = rng.normal(0, 0.3, (records, 1000, 12)).astype(np.float32)
@@ -194,14 +194,14 @@ def flops(net: str) -> float:
 
 
 def matrix_rate(dtype: torch.dtype, threads: int) -> float:
-    """Operations per second of the fastest of several libraries' matrix products."""
+    """Operations per second of the fastest matrix product of several libraries."""
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = 8192 if device == "cuda" else 2048
     a = torch.rand(size, size, device=device, dtype=dtype)
     rates = [2 * size**3 / _least(lambda: a @ a)]
     if device == "cpu":
-        # PyTorch's convolutions are oneDNN's, whose products may be of another library than that above
+        # PyTorch's convolutions are those of oneDNN, which may use another library for matrix products
         image, filters = torch.rand(4, 512, 1, 1024, dtype=dtype), torch.rand(512, 512, 1, 3, dtype=dtype)
         image, filters = (t.contiguous(memory_format=torch.channels_last) for t in (image, filters))
         rates.append(2 * 4 * 1022 * 512 * 512 * 3 / _least(lambda: torch.conv2d(image, filters)))

@@ -1,6 +1,6 @@
-"""What a trial costs beside its training: start-up, tracking, Lightning, and how that grows.
+"""The time of a trial beside its training: start-up, tracking and Lightning, and how it grows.
 
-Trials run through the real command line, on a net that takes no time to train.
+Trials run through the real command line, on a net that trains in almost no time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.commands import (
 from benchmarks.train import take_turns, write_records
 from ecgexp.datasets import Synthetic
 
-PTBXL = 17_418  # records that the papers train on
+PTBXL = 17_418  # records in folds 1 to 8 of PTB-XL
 TINY = ["model=linear", "max_epochs=1", "dataset.records=200", "trainer=cpu", "trainer.threads=1"]
 
 
@@ -40,7 +40,7 @@ def main() -> None:
         "--trials", nargs="+", type=positive, default=[10, 90, 1000], help="sizes of sweeps of tiny trials"
     )
     found.add_argument("--records", nargs="+", type=positive, default=[1000, 5000, 21_799], help="sizes of datasets")
-    help_ = "records of an epoch of which shares are taken (default 2,048)"
+    help_ = "records of the epoch whose shares are measured (default 2,048)"
     found.add_argument("--epoch", type=positive, default=2048, help=help_)
     arguments = parse(found)
     parts: list[Callable[[Path], list[Figure]]] = [
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def start(folder: Path, runs: int) -> list[Figure]:
-    """From the command to its end, for the help, a configuration and one tiny trial."""
+    """Seconds of whole commands: the help, a configuration and one tiny trial."""
     command(folder, *TINY)  # makes the records
     help_, config, bare = alternate(
         runs,
@@ -79,7 +79,7 @@ def start(folder: Path, runs: int) -> list[Figure]:
 
 
 def shares(folder: Path, runs: int, threads: int, records: int) -> list[Figure]:
-    """What Lightning and metrics, and then checkpoints and MLflow, add to an epoch of a bare loop over the same net."""
+    """Time that Lightning and metrics, and then checkpoints and MLflow, add to an epoch of a bare loop over a net."""
     figures = []
     write_records(folder, records)
     for net, size, target in (
@@ -90,7 +90,7 @@ def shares(folder: Path, runs: int, threads: int, records: int) -> list[Figure]:
         ("linear", 16, ""),
     ):
         settings = {"folder": str(folder), "net": net, "batch_size": size, "precision": "fp32"}
-        # PTB-XL has an eighth as many records to validate on as to train on
+        # PTB-XL has one validation record for eight training records
         settings |= {"threads": threads, "compile": False, "validation": max(1, records // 8)}
         times = take_turns(settings, {"tracked": (sys.executable, {})}, runs)["tracked"]
         if net == "linear":
@@ -103,7 +103,7 @@ def shares(folder: Path, runs: int, threads: int, records: int) -> list[Figure]:
         for name, share, aim in (
             (f"Lightning and metrics, {records:,} records", step, ""),
             (f"Lightning, metrics, checkpoints and tracking, {records:,} records", whole, target),
-            # what ends an epoch does not grow with it
+            # the work at the end of an epoch does not grow with the epoch
             (f"the same, {PTBXL:,} records, computed", step + (whole - step) * records / PTBXL, target),
         ):
             figures.append(
@@ -115,19 +115,19 @@ def shares(folder: Path, runs: int, threads: int, records: int) -> list[Figure]:
 def side_by_side(
     folder: Path, runs: int, records: int = 400, precisions: Sequence[str] = ("32", "bf16-mixed")
 ) -> list[Figure]:
-    """Four trials: two processes of one thread beside one process of two."""
-    four, words = "lr=0.001,0.002,0.003,0.004", ["model=ribeiro", "max_epochs=2", "trainer=cpu"]
+    """Four trials: two processes with one thread each, compared with one process with two threads."""
+    four, common = "lr=0.001,0.002,0.003,0.004", ["model=ribeiro", "max_epochs=2", "trainer=cpu"]
     ways = {
         "two": [four, "trainer.threads=1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
         "one": [four, "trainer.threads=2"],
-        "alone": ["lr=0.001,0.002", "trainer.threads=1"],  # what each of two would do if none disturbed the other
+        "alone": ["lr=0.001,0.002", "trainer.threads=1"],  # each of two processes, if neither slowed the other
     }
     command(folder, *TINY, f"dataset.records={records}")
 
     def swept(precision: str, way: list[str]) -> Sweep:
-        store = Path(tempfile.mkdtemp(dir=folder))  # never the same: MLflow keeps a deleted database open
+        store = Path(tempfile.mkdtemp(dir=folder))  # always a new one, as MLflow keeps a deleted database open
         where = [f"dataset.records={records}", f"tracking.root={store}"]
-        command(folder, "-m", *words, f"precision={precision}", *way, *where)
+        command(folder, "-m", *common, f"precision={precision}", *way, *where)
         found = sweep_of(store)
         shutil.rmtree(store)
         return found
@@ -148,14 +148,14 @@ def side_by_side(
 
 
 def jobs(folder: Path, trials: int = 40, numbers: Sequence[int] = (1, 2, 4)) -> list[Figure]:
-    """What a tiny trial costs, and the memory of all processes, where several run at once."""
+    """The time of a tiny trial, and the memory of all processes, where several run at the same time."""
     figures = []
     command(folder, *TINY)  # makes the records
     for number in numbers:
         store = folder / f"jobs{number}"
         at_once = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={number}"] if number > 1 else []
         gigabytes = together(folder, "-m", *TINY, rates(trials), f"tracking.root={store}", *at_once)
-        # without the first two of each process, in which it imports
+        # without the first two of each process, which include its imports
         step, name = fmean(sweep_of(store).steps[2 * number :]), f"{trials} tiny trials, {number} at once"
         figures += [
             figure("trial", f"{name}: per trial", step, unit="s"),
@@ -165,13 +165,13 @@ def jobs(folder: Path, trials: int = 40, numbers: Sequence[int] = (1, 2, 4)) -> 
 
 
 def datasets(folder: Path, runs: int, sizes: list[int]) -> list[Figure]:
-    """Loading a dataset that is cached, what a command takes beside its one epoch, and memory, by its size."""
+    """Loading a cached dataset, the time of a command beside its one epoch, and memory, by size of the dataset."""
     figures = []
     for size in sizes:
-        words, name = [*TINY, f"dataset.records={size}"], f"{size:,} cached records"
-        command(folder, *words)
+        overrides, name = [*TINY, f"dataset.records={size}"], f"{size:,} cached records"
+        command(folder, *overrides)
         loaded, trials = alternate(
-            runs, partial(seconds, partial(_load, folder, size)), lambda w=words: trial(folder, *w)
+            runs, partial(seconds, partial(_load, folder, size)), lambda w=overrides: trial(folder, *w)
         )
         figures += [
             figure("trial", f"{name}: loaded", median(loaded), unit="s", target="1 s"),
@@ -192,17 +192,17 @@ def _load(folder: Path, size: int) -> None:
 
 
 def memory(folder: Path, runs: int, records: int = 1000) -> list[Figure]:
-    """Of a whole trial through the command line."""
-    words = ["batch_size=64", "max_epochs=1", f"dataset.records={records}", "trainer=cpu"]
+    """Memory of a whole trial through the command line."""
+    overrides = ["batch_size=64", "max_epochs=1", f"dataset.records={records}", "trainer=cpu"]
     figures = []
     for net, target in (("ribeiro", "1.5 GB"), ("rajpurkar", "2.2 GB")):
-        largest = median([trial(folder, f"model={net}", *words).gigabytes for _ in range(runs)])
+        largest = median([trial(folder, f"model={net}", *overrides).gigabytes for _ in range(runs)])
         figures.append(figure("trial", f"memory of a trial of {net}, batch 64", largest, unit="GB", target=target))
     return figures
 
 
 def sweep(folder: Path, size: int) -> list[Figure]:
-    """Seconds per trial of a sweep, its memory, and what listing and reporting them takes."""
+    """Seconds per trial of a sweep, its memory, and the time of listing and reporting its trials."""
     place = folder / f"sweep{size}"
     place.mkdir()
     command(place, *TINY, "lr=0.5")  # records and imports
@@ -227,7 +227,7 @@ def sweep(folder: Path, size: int) -> list[Figure]:
 
 
 def rates(number: int) -> str:
-    """An override with as many learning rates."""
+    """An override with so many learning rates."""
     return "lr=" + ",".join(str(round(1e-5 * (i + 1), 6)) for i in range(number))
 
 
