@@ -150,11 +150,11 @@ def test_a_training_puts_no_file_to_where_a_copied_store_says(copied, elsewhere,
     address, received = elsewhere
     say_artifacts_are_at(copied, place.format(address))
     tracking = SimpleNamespace(root=str(copied.folder), uri=None, experiment="ecgexp", patience=0.0)
-    with pytest.raises(UserError, match=r"outside of that folder: choose another tracking\.experiment"):
+    with pytest.raises(UserError, match=r"outside that folder: choose another tracking\.experiment"):
         open_store(tracking)
     tracking.experiment = "another"
     store = open_store(tracking)
-    with pytest.raises(UserError, match="outside of that folder"):
+    with pytest.raises(UserError, match="outside that folder"):
         Run(store, "one that is continued", {}, continues=store.client.get_run(copied.run_id))
     with Run(store, "a new one", {}) as run, run.artifacts() as folder:
         (folder / "file").write_text("here")

@@ -1,1 +1,1 @@
-"""Runs in MLflow."""
+"""Runs in MLflow: names, store, files, trained models and test-set access."""

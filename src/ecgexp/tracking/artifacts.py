@@ -1,4 +1,4 @@
-"""The files of a run: where they are, and reading them without running what stands in them."""
+"""The files of a run: their place, and reading them without running code from them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from ecgexp.tracking.store import Store, is_own, place_inside
 
 @contextmanager
 def run_folder(store: Store, run_id: str) -> Iterator[Path]:
-    """Folder with the config, weights and data description of a run: where they lie, or a copy for the time.
+    """Folder with the config, weights and data description of a run: the original, or a temporary copy.
 
     Raises
     ------
     UserError
-        Where the artifacts are not where the store says.
+        If the artifacts are not in the place that the store names.
     """
     local = artifact_folder(store, store.client.get_run(run_id))
     if local is not None:
@@ -39,9 +39,9 @@ def run_folder(store: Store, run_id: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            there = {entry.path for entry in store.client.list_artifacts(run_id)}
+            present = {entry.path for entry in store.client.list_artifacts(run_id)}
             for name in (File.CHECKSUMS, File.CONFIG, File.WEIGHTS, File.DATA, File.TRAINED_ON):
-                if name in there:
+                if name in present:
                     store.client.download_artifacts(run_id, name, folder)
         except (MlflowException, OSError) as error:
             raise UserError(f"The artifacts of run {run_id} cannot be read: {summarised(error)}") from error
@@ -49,16 +49,15 @@ def run_folder(store: Store, run_id: str) -> Iterator[Path]:
 
 
 def artifact_folder(store: Store, run: MlflowRun) -> Path | None:
-    """Where the artifacts of a run lie on this machine; None where a server keeps them.
+    """Folder of a run's artifacts on this machine; None if a server keeps them.
 
-    They are looked for in the ``mlruns/`` that the store was found in, which may have been copied or moved, and
-    then where the store says. A store that is a file may come from a stranger: what it says of places outside of its
-    folder is not followed.
+    It is searched first in the ``mlruns/`` of the store, which may have been copied or moved, then in the place that
+    the store names. A store in a file may come from a stranger, so a place outside its folder is not used.
 
     Raises
     ------
     UserError
-        Where it is in neither place.
+        If it is in neither place.
     """
     folders = _local_folders(store, run)
     if folders is None:
@@ -71,12 +70,12 @@ def artifact_folder(store: Store, run: MlflowRun) -> Path | None:
 
 
 def keep_files(store: Store, run: MlflowRun, source: Path, place: str) -> str:
-    """Put the files of a folder among the artifacts of a run, over earlier ones of the same name.
+    """Copy the files of a folder to the artifacts of a run; earlier files of the same name are replaced.
 
     Parameters
     ----------
     store : Store
-        Where the run is kept.
+        Store of the run.
     run : MlflowRun
         The run.
     source : Path
@@ -87,12 +86,12 @@ def keep_files(store: Store, run: MlflowRun, source: Path, place: str) -> str:
     Returns
     -------
     str
-        Where they are, for people.
+        Their new place, for messages.
 
     Raises
     ------
     UserError
-        Where a link would lead a file out of the run's folder.
+        If a link would lead a file out of the run's folder.
     """
     folders = _local_folders(store, run)
     if folders is None:
@@ -115,18 +114,18 @@ def read_config(path: Path) -> DictConfig:
     Raises
     ------
     UserError
-        Where it is missing or no configuration of a trial.
+        If it is missing, or is not the configuration of a trial.
     """
     if not path.is_file():
-        raise UserError(f"There is no {path}: it is no finished run or not all of it was copied.")
+        raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
     check_sum(path)
     try:
         cfg = OmegaConf.load(path)
-        text = OmegaConf.to_yaml(cfg, resolve=False)  # as loaded: YAML has other ways to write the same
-    except Exception as error:  # OmegaConf meets odd YAML with whatever it happens to raise
+        text = OmegaConf.to_yaml(cfg, resolve=False)  # in one form: YAML has several ways to write the same text
+    except Exception as error:  # OmegaConf may raise any error for unusual YAML
         raise UserError(f"{path} cannot be read: {summarised(error)}.") from error
     if "${" in text:  # a run logs its configuration resolved
-        raise UserError(f"{path} holds an interpolation '${{...}}', which no run writes: it was tampered with.")
+        raise UserError(f"{path} contains an interpolation '${{...}}', which no run writes: the file was changed.")
     if not isinstance(cfg, DictConfig) or not isinstance(cfg.get("model"), DictConfig):
         raise UserError(f"{path} is not the configuration of a trial: it names no model.")
     if not isinstance(cfg.get("target"), DictConfig) and not isinstance(cfg.get("threshold"), float | int):
@@ -138,7 +137,7 @@ def read_config(path: Path) -> DictConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a run has noted in a file; UserError where it is missing or damaged."""
+    """Content of a JSON file of a run; UserError if it is missing or damaged."""
     if not path.is_file():
         raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
     check_sum(path)
@@ -147,25 +146,25 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}.") from error
     if not isinstance(data, dict):
-        raise UserError(f"{path} is damaged: it holds no object.")
+        raise UserError(f"{path} is damaged: it contains no object.")
     return data
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Weights of a net by name; UserError where they are missing or damaged, or something other than tensors."""
+    """Weights of a net by name; UserError if the file is missing or damaged, or contains other things than tensors."""
     if not path.is_file():
         raise UserError(f"There is no {path}: the run did not finish or not all of it was copied.")
     check_sum(path)
     state = load_tensors(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds something other than weights.")
+        raise UserError(f"{path} contains something other than weights.")
     return state
 
 
 def _local_folders(store: Store, run: MlflowRun) -> list[Path] | None:
-    """Folders that may hold the artifacts of a run, the likeliest first; None where a server keeps them."""
+    """Folders in which the artifacts of a run may be, the most likely first; None if a server keeps them."""
     moved = store.root / "artifacts" / run.info.run_id / "artifacts"
-    if not is_own(store):  # a server or a database that the user named
+    if not is_own(store):  # a server, or a database that the user named
         location = urlparse(run.info.artifact_uri)
         return [Path(unquote(location.path)), moved] if location.scheme in ("", "file") else None
     named = [place_inside(store, place) for place in (moved.as_uri(), run.info.artifact_uri)]

@@ -15,12 +15,12 @@ from typing import Any
 import ecgexp
 from ecgexp.saved import sha256
 
-# Named by nearly every configuration: a table says where these changed, and no trial is trained again for it.
+# Nearly every configuration names these. Tables show where their versions differ; no trial is trained again for it.
 _KNOWN = ("ecgexp", "torch")
 
 
 def targets(component: Any) -> Iterator[Any]:
-    """Each ``_target_`` in a resolved configuration, at any depth: names of classes and functions, unless it is odd."""
+    """Each ``_target_`` in a resolved configuration, at any depth: in general the name of a class or function."""
     if isinstance(component, Mapping):
         for key, value in component.items():
             if key == "_target_":
@@ -33,24 +33,25 @@ def targets(component: Any) -> Iterator[Any]:
 
 
 def own_code(config: Mapping[str, Any]) -> str:
-    """Hash of the source of every class that a configuration names outside of this package and of torch.
+    """Hash of the source of every class and function that a configuration names, except those of ecgexp and torch.
 
-    Of a class in a file of the user's own it is the module's file, and each file of the same folder of packages that
-    it imports, directly or through others, by a statement or by a name that stands in the source. Of an installed
-    package it is the list of files and sums that its installer wrote. Files that the configuration names for its net
-    and what trains it (weights to begin with, say) count with their contents.
+    For a user's own module, the hash covers its file and each file below the same root folder that the module imports,
+    directly or indirectly, by a statement or by a literal name. For an installed package, it covers the list of files
+    and hashes that the installer wrote. It also covers the contents of files that the configuration names for the net
+    or its training, such as initial weights.
 
     Parameters
     ----------
     config : mapping
-        Resolved configuration; what it names can be imported.
+        Resolved configuration, whose classes can be imported.
 
     Returns
     -------
     str
-        12 hexadecimal digits; empty where nothing is named.
+        12 hexadecimal digits; empty if the configuration names no such class.
     """
-    config = {group: component for group, component in config.items() if group != "statistics"}  # train nothing
+    # Statistics have no part in a training.
+    config = {group: component for group, component in config.items() if group != "statistics"}
     named = {*targets(config), *_located(config)}
     modules = sorted({module for target in named if (module := _module_of(str(target))) is not None})
     parts = [f"{module} {_source(module)}" for module in modules]
@@ -59,7 +60,7 @@ def own_code(config: Mapping[str, Any]) -> str:
 
 
 def _located(component: Any) -> Iterator[str]:
-    """What Hydra's own functions, such as ``hydra.utils.get_class``, are told to import."""
+    """Names that Hydra's own functions, such as ``hydra.utils.get_class``, import."""
     if isinstance(component, Mapping):
         if str(component.get("_target_")).startswith("hydra.utils.get_"):
             yield str(component.get("path"))
@@ -71,7 +72,7 @@ def _located(component: Any) -> Iterator[str]:
 
 
 def _files_in(config: Mapping[str, Any]) -> Iterator[str]:
-    """Files that a configuration names for its net and what trains it; its dataset has a fingerprint."""
+    """Files that a configuration names for its net and its training; its dataset has a fingerprint."""
     for group in ("model", "loss", "optimizer", "scheduler", "trainer"):
         yield from (text for text in _texts(config.get(group)) if _is_file(text))
 
@@ -89,13 +90,13 @@ def _texts(component: Any) -> Iterator[str]:
 def _is_file(text: str) -> bool:
     try:
         return Path(text).expanduser().is_file()
-    except (OSError, ValueError):  # too long, or no path at all
+    except (OSError, ValueError):  # too long, or not a path
         return False
 
 
 def _stamp(file: str) -> tuple[int, int, int]:
-    found = Path(file).expanduser().stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    stat = Path(file).expanduser().stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 @cache
@@ -105,13 +106,13 @@ def _content(file: str, *stamp: int) -> str:
 
 @cache
 def package() -> str:
-    """Version of this package and a sum of its source, such as ``0.1.0+1f3a9c20``."""
+    """Version of this package and a hash of its source, such as ``0.1.0+1f3a9c20``."""
     folder = Path(ecgexp.__file__).parent
     return f"{ecgexp.__version__}+{_hash_files(folder, sorted(folder.rglob('*.py')))[:8]}"
 
 
 def _module_of(target: str) -> str | None:
-    """Module that holds a target; None of a known package."""
+    """Module of a target; None if it belongs to a known package."""
     if target.partition(".")[0] in (*_KNOWN, *sys.stdlib_module_names):
         return None
     parts = target.split(".")
@@ -120,21 +121,21 @@ def _module_of(target: str) -> str | None:
         try:
             if find_spec(name) is not None:
                 return name
-        except (ImportError, ValueError):  # what stands before the last dot is no package
+        except (ImportError, ValueError):  # the part before the last dot is no package
             continue
     return None
 
 
-@cache  # what this process has imported stays as it was, whatever becomes of the files
+@cache  # a module that this process has imported stays the same, even if its file changes
 def _source(module: str) -> str:
     spec = find_spec(module)
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return "built in"
-    path = Path(spec.origin).absolute()  # of a link: it is from where it lies that others are imported
-    # Listing what is installed takes half a second, and what a user edits is seldom there.
+    path = Path(spec.origin).absolute()  # not resolved: a link imports other modules from its own folder
+    # A list of installed packages takes half a second, and a user's own files are seldom among them.
     if "site-packages" in path.parts and (installed := _installed(module.partition(".")[0])) is not None:
         return installed
-    # The folder that is on the path of imports: one up for each package, and for the file itself.
+    # The folder on the import path: one level up for the file, and one for each package.
     depth = module.count(".") + (path.name == "__init__.py")
     root = path.parents[depth]
     return _hash_files(root, _files(root, path))
@@ -142,7 +143,7 @@ def _source(module: str) -> str:
 
 @cache
 def _installed(package: str) -> str | None:
-    """Sum of what an installer put there; None of a package that is used from where it is edited."""
+    """Hash of the installer's list of files; None for an editable installation."""
     for name in metadata.packages_distributions().get(package, ()):
         distribution = metadata.distribution(name)
         record = distribution.read_text("RECORD") or ""
@@ -155,7 +156,7 @@ def _installed(package: str) -> str | None:
 
 
 def _files(root: Path, first: Path) -> list[Path]:
-    """A file of a package, and those below `root` that it imports, directly or through others, sorted."""
+    """A file, and the files below `root` that it imports, directly or indirectly; sorted."""
     found: set[Path] = set()
     waiting = [first]
     while waiting:
@@ -163,17 +164,17 @@ def _files(root: Path, first: Path) -> list[Path]:
         if path in found:
             continue
         found.add(path)
-        inside = path.relative_to(root).parts[:-1]
-        # Importing a module runs the __init__.py of each package around it.
-        names = [inside[:end] for end in range(1, len(inside) + 1)]
-        names += _imports(path, inside)
+        folders = path.relative_to(root).parts[:-1]
+        # The import of a module runs the __init__.py of each package that contains it.
+        names = [folders[:end] for end in range(1, len(folders) + 1)]
+        names += _imports(path, folders)
         for name in names:
             waiting += [candidate for candidate in _candidates(root, name) if candidate.is_file()]
     return sorted(found)
 
 
 def _imports(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """What a file imports, as parts of absolute names; a name that is imported from a module may be a module too."""
+    """Imports of a file, as parts of absolute names; a name that is imported from a module may itself be a module."""
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except SyntaxError:  # it cannot have been imported
@@ -194,7 +195,7 @@ def _imports(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def _imported_by_name(call: ast.Call) -> str:
-    """Module that a call of ``import_module`` or the like imports, where its name stands there; else empty."""
+    """Module that a call such as ``import_module("name")`` imports; empty if the name is not a literal."""
     function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if function not in ("import_module", "__import__", "resolve_name") or not call.args:
         return ""
@@ -203,7 +204,7 @@ def _imported_by_name(call: ast.Call) -> str:
 
 
 def _candidates(root: Path, name: tuple[str, ...]) -> Iterator[Path]:
-    """Files that importing a name would read."""
+    """Files that the import of a name would read."""
     for end in range(1, len(name) + 1):
         place = root.joinpath(*name[:end])
         yield place.with_name(f"{place.name}.py")

@@ -1,4 +1,7 @@
-"""What a trained net takes and says: kept beside its weights, and bound to them so that neither changes alone."""
+"""The contract of a trained net: its inputs, labels and target.
+
+It is saved beside the weights, which hold its digest, so that a change of only one of the two is detected.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,21 @@ from ecgexp.datasets.base import SIGNAL, Dataset, Input
 from ecgexp.errors import UserError
 
 BUFFER = "contract"
-"""Buffer of a network that holds the digest of its contract: it is saved with the weights and exported with them."""
+"""Buffer of a network with the digest of its contract; it is saved and exported together with the weights."""
 
 _NORMALIZED_OVER = {"scalar": ("lead", "time"), "per_lead": ("time",)}
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What a trained net takes and says.
+    """The inputs, labels and target of a trained net.
 
     Attributes
     ----------
     inputs : tuple of Input
-        What a record consists of; how a dataset stores it in memory is no part of it.
+        Inputs of a record; the order of axes in memory does not belong to the contract.
     labels : tuple of str
-        What is predicted, in the order of the outputs.
+        Labels in the order of the outputs.
     target : mapping
         Component of the config group ``target``: the class, and parameters such as the threshold.
     """
@@ -51,12 +54,12 @@ class Contract:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Contract:
-        """What `to_json` gave; further keys are left alone.
+        """The contract from the result of `to_json`; other keys are ignored.
 
         Raises
         ------
         KeyError, TypeError, ValueError, AttributeError
-            Where it is no such thing.
+            If `data` has another form.
         """
         if not data["inputs"]:
             raise ValueError("no inputs")
@@ -68,12 +71,12 @@ class Contract:
 
     @classmethod
     def from_earlier(cls, data: Mapping[str, Any], target: Mapping[str, Any], normalize: str = "none") -> Contract:
-        """The contract of a run of an earlier version, which knew signals alone.
+        """The contract of a run of an earlier version, whose only input is a signal.
 
         Parameters
         ----------
         data : mapping
-            What the run noted: ``labels``, ``leads``, ``sampling_rate``, ``samples`` and later ``unit``.
+            Content of the run's data.json: ``labels``, ``leads``, ``sampling_rate``, ``samples`` and perhaps ``unit``.
         target : mapping
             Component of its target.
         normalize : str
@@ -82,7 +85,7 @@ class Contract:
         Raises
         ------
         KeyError, TypeError, ValueError
-            Where it did not note them.
+            If one of these is missing.
         """
         leads = tuple(map(str, data["leads"]))
         signal = Input(
@@ -112,37 +115,37 @@ class Contract:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).digest()
 
     def bind(self, network: nn.Module) -> None:
-        """Keep the digest with the weights of a network."""
+        """Store the digest in the weights of a network."""
         network.register_buffer(BUFFER, torch.frombuffer(bytearray(self.digest), dtype=torch.uint8))
 
     def is_bound(self, digest: Tensor | None) -> bool:
-        """Whether a digest that is kept with weights is that of this contract."""
+        """Whether a digest from stored weights is that of this contract."""
         return digest is not None and digest.dtype == torch.uint8 and bytes(digest.tolist()) == self.digest
 
     def signal(self, name: str) -> Input:
-        """The signal that the net `name` takes.
+        """The signal that the net takes; `name` names the net in the error.
 
         Raises
         ------
         UserError
-            Where it takes something else, or more.
+            If it takes another input, or several.
         """
         first = self.inputs[0]
         if len(self.inputs) > 1 or first.axes != ("lead", "time") or "lead" not in first.coordinates or not first.rate:
             what = ", ".join(f"{one.name} ({', '.join(one.axes)})" for one in self.inputs)
             raise UserError(
-                f"The net of {name} takes {what}, and records are read as one signal (lead, time): "
-                "python -m ecgexp.evaluate uses it on its own data set."
+                f"The net of {name} takes {what}, but records are read as one signal (lead, time): "
+                "python -m ecgexp.evaluate uses the net on its own data set."
             )
         return first
 
     def check_data(self, dataset: Dataset) -> None:
-        """Refuse a dataset whose records are not what the net takes, or whose labels are not what it says.
+        """Refuse a dataset whose inputs or labels differ from those of the net.
 
         Raises
         ------
         UserError
-            With the first difference.
+            For the first difference.
         """
         if dataset.label_names != self.labels:
             raise UserError(
@@ -164,7 +167,7 @@ class Contract:
 
 
 def _input(data: dict[str, Any]) -> Input:
-    """An input from plain values, with its axes stored in the order in which the net takes them."""
+    """An input from plain values; its axes are in the order in which the net takes them."""
     data.pop("stored", None)
     over = data.pop("normalize_over")
     return Input(

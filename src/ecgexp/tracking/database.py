@@ -1,4 +1,4 @@
-"""The SQLite database of a local store: whole, and naming the artifacts that lie beside it."""
+"""The SQLite database of a local store: checks that it is intact, and corrects the place of its artifacts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ecgexp.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Columns in which MLflow keeps the place of artifacts, as URIs.
+# Columns in which MLflow stores the place of artifacts, as URIs.
 _LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -21,7 +21,7 @@ _LOCATIONS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-_WAIT = 60.0  # seconds for another process that writes
+_WAIT = 60.0  # seconds to wait for another process that writes
 
 
 def check_database(database: Path) -> None:
@@ -30,22 +30,22 @@ def check_database(database: Path) -> None:
     Raises
     ------
     UserError
-        Saying what is lost with it and what is not.
+        The message says what is lost and what is not.
     """
     try:
         with closing(_connect(database)) as connection:
-            whole = connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+            intact = connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
             empty = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    except sqlite3.OperationalError as error:  # it is no file, say, or may not be read
+    except sqlite3.OperationalError as error:  # for example, it is not a file, or is not readable
         raise UserError(f"The database {database} cannot be opened: {error}.") from error
     except sqlite3.DatabaseError:
-        whole = empty = False
-    if empty or not whole:
+        intact = empty = False
+    if empty or not intact:
         raise damaged(database)
 
 
 def damaged(database: Path | str) -> UserError:
-    """What is said of a database that cannot be read."""
+    """The error about a database that cannot be read."""
     return UserError(
         f"The database {database} is damaged: put a copy of it back, or save what can be read with the command "
         "sqlite3 and its .recover. Where there is no copy, move it away: trials are then trained again, and the files "
@@ -54,15 +54,15 @@ def damaged(database: Path | str) -> UserError:
 
 
 def settle(database: Path) -> None:
-    """Have a database name the artifacts beside it, where it still names a folder that it lay in before.
+    """Correct the place of artifacts in a database that was moved or copied, and log one line about it.
 
-    Only what lies in such a folder is changed. Says so in one line. One that may not be changed is left as it is.
+    Only URIs in the earlier folder of the database are changed. A read-only database is left unchanged.
     """
     here = database.parent
     with closing(_connect(database)) as connection:
         try:
             places = _earlier_places(connection, here)
-        except sqlite3.OperationalError as error:  # whole, and without a table that MLflow has
+        except sqlite3.OperationalError as error:  # intact, but a table of MLflow is missing
             raise damaged(database) from error
         if not places:
             return
@@ -77,7 +77,7 @@ def settle(database: Path) -> None:
                             (f"{here.as_uri()}/", len(earlier) + 2, len(earlier) + 1, f"{earlier}/"),
                         )
             connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:  # closing takes back what was begun
+        except sqlite3.OperationalError as error:  # closing the connection rolls the changes back
             logger.warning("The database %s still names artifacts below %s: %s.", database, ", ".join(places), error)
             return
         runs = {run for (run,) in connection.execute("SELECT run_uuid FROM runs")}
@@ -93,12 +93,12 @@ def _connect(database: Path) -> sqlite3.Connection:
 
 
 def _earlier_places(connection: sqlite3.Connection, here: Path) -> list[str]:
-    """URIs of folders that the store lay in, as its experiments remember them."""
+    """URIs of earlier folders of the store, as its experiments name them."""
     locations = {location or "" for (location,) in connection.execute("SELECT artifact_location FROM experiments")}
     found = []
     for location in sorted(locations):
         place, _, name = location.rpartition("/")
-        # 'Default' is made together with the database, and so is beside it.
+        # The experiment 'Default' is created together with the database, so its folder is beside the database.
         own = place.endswith("/mlruns") or f"{place}/0" in locations
         if name == "artifacts" and own and place.startswith("file:///") and not _is_same(_path(place), here):
             found.append(place)

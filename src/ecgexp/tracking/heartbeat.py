@@ -1,4 +1,4 @@
-"""Tells whether a process still lives, on this machine or another one."""
+"""Detects whether a process is alive, on this machine or another one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEARTBEAT_TIMEOUT = 600.0
 
 
 def process_tags() -> dict[str, Any]:
-    """Tags by which `is_alive` can later tell whether this process lives."""
+    """Tags from which `is_alive` can later detect whether this process is alive."""
     return {
         Tag.HOST: provenance.host(),
         Tag.PID: os.getpid(),
@@ -36,9 +36,9 @@ def process_tags() -> dict[str, Any]:
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process that `process_tags` described still lives.
+    """Whether the process that `process_tags` described is alive.
 
-    On this machine its number and start tell this; on another machine, its last heartbeat.
+    On this machine, its number and start decide; on another machine, its last heartbeat.
     """
     if Tag.PID not in tags:
         return False
@@ -52,7 +52,7 @@ def is_alive(tags: Mapping[str, str]) -> bool:
 
 
 def _started(pid: int) -> float:
-    """Start of a process in seconds after the machine's start: setting the clock shifts both."""
+    """Start of a process, in seconds after the start of the machine; a change of the clock does not affect it."""
     boot = psutil.boot_time()
     return psutil.Process(pid).create_time() - boot
 
@@ -69,7 +69,7 @@ class Heartbeat:
     Parameters
     ----------
     write : callable
-        Keeps the new value of the tag ``heartbeat``. Where it raises, the next beat tries again.
+        Stores the new value of the tag ``heartbeat``. If it raises an error, the next heartbeat tries again.
     """
 
     def __init__(self, write: Callable[[float], object]) -> None:
@@ -84,7 +84,7 @@ class Heartbeat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()  # without waiting: the store may be away
+        self._stop.set()  # without waiting: the store may be unreachable
 
     def _beat(self) -> None:
         while not self._stop.wait(INTERVAL):

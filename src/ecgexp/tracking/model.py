@@ -1,4 +1,4 @@
-"""A trained net as an MLflow model without pickle."""
+"""Logs a trained net as an MLflow model without pickle."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ def log_model(
     Parameters
     ----------
     store : Store
-        Where the run is kept.
+        Store of the run.
     run_id : str
-        Run that the model belongs to.
+        Id of the run to which the model belongs.
     network : nn.Module
-        Inputs of a batch to logits (batch, classes).
+        Maps the inputs of a batch to logits (batch, classes).
     example : array, or dict of str to array
-        Inputs of two records or more that the graph is traced with, and kept beside it.
+        Inputs of two or more records, for the tracing of the graph; they are logged with it.
     contract : Contract
-        What it takes and says; kept as metadata of the model, and bound to the graph.
+        Contract of the net; it becomes metadata of the model, and is bound to the graph.
     target : Target
-        What is predicted.
+        The target that the net predicts.
 
     Returns
     -------
     str or None
-        URI of the logged model; None, with a warning, where the net takes several inputs or torch cannot export it.
-        Its weights are an artifact of the run all the same.
+        URI of the logged model; None, with a warning, if the net takes several inputs or torch cannot export it. The
+        weights are an artifact of the run in any case.
     """
-    if isinstance(example, dict):  # what MLflow keeps is called with one array
-        logger.warning("The net takes several inputs, which no MLflow model does: none is logged; its weights are.")
+    if isinstance(example, dict):  # MLflow calls a model with one array
+        logger.warning("No MLflow model is logged, since the net takes several inputs. Its weights are logged.")
         return None
     contract.bind(network)
     probabilities = nn.Sequential(network, target.activation()).cpu().eval()
@@ -71,13 +71,15 @@ def log_model(
     mlflow.set_tracking_uri(store.uri)
     try:
         with mlflow_settings(**MLFLOW_RETRIES), warnings.catch_warnings():
-            # torch says so of each filter that lies in memory in another order than its axes, and saves it whole
+            # Torch warns of each filter whose memory has another order than its axes; it saves the filter correctly.
             warnings.filterwarnings("ignore", "No complete tensor found in the group")
-            # and so of the list in which a recurrent layer has its weights once more
+            # Torch warns of the second list of weights in a recurrent layer.
             warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights")
-            # and GitPython of a $ in the folder's name
+            # GitPython warns of a $ in the name of the folder.
             warnings.filterwarnings("ignore", "The use of environment variables in paths")
-            mlflow.set_experiment(experiment_id=store.experiment_id)  # else the model is put among those of 'Default'
+            mlflow.set_experiment(
+                experiment_id=store.experiment_id
+            )  # else the model belongs to the experiment 'Default'
             model = Model.log(
                 artifact_path=None,
                 name="model",
@@ -90,9 +92,11 @@ def log_model(
                 serialization_format="pt2",
                 metadata={"ecgexp": contract.to_json()},
             )
-    except Exception as error:  # torch.export raises many kinds for a net that it cannot trace
+    except Exception as error:  # torch.export raises many kinds of errors for a net that it cannot trace
         if isinstance(error, MlflowException) and is_away(error):
-            raise StoreAway(f"The MLflow store {store.uri} went away while the model was logged.") from error
-        logger.warning("The net cannot be exported, so no model is logged; its weights are: %s", first_line(error))
+            raise StoreAway(f"The MLflow store {store.uri} became unreachable while the model was logged.") from error
+        logger.warning(
+            "No MLflow model is logged, since the net cannot be exported. Its weights are logged. %s", first_line(error)
+        )
         return None
     return model.model_uri

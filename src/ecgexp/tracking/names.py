@@ -1,8 +1,8 @@
-"""Every name under which something of a run is kept: tags, metrics and files.
+"""The names of all tags, metrics and files of a run.
 
-What one part of the program writes another one reads, perhaps years later, so each name stands here once and nowhere
-else as a text of its own. Renaming one makes earlier stores unreadable. This module imports nothing of the package,
-so that any other may import it.
+One part of the program writes them and another one reads them, perhaps years later. So each name is defined here, and
+only here. Renaming one makes earlier stores unreadable. This module imports nothing of the package, so that every
+other module can import it.
 """
 
 from __future__ import annotations
@@ -19,113 +19,113 @@ class Kind:
 
 
 class Status:
-    """How a run stands: MLflow's own words, and one of ours."""
+    """Status of a run: MLflow's values, and one of our own."""
 
     RUNNING = "RUNNING"
     FINISHED = "FINISHED"
-    FAILED = "FAILED"  # an error ended it, which `Tag.ERROR` says
+    FAILED = "FAILED"  # an error ended it; `Tag.ERROR` has the error
     KILLED = "KILLED"  # it was interrupted, and can be resumed
-    DAMAGED = "DAMAGED"  # ours, in tables: finished, but its metrics are not those that were recorded
+    DAMAGED = "DAMAGED"  # our own, in tables: finished, but its metrics differ from those that were recorded
 
 
 class Tag:
     """Keys of a run's tags."""
 
-    # What the run is
+    # Kind and origin of the run
     KIND = "kind"  # see `Kind`
     JOB = "job"  # of a trial: number of its job in the sweep
     OVERRIDES = "overrides"  # of a trial: JSON list of its overrides
-    PARENT = "mlflow.parentRunId"  # MLflow's own: the run of the sweep that a trial is of
+    PARENT = "mlflow.parentRunId"  # MLflow's own; of a trial: id of its sweep's run
     NOTE = "mlflow.note.content"  # MLflow's own: the description that its UI shows
     # of a sweep
     SWEEP = "sweep"  # its name
     OBJECTIVE = "objective"  # the metric that ranks its trials
     OBJECTIVES = "objectives"  # of a search: JSON list of all its objectives
     SEARCH = "search"  # 'true' of a search
-    BEST_RUN = "best_run_id"  # run that trained its best trial
-    BEST_TRIAL = "best_trial"  # the best trial in words
+    BEST_RUN = "best_run_id"  # id of the run that trained its best trial
+    BEST_TRIAL = "best_trial"  # description of its best trial
 
-    # When two trials are the same one
-    FORM = "config_form"  # of a trial: number of the form of its configuration
+    # Identity of a trial: when are two trials the same?
+    FORM = "config_form"  # of a trial: version of the form of its configuration
     CONFIG_HASH = "config_hash"  # of the whole configuration
-    CELL = "cell"  # hash of what the configuration says of the trial
-    SLOT = "slot"  # what the trial is within its sweep
-    CLAIM = "claim"  # number of the run's claim to its slot; the highest stands for it
+    CELL = "cell"  # hash of the settings that define the trial
+    SLOT = "slot"  # identifies the trial within its sweep
+    CLAIM = "claim"  # number of the run's claim to its slot; the run with the highest number stands for the slot
     IDENTITY = "identity"  # hash of everything that the result depends on
     DATASET = "dataset_fingerprint"
-    VALIDATION = "validation_fingerprint"  # hash of the validation records and of their labels
+    VALIDATION = "validation_fingerprint"  # hash of the validation records and their labels
     CODE = "code"  # hash of the user's own code
     DEVICE = "device"  # 'cpu', or the name of the GPU
     THREADS = "threads"  # of torch
     PRECISION = "precision"
     SEED = "seed"
-    REUSED_FROM = "reused_from"  # run that was trained, and has the files, of a trial that a sweep reuses
-    REUSED_FROM_COMMIT = "reused_from_commit"  # git commit that it was trained at, where that is another one
-    SUPERSEDED = "superseded"  # by which stores of earlier versions hid a run
+    REUSED_FROM = "reused_from"  # of a reused trial: id of the run that was trained and has the files
+    REUSED_FROM_COMMIT = "reused_from_commit"  # of a reused trial: git commit of its training, if it is another one
+    SUPERSEDED = "superseded"  # hides a run in stores of earlier versions
 
-    # Where the result comes from
+    # Provenance of the result
     GIT_COMMIT = "git_commit"
-    GIT_DIRTY = "git_dirty"  # 'true' where there were changes beside the commit
-    PACKAGE = "package"  # version of ecgexp, and a sum of its source
+    GIT_DIRTY = "git_dirty"  # 'true' if there were uncommitted changes
+    PACKAGE = "package"  # version of ecgexp, and a hash of its source
     TORCH = "torch"  # version of torch
-    WARNING = "warning"  # what has to be said beside results on these data
+    WARNING = "warning"  # a warning that belongs to all results on these data
 
-    # What became of it
+    # Result of the run
     ATTEMPTS = "attempts"  # how often the trial was begun
-    RESTARTED = "restarted"  # why training began anew
-    ERROR = "error"  # of a failed run, one sentence
-    DIVERGED = "diverged"  # 'true' where the loss stopped being finite
-    PRUNED = "pruned"  # 'true' where a search stopped the trial early
-    BEST_EPOCH = "best_epoch"  # that the kept weights are of, from 0; 'None' where there are none
-    METRICS = "target_metrics"  # JSON: which metrics tables show, and which way is better
-    METRICS_SUM = "metrics_sum"  # hash of the metrics of the kept weights, which a database keeps without one
+    RESTARTED = "restarted"  # why training started from the beginning
+    ERROR = "error"  # of a failed run: the error in one sentence
+    DIVERGED = "diverged"  # 'true' if the loss stopped being finite
+    PRUNED = "pruned"  # 'true' if a search stopped the trial early
+    BEST_EPOCH = "best_epoch"  # epoch of the best weights, from 0; 'None' if there are none
+    METRICS = "target_metrics"  # JSON: which metrics tables show, and whether higher is better
+    METRICS_SUM = "metrics_sum"  # hash of the metrics of the best weights; the database has no checksum of its own
 
-    # Test-set access; the keys are of earlier versions, whose stores stay readable
-    TEST_ACCESSES = "looks/test"  # how many there were
+    # Test-set access; earlier versions chose this key, and their stores stay readable
+    TEST_ACCESSES = "looks/test"  # number of accesses
 
-    # The process that has the run
+    # The process that writes the run
     HOST = "host"
     PID = "pid"
-    BOOT = "boot"  # tells this start of the machine from others
+    BOOT = "boot"  # identifies this start of the machine
     PROCESS_STARTED = "process_started"  # seconds after the machine's start
-    HEARTBEAT = "heartbeat"  # time of the day at which the process was last known to live
+    HEARTBEAT = "heartbeat"  # Unix time of the last heartbeat of the process
 
 
-# Metrics that are of no split; what a split has is named by `split_metric` and `best_metric`.
-EPOCHS = "epochs"  # that were trained
+# Metrics that belong to no split; `split_metric` and `best_metric` name those of a split.
+EPOCHS = "epochs"  # number of trained epochs
 TRAIN_SECONDS = "train_seconds"  # of all epochs
-EPOCH_SECONDS = "epoch_seconds"  # of each epoch, and the last of its metrics to be logged
+EPOCH_SECONDS = "epoch_seconds"  # of each epoch; it is logged as the last metric of the epoch
 LEARNING_RATE = "lr"  # of each epoch
 
 
 class File:
     """Files among a run's artifacts."""
 
-    CHECKSUMS = "checksums.txt"  # SHA-256 of the others, beside them
+    CHECKSUMS = "checksums.txt"  # SHA-256 of the other files
     TRACEBACK = "traceback.txt"  # of a failed run
 
     # of a trial
     CONFIG = "config.yaml"  # its configuration, resolved
     OVERRIDES = "overrides.yaml"
     ENVIRONMENT = "environment.txt"  # installed packages
-    DATA = "data.json"  # what the records are, and how many
+    DATA = "data.json"  # the contract of the net, and counts of the records
     WEIGHTS = "weights.pt"  # best weights
-    TRAINED_ON = "trained_on.npz"  # keyed hashes of the records and patients that it has seen
+    TRAINED_ON = "trained_on.npz"  # keyed hashes of the records and patients of its training
     CURVES = "learning_curves.png"
 
     # of a sweep, and of a report
     RESULTS = "results.csv"  # a row per trial
     TABLE = "table.txt"
     HEAT_MAP = "heat_map.png"
-    STUDY = "study.json"  # of a search: its study
-    STATISTICS = "statistics.json"  # what the user's own statistics found
+    STUDY = "study.json"  # of a search: a copy of its study
+    STATISTICS = "statistics.json"  # results of the user's own statistics
 
     # of a report
     REPORT = "report.html"
     CELLS = "cells.csv"  # a row per cell
     CELLS_TABLE = "table.csv"  # cells in rows and columns
     CELLS_MARKDOWN = "table.md"
-    LISTED = "files.txt"  # its files, a name each line, so that a later report can remove them
+    LISTED = "files.txt"  # names of its files, one per line; a later report removes them
 
     # of an evaluation
     METRICS = "metrics.json"
@@ -137,23 +137,23 @@ class File:
 
 
 class Attribute:
-    """User attributes of a search's study and of its trials; docs/search says what each means."""
+    """User attributes of a search's study and of its trials; docs/search explains each."""
 
     # of the study
     FIXED = "fixed"  # overrides that all trials have
     STREAMS = "streams"  # how trials are seeded
 
     # of a trial
-    PROCESS = "process"  # that runs it: tags of `process_tags`
+    PROCESS = "process"  # the process that runs it: tags of `process_tags`
     HEARTBEAT = Tag.HEARTBEAT
-    RETRY_OF = "retry_of"  # number of the trial that it tries again
+    RETRY_OF = "retry_of"  # number of the trial that it retries
     ATTEMPT = "attempt"
-    SURPLUS = "surplus"  # asked for beyond the number of trials, and not run
+    SURPLUS = "surplus"  # 'true' if it exceeds the number of trials, and is not run
     ERROR = Tag.ERROR
     RUN = "run_id"
     REPORTED = "reported"  # the metric that it reports
     PRUNED_AFTER = "pruned_after"  # epochs
-    JOB = Tag.JOB  # as kept with the sweep
+    JOB = Tag.JOB  # in the copy of the study that the sweep keeps
 
 
 _BEST = "best/"
@@ -164,12 +164,12 @@ _TEST_ACCESS = "look/test/"
 
 
 def split_metric(split: str, metric: str) -> str:
-    """A metric of a split, as 'val/loss': of each epoch, or of an evaluation."""
+    """A metric of a split, such as 'val/loss', of each epoch or of an evaluation."""
     return f"{split}/{metric}"
 
 
 def best_metric(split: str, metric: str) -> str:
-    """A metric of a split with the best weights, as 'best/val/loss'."""
+    """A metric of a split with the best weights, such as 'best/val/loss'."""
     return f"{_BEST}{split}/{metric}"
 
 
@@ -179,12 +179,12 @@ def tuned_metric(metric: str) -> str:
 
 
 def is_best(name: str) -> bool:
-    """Whether a metric is of the best weights."""
+    """Whether a metric belongs to the best weights."""
     return name.startswith(_BEST)
 
 
 def is_system(name: str) -> bool:
-    """Whether MLflow measured it of the machine."""
+    """Whether a metric describes the machine; MLflow measures it."""
     return name.startswith(_SYSTEM)
 
 
@@ -199,17 +199,17 @@ def split_of(name: str) -> str:
 
 
 def metric_of(name: str) -> str:
-    """A metric without its split: 'f1/NORM' of 'best/val/f1/NORM' and of 'val/f1/NORM'; empty where it has none."""
+    """A metric without its split: 'f1/NORM' of 'best/val/f1/NORM' and of 'val/f1/NORM'; empty if there is none."""
     return short(name).partition("/")[2]
 
 
 def labels_left_out(metric: str) -> str:
-    """Tag: labels that could not enter an average."""
+    """Tag: labels that are left out of an averaged metric."""
     return f"{_LABELS_LEFT_OUT}{metric}"
 
 
 def is_of_best_labels(tag: str) -> bool:
-    """Whether a tag tells of labels that could not enter an average of the best weights."""
+    """Whether a tag names the labels that are left out of a metric of the best weights."""
     return tag.startswith(labels_left_out(_BEST))
 
 
@@ -219,17 +219,17 @@ def access_tag(when: datetime) -> str:
 
 
 def is_access(tag: str) -> bool:
-    """Whether a tag is of a test-set access."""
+    """Whether a tag records a test-set access."""
     return tag.startswith(_TEST_ACCESS)
 
 
 def param_file(key: str) -> str:
-    """File of a parameter that is longer than MLflow keeps."""
+    """File of a parameter that is too long for MLflow."""
     return f"params/{key}.txt"
 
 
 def predictions_file(split: str) -> str:
-    """File of what the best weights predict on a split."""
+    """File of the predictions of the best weights on a split."""
     return f"predictions_{split}.parquet"
 
 
@@ -244,11 +244,11 @@ def report_folder(name: str) -> str:
 
 
 def where(tags: Mapping[str, str], status: str | None = None) -> str:
-    """MLflow's filter for runs that have all of these tags, and a status."""
+    """MLflow's filter for runs that have all of these tags, and a status if one is given."""
     parts = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
     return " and ".join(parts if status is None else [*parts, f"attributes.status = '{status}'"])
 
 
 def has_tag(key: str) -> str:
-    """MLflow's filter for runs with a tag, whatever its value."""
+    """MLflow's filter for runs that have a tag, with any value."""
     return f"tags.`{key}` LIKE '%'"

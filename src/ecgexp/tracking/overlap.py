@@ -1,4 +1,4 @@
-"""Which records and patients of a split a run has seen, without naming one: it keeps keyed hashes of them."""
+"""Which records and patients of a split a run was trained on; a run stores them only as keyed hashes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _KINDS = ("records", "patients")
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much of a split a run has seen as another one.
+    """Overlap between a split and another split of a run.
 
     Attributes
     ----------
     records, patients : int
-        Of the split that it has seen.
+        Number of records and patients that are in both splits.
     of_records, of_patients : int
-        All of the split.
+        Number of all records and patients of the split.
     """
 
     records: int
@@ -45,10 +45,10 @@ def write_trained_on(path: Path, store: Store, splits: Mapping[SplitName, Split]
     Parameters
     ----------
     path : Path
-        Of the file, an archive of NumPy arrays: ``train_records``, ``train_patients``, ``val_records`` and
-        ``val_patients``, ascending, and ``key``, which tells whether another key made them.
+        The file, an archive of NumPy arrays: ``train_records``, ``train_patients``, ``val_records`` and
+        ``val_patients``, ascending, and ``key``, a hash that identifies the key.
     store : Store
-        Whose key it is.
+        Store with the key.
     splits : mapping
         The records of 'train' and 'val'.
     """
@@ -65,29 +65,29 @@ def find_overlap(path: Path, store: Store, split: Split) -> dict[str, Overlap] |
     Returns
     -------
     dict of str to Overlap, or str
-        With the run's 'train' and 'val'; a reason where it cannot be told.
+        Overlap with the run's 'train' and with its 'val'; a reason if it is not known.
 
     Raises
     ------
     UserError
-        Where the file is damaged.
+        If the file is damaged.
     """
     if not path.is_file():
-        return f"the run is of an earlier version and kept no {File.TRAINED_ON}"
+        return f"the run is of an earlier version and has no {File.TRAINED_ON}"
     check_sum(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             seen = {
                 name: file[name].astype(np.uint64) for name in ("key", *(f"{a}_{b}" for a in _SEEN for b in _KINDS))
             }
-    except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
+    except Exception as error:  # parsing a damaged archive may raise any error
         raise UserError(f"{path} is damaged: {first_line(error)}") from error
     if not np.array_equal(seen["key"], _hashes(store, "key", np.array([""]))):
         return f"{File.TRAINED_ON} was made with another key than {store.root / KEY}: copy that of the training"
-    here = {what: _hashes(store, what, names) for what, names in _named(split).items()}
-    total = [len(hashes) for hashes in here.values()]
+    own = {what: _hashes(store, what, names) for what, names in _named(split).items()}
+    total = [len(hashes) for hashes in own.values()]
     return {
-        name: Overlap(*(int(np.isin(here[what], seen[f"{name}_{what}"]).sum()) for what in _KINDS), *total)
+        name: Overlap(*(int(np.isin(own[what], seen[f"{name}_{what}"]).sum()) for what in _KINDS), *total)
         for name in _SEEN
     }
 
@@ -97,7 +97,7 @@ def _named(split: Split) -> dict[str, NDArray[np.str_]]:
 
 
 def _hashes(store: Store, what: str, names: NDArray[np.str_]) -> NDArray[np.uint64]:
-    """Of each name once, 64 bits, ascending: their order tells nothing."""
-    # What is hashed says what it is, so that a record does not give away a patient of the same name.
+    """A 64-bit hash of each different name, ascending, so that their order reveals nothing."""
+    # The hashed text contains the kind, so that a record does not reveal a patient of the same name.
     found = hashed_patients(store, np.char.add(f"{what} ", np.unique(names.astype(str))))
     return np.sort(np.array([int(digits, 16) for digits in found.tolist()], dtype=np.uint64))

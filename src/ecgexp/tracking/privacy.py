@@ -1,4 +1,4 @@
-"""Patient identifiers as runs keep them: hashed with a key that stays on this machine."""
+"""Hashes patient identifiers for runs, with a key that stays on this machine."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from ecgexp.tracking.store import Store
 
 KEY = "patients.key"
 _BYTES = 32
-_DIGITS = 16  # two of a million patients have the same 64 bits in 1 of 37 million stores
+_DIGITS = 16  # 64 bits: any two of a million patients have the same hash in 1 of 37 million stores
 
 
 def hashed_patients(store: Store, patients: NDArray[np.str_]) -> NDArray[np.str_]:
     """Keyed hashes of patient identifiers, equal for equal patients in all runs of a store.
 
-    Without the key nobody can find a patient by hashing names. It is made where there is none, readable by its
-    owner alone.
+    Without the key, nobody can find a patient by hashing names. A missing key is created; only its owner can read it.
 
     Parameters
     ----------
     store : Store
-        Whose folder on this machine holds the key.
+        Store whose folder on this machine contains the key.
     patients : str array, (records,)
-        Identifiers as the data set has them.
+        Identifiers in the data set.
 
     Returns
     -------
@@ -39,7 +38,7 @@ def hashed_patients(store: Store, patients: NDArray[np.str_]) -> NDArray[np.str_
     Raises
     ------
     UserError
-        Where the key cannot be made or read.
+        If the key cannot be created or read.
     """
     key = _key(store)
     names, where = np.unique(patients.astype(str), return_inverse=True)
@@ -62,5 +61,7 @@ def _key(store: Store) -> bytes:
     except (OSError, ValueError) as error:
         raise UserError(f"The key of patient identifiers {path} cannot be used: {summarised(error)}.") from error
     if len(key) != _BYTES:
-        raise UserError(f"{path} is damaged: restore it, or remove it, and patients get other hashes from now on.")
+        raise UserError(
+            f"{path} is damaged: restore it, or remove it; without it patients get other hashes from now on."
+        )
     return key

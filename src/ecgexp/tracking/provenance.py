@@ -1,4 +1,4 @@
-"""Where a result comes from: code, configuration, packages, machine."""
+"""Provenance of a result: code, configuration, packages, machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ecgexp.tracking.names import Tag
 
 @cache
 def git_state(folder: Path) -> dict[str, str]:
-    """Tags ``git_commit`` and ``git_dirty`` of the checkout that `folder` is in; empty outside of one."""
+    """Tags ``git_commit`` and ``git_dirty`` of the git checkout of a folder; empty if there is none."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         dirty = bool(_git(folder, "status", "--porcelain"))
@@ -42,7 +42,7 @@ def host() -> str:
 
 
 def warn(warning: str) -> dict[str, str]:
-    """Tags of a run whose data come with a warning, which the UI shows as its description."""
+    """Tags for a warning about the data of a run; the UI shows it as the description of the run."""
     return {Tag.WARNING: warning, Tag.NOTE: warning}
 
 

@@ -1,13 +1,13 @@
-"""A trained net from what its run left behind, without running what stands in there.
+"""Restores a trained net from the files of its run, without running code from them.
 
-A run's folder may come from a stranger. Its ``config.yaml`` builds nothing but classes of this package, or of
-packages that the caller names in `trust`; its ``weights.pt`` is read by torch as plain tensors
-(``weights_only=True``), which refuses every pickle that would call something.
+The folder of a run may come from a stranger. Its ``config.yaml`` can build only classes of this package, or of
+packages that the caller names in `trust`. Torch reads its ``weights.pt`` as plain tensors (``weights_only=True``), and
+refuses every pickle that would call a function.
 
-An exported graph (``model.pt2``) is another matter: ``torch.export.load`` unpickles parts of the archive, evaluates
-expressions in it as text, and turns the graph into Python code. Torch itself says never to load one from an untrusted
-source. It is loaded only where `trust` contains 'pt2'; and a registered model, whose run is known, is loaded from
-that run's config and weights instead.
+An exported graph (``model.pt2``) is different: ``torch.export.load`` unpickles parts of the archive, evaluates
+expressions from it, and turns the graph into Python code. The documentation of torch warns against graphs from an
+untrusted source. So a graph is loaded only if `trust` contains 'pt2'. A registered model is loaded from the config and
+weights of its run instead.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ from ecgexp.training.inference import run_net
 from ecgexp.training.network import Network, restored
 
 EXPORTED = "pt2"
-# In an exported graph, whose first part is the network.
+# The same buffer in an exported graph, whose first part is the network.
 _EXPORTED_BUFFER = f"0.{BUFFER}"
 _CHANGED = (
-    "{path} does not say what the net was trained with: its contract has another digest than {weights}, so one of "
-    "them was changed. Restore the files of the run."
+    "{path} does not describe the net: its contract has another digest than {weights}, so one of them was changed. "
+    "Restore the files of the run."
 )
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained net and what has to be known to use it.
+    """A trained net that is ready to use.
 
     Attributes
     ----------
     name : str
-        Where it comes from, for people.
+        Its source, for messages.
     net : nn.Module
-        Inputs of a batch to probabilities (batch, names); in evaluation mode.
+        Maps the inputs of a batch to probabilities (batch, names); in evaluation mode.
     contract : Contract
-        What it takes and says.
+        Its inputs, labels and target.
     target : Target
-        What is predicted.
+        The target that it predicts.
     """
 
     name: str
@@ -72,16 +72,16 @@ class Trained:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a run's folder holds of its net.
+    """A net as restored from the folder of its run.
 
     Attributes
     ----------
     cfg : DictConfig
         Configuration of the run.
     network : Network
-        With the best weights, in evaluation mode.
+        The net with its best weights, in evaluation mode.
     contract : Contract
-        What it takes and says.
+        Its inputs, labels and target.
     """
 
     cfg: DictConfig
@@ -95,16 +95,16 @@ def load_run(store: Store, run_id: str, trust: Collection[str] = ()) -> Restored
     Parameters
     ----------
     store : Store
-        Where the run is kept.
+        Store of the run.
     run_id : str
-        Its id.
+        Id of the run.
     trust : collection of str
-        Packages whose classes the run's config may build, beside this project's own.
+        Packages whose classes the run's config may build, in addition to this package.
 
     Raises
     ------
     UserError
-        Where a file is missing or damaged, does not fit the others, or names what is not trusted.
+        If a file is missing or damaged, does not fit the others, or names a class that is not trusted.
     """
     with run_folder(store, run_id) as folder:
         return load_folder(folder, trust)
@@ -125,29 +125,29 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Restored:
 
 
 def load_trained(source: str, root: str | Path = ".", uri: str | None = None, trust: Collection[str] = ()) -> Trained:
-    """A trained net, wherever it is kept.
+    """A trained net from a run, a registered model or a folder.
 
     Parameters
     ----------
     source : str
         Id of a run; ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``; or a folder with ``config.yaml``,
-        ``weights.pt`` and ``data.json`` (what a run's artifacts are) or with an MLflow model.
+        ``weights.pt`` and ``data.json``, such as the artifacts of a run, or with an MLflow model.
     root, uri
-        Where runs and registered models are looked for, as ``tracking.root`` and ``tracking.uri``.
+        Store of the runs and registered models, as ``tracking.root`` and ``tracking.uri``.
     trust : collection of str
-        Packages whose classes a config may build, beside this project's own; 'pt2': exported graphs, too.
+        Packages whose classes a config may build, in addition to this package; 'pt2' allows exported graphs.
 
     Raises
     ------
     UserError
-        Where there is nothing, or it is damaged or not trusted.
+        If there is no such net, or it is damaged or not trusted.
     """
     if source.startswith("models:/"):
         return _load_registered(source, find_store(root, uri), trust)
     if Path(source).is_dir():
         return _load_from_folder(Path(source), source, trust)
     if "/" in source or "." in source:
-        raise UserError(f"The model run={source} is no folder: give a run's id, a folder, or models:/NAME/VERSION.")
+        raise UserError(f"The model run={source} is not a folder: give a run's id, a folder, or models:/NAME/VERSION.")
     store, run = find_run(source, root, uri)
     with run_folder(store, run.info.run_id) as folder:
         return _from_config(folder, f"run {source}", trust)
@@ -156,7 +156,9 @@ def load_trained(source: str, root: str | Path = ".", uri: str | None = None, tr
 def _load_registered(uri: str, store: Store, trust: Collection[str]) -> Trained:
     found = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))", uri)
     if found is None:
-        raise UserError(f"The model run={uri} is no registered one: write models:/NAME/VERSION or models:/NAME@ALIAS.")
+        raise UserError(
+            f"The model run={uri} does not name a registered model: write models:/NAME/VERSION or models:/NAME@ALIAS."
+        )
     name, version, alias = found.groups()
     try:
         if alias:
@@ -176,7 +178,7 @@ def _load_from_folder(folder: Path, name: str, trust: Collection[str]) -> Traine
             return _from_config(place, name, trust)
         if (place / "MLmodel").is_file():
             return _from_exported(place, name, trust)
-    raise UserError(f"The folder {folder} holds neither {File.CONFIG} and {File.WEIGHTS} nor an MLflow model.")
+    raise UserError(f"The folder {folder} contains neither {File.CONFIG} and {File.WEIGHTS} nor an MLflow model.")
 
 
 def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
@@ -188,20 +190,20 @@ def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
 
 
 def _contract(cfg: DictConfig, digest: Tensor | None, path: Path) -> Contract:
-    """The contract in `path`, compared with the configuration and with the digest that the weights have of it."""
+    """The contract in `path`, checked against the configuration and against the digest in the weights."""
     data, target = read_json(path), plain(cfg.target)
     if "inputs" not in data:
-        with _saying_what_is_missing(path):
+        with _refuse_incomplete(path):
             contract = Contract.from_earlier(data, target, str(cfg.dataset.get("normalize", "none")))
-        is_bound = digest is None  # earlier versions kept none
+        is_bound = digest is None  # earlier versions had no digest
     else:
-        with _saying_what_is_missing(path):
+        with _refuse_incomplete(path):
             contract = Contract.from_json(data)
         is_bound = contract.is_bound(digest)
     if not is_bound:
         raise UserError(_CHANGED.format(path=path, weights=f"{File.WEIGHTS} beside it"))
     if contract.target != target:
-        raise UserError(f"{path} and {File.CONFIG} beside it say different targets: restore the files of the run.")
+        raise UserError(f"{path} and {File.CONFIG} beside it name different targets: restore the files of the run.")
     return contract
 
 
@@ -211,7 +213,7 @@ def _target(contract: Contract, trust: Collection[str]) -> Target:
 
 
 def _check_fit(net: nn.Module, contract: Contract, folder: Path) -> None:
-    """Refuse a net that does not take such records, or gives other numbers than one for each name."""
+    """Refuse a net that cannot take the inputs, or does not give one output for each label."""
     wanted = (1, len(contract.labels))
     zeros = {one.name: torch.zeros(1, *one.shape) for one in contract.inputs}
     inputs = zeros if len(zeros) > 1 else next(iter(zeros.values()))
@@ -228,7 +230,7 @@ def _check_fit(net: nn.Module, contract: Contract, folder: Path) -> None:
 
 
 @contextmanager
-def _saying_what_is_missing(path: Path) -> Iterator[None]:
+def _refuse_incomplete(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -245,7 +247,7 @@ def _from_exported(folder: Path, name: str, trust: Collection[str]) -> Trained:
             f"name the run itself, or add trust={EXPORTED} if you know where the file comes from."
         )
     described = folder / "MLmodel"
-    with _saying_what_is_missing(described):
+    with _refuse_incomplete(described):
         try:
             data = yaml.safe_load(described.read_text())["metadata"]["ecgexp"]
         except yaml.YAMLError as error:
@@ -255,7 +257,7 @@ def _from_exported(folder: Path, name: str, trust: Collection[str]) -> Trained:
         contract = Contract.from_earlier(data, data["target"]) if is_earlier else Contract.from_json(data)
     try:
         net = torch.export.load(path).module()
-    except Exception as error:  # a damaged archive raises whatever its parsing happens to raise
+    except Exception as error:  # parsing a damaged archive may raise any error
         raise UserError(f"{path} is damaged ({type(error).__name__}).") from error
     digest = net.state_dict().get(_EXPORTED_BUFFER)
     if not (digest is None if is_earlier else contract.is_bound(digest)):

@@ -1,4 +1,4 @@
-"""One run: what a trial, or a sweep, leaves behind."""
+"""One run: the record of a trial or of a sweep."""
 
 from __future__ import annotations
 
@@ -42,29 +42,29 @@ SAMPLING_INTERVAL = 5.0  # seconds between system metrics
 
 
 class Run:
-    """A run that ends as what happened to it: FINISHED, FAILED with its traceback, or KILLED.
+    """A run; when the context ends, its status becomes FINISHED, FAILED (with the traceback) or KILLED.
 
-    Used as a context manager. Where the run of a sweep's trial is deleted meanwhile, another one says so in its place.
+    If the run of a sweep's trial is deleted meanwhile, a new run records this error.
 
     Parameters
     ----------
     store : Store
-        Where it is kept.
+        Store of the run.
     name : str
-        Shown in the UI.
+        Name in the UI.
     tags : mapping
-        Tags; values are turned into text.
+        Tags; values are converted to text.
     parent : str, optional
-        Id of the run that it belongs to.
+        Id of the sweep's run to which this run belongs.
     continues : MlflowRun, optional
-        An earlier run to go on with instead of a new one.
+        An earlier run to resume, instead of a new run.
 
     Attributes
     ----------
     id : str
-        MLflow's id.
+        MLflow's id of the run.
     status : str, optional
-        To end with, whatever happened; None: as it happened.
+        Status at the end; None if the way in which the context ends decides.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Run:
         try:
             self._end(error)
         except RunDeleted as problem:
-            if Tag.PARENT in self._tags:  # so that the sweep shows what became of its trial
+            if Tag.PARENT in self._tags:  # so that the sweep shows the failure of its trial
                 self.id = self._create(self._tags)
                 self._end(problem)
             if kind is None:
@@ -121,14 +121,14 @@ class Run:
             logger.warning("Run %s could not be ended; the next start ends it. %s", self.id, problem)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags; values are turned into text, without passwords."""
+        """Set tags; values are converted to text, without passwords."""
         entries = [RunTag(key, without_passwords(str(value))) for key, value in tags.items()]
         self.store.client.log_batch(self.id, tags=entries)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log parameters; what is longer than MLflow keeps becomes an artifact, and its hash the value.
+        """Log parameters; a value that is too long for MLflow becomes an artifact, and its hash the value.
 
-        A run that continues keeps what it has: MLflow lets no parameter change, and paths may have.
+        A resumed run keeps the parameters that it has: MLflow refuses changes, and paths may have changed.
         """
         missing = {key: without_passwords(str(value)) for key, value in params.items() if key not in self._params}
         entries = [Param(key, self._shortened(key, value)) for key, value in missing.items()]
@@ -140,13 +140,13 @@ class Run:
         self.log_entries(_entries(metrics, step))
 
     def log_entries(self, entries: Sequence[Metric]) -> None:
-        """Log metrics that have their time and step in as few calls as MLflow allows."""
+        """Log metrics, each with its time and step, in as few calls as MLflow allows."""
         for start in range(0, len(entries), METRICS_PER_CALL):
             self.store.client.log_batch(self.id, metrics=entries[start : start + METRICS_PER_CALL])
 
     @contextmanager
     def artifacts(self) -> Iterator[Path]:
-        """Folder whose files become artifacts of the run when the body ends."""
+        """Temporary folder; its files become artifacts of the run when the body ends."""
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
             self._sums |= {path.name: sha256(path) for path in Path(folder).iterdir() if path.is_file()}
@@ -156,7 +156,7 @@ class Run:
     def _create(self, tags: dict[str, str]) -> str:
         started = int(time.time() * 1000)
         run_id: str = self.store.client.create_run(self.store.experiment_id, started, tags).info.run_id
-        # A request whose answer was lost with the server is repeated, although its run may have been made.
+        # A request is repeated if its answer is lost, although the server may have created a run.
         same = where({key: tags[key] for key in (Tag.PID, Tag.HOST)})
         for twin in self.store.search(f"{same} and attributes.start_time = {started}"):
             if twin.info.run_id != run_id:
@@ -184,23 +184,23 @@ class Run:
 
 
 class EpochLog:
-    """Logs epochs to a run from a thread of its own, each once, and what the machine does meanwhile.
+    """Logs epochs to a run from a thread of its own, each epoch once.
 
-    Training does not wait for the store: what could not be logged while that was away is logged when it answers
-    again, and what an interruption kept from being logged, when the run goes on. Used as a context manager;
-    leaving it waits, but not for long where the process was told to stop.
+    Training does not wait for the store. While the store is unreachable, epochs stay in a queue; epochs that are still
+    there when the process is interrupted are logged when the run is resumed. The end of the context waits for the
+    queue, but only for a few seconds if the process is interrupted.
 
     Parameters
     ----------
     run : Run
-        Where epochs are logged.
+        Run of the epochs.
     system_metrics : bool
-        Record CPU, memory and GPU as well.
+        Whether to log CPU, memory and GPU usage, too.
     """
 
     def __init__(self, run: Run, system_metrics: bool = False) -> None:
         self._run = run
-        self._given = 0
+        self._queued = 0
         self._queue: SimpleQueue[list[Metric] | None] = SimpleQueue()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="EpochLog", daemon=True)
@@ -208,8 +208,8 @@ class EpochLog:
 
     def __enter__(self) -> EpochLog:
         history = self._run.store.client.get_metric_history(self._run.id, EPOCH_SECONDS)
-        # The last metric of an epoch tells that the whole of it is there.
-        self._given = 1 + max((metric.step for metric in history), default=-1)
+        # This is the last metric of an epoch to be logged, so all metrics of the epoch are there.
+        self._queued = 1 + max((metric.step for metric in history), default=-1)
         self._thread.start()
         if self._monitor is not None:
             self._monitor.start()
@@ -229,12 +229,12 @@ class EpochLog:
             raise away(self._run.store.uri, patience)
 
     def __call__(self, epochs: Sequence[Mapping[str, float]]) -> None:
-        """Log what is new of the epochs so far; raises what kept earlier ones from being logged for good."""
+        """Log the new ones of all epochs so far; raises the error that ended the logging of earlier epochs."""
         if self._error is not None:
             raise self._error
-        for number in range(self._given, len(epochs)):
+        for number in range(self._queued, len(epochs)):
             self._queue.put(_entries(epochs[number], number))
-        self._given = max(self._given, len(epochs))
+        self._queued = max(self._queued, len(epochs))
 
     def _work(self) -> None:
         for entries in iter(self._queue.get, None):
@@ -244,13 +244,13 @@ class EpochLog:
                     break
                 except StoreAway:
                     continue
-                except Exception as error:  # whatever it is, the thread that trains has to tell
+                except Exception as error:  # any error: the thread that trains raises it
                     self._error = error
                     return
 
 
 class _SystemMetrics(Monitor):
-    """Sends what MLflow measures of the machine by the queue of the run."""
+    """Puts the system metrics that MLflow measures into the queue of an `EpochLog`."""
 
     def __init__(self, run: Run, log: Callable[[list[Metric]], None]) -> None:
         super().__init__(run.id, SAMPLING_INTERVAL, resume_logging=True, tracking_uri=run.store.uri)
@@ -262,24 +262,24 @@ class _SystemMetrics(Monitor):
 
 
 def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:
-    """Metrics as they are now. One that is sent twice, since no answer came, is kept once."""
+    """Metrics with the current time, so that MLflow stores a metric once even if the request is repeated."""
     now = int(time.time() * 1000)
     return [Metric(key, float(value), now, step) for key, value in metrics.items()]
 
 
 def _stopped(error: BaseException | None) -> bool:
-    """Whether to leave at once: the process was told to, or the store was waited for already."""
+    """Whether to exit at once: the process was interrupted, or it has waited for the store already."""
     return isinstance(error, (KeyboardInterrupt, SystemExit, StoreAway))
 
 
 def record_failure(store: Store, run_id: str, sentence: str, details: str) -> None:
-    """Note on a run why it failed: one sentence as a tag, the whole as an artifact."""
+    """Record why a run failed: one sentence as a tag, the details as an artifact."""
     store.client.set_tag(run_id, Tag.ERROR, without_passwords(sentence))
     store.client.log_text(run_id, without_passwords(details), File.TRACEBACK)
 
 
 def end_orphans(store: Store) -> None:
-    """Mark runs as KILLED that a process left behind as RUNNING when it died."""
+    """Set the status KILLED for runs that a dead process left as RUNNING."""
     for run in store.search(where({}, Status.RUNNING)):
         if not is_alive(run.data.tags):
             store.client.set_terminated(run.info.run_id, Status.KILLED)

@@ -1,8 +1,8 @@
 """Finding, listing and reading runs.
 
-A run belongs to a slot of its sweep: a cell of a grid, a trial of a search. Each time that a command wants the trial
-of a slot it claims one run for it, new or earlier, with a number one above the highest claim so far. The run with the
-highest claim stands for the slot. Nothing is ever hidden for good: whatever is asked for next is claimed again.
+A run belongs to a slot of its sweep: to a cell of a grid, or to a trial of a search. Whenever a command needs the
+trial of a slot, it claims one run, new or earlier, with a number one above the highest claim so far. The run with the
+highest claim stands for the slot. No run is hidden forever: a later command can claim it again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ecgexp.errors import UserError, summarised
 from ecgexp.tracking.names import File, Kind, Status, Tag, is_best, is_system, where
 from ecgexp.tracking.store import Store, find_store
 
-# What tells two runs of a slot apart, and how it is called.
+# Tags in which two runs of a slot may differ, and how messages call them.
 _REASONS = {
     Tag.DATASET: "data",
     Tag.CODE: "code",
@@ -33,11 +33,11 @@ _REASONS = {
     Tag.PRECISION: "precision",
     Tag.CELL: "settings",
 }
-_NAMED = 3  # runs that are named; of more the number is told
+_NAMED = 3  # number of runs that a message names; it counts the others
 
 
 def children(store: Store, parent: str) -> list[MlflowRun]:
-    """All runs of the trials of a sweep that are not deleted, the earliest first."""
+    """All runs of the trials of a sweep, the earliest first, without deleted ones."""
     return store.search(where({Tag.PARENT: parent}))
 
 
@@ -47,7 +47,7 @@ def sweep_runs(store: Store, parent: str) -> list[MlflowRun]:
     Parameters
     ----------
     store : Store
-        Where the runs are kept.
+        Store of the runs.
     parent : str
         Id of the sweep's run.
     """
@@ -55,17 +55,17 @@ def sweep_runs(store: Store, parent: str) -> list[MlflowRun]:
 
 
 def sweeps_named(store: Store, name: str) -> list[MlflowRun]:
-    """Runs of the sweep of a name, the latest last."""
+    """Runs of the sweeps of a name, the latest last."""
     return store.search(where({Tag.KIND: Kind.SWEEP, Tag.SWEEP: name}))
 
 
-def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
-    """Runs of sweeps by their names or ids; without any, of the one that something last happened in.
+def find_sweeps(store: Store, names: Sequence[str]) -> list[MlflowRun]:
+    """Runs of sweeps by their names or ids; without names, the run of the sweep that was active last.
 
     Raises
     ------
     UserError
-        Where there is none.
+        If there is none.
     """
     sweeps: list[MlflowRun] = []
     token = None
@@ -80,8 +80,8 @@ def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
     sweeps.sort(key=lambda run: (run.info.end_time or float("inf"), run.info.start_time))
     if not sweeps:
         raise UserError(f"There is no sweep in {store.uri}: python -m ecgexp -m KEY=VALUE,VALUE makes one.")
-    found = [] if asked else sweeps[-1:]
-    for name in asked:
+    found = [] if names else sweeps[-1:]
+    for name in names:
         same = [run for run in sweeps if name in (run.data.tags.get(Tag.SWEEP), run.info.run_id)]
         if not same:
             known = ", ".join(dict.fromkeys(run.data.tags.get(Tag.SWEEP, "") for run in reversed(sweeps)))
@@ -96,12 +96,12 @@ def find_sweeps(store: Store, asked: Sequence[str]) -> list[MlflowRun]:
 
 
 def name_before(name: str, when: datetime) -> str:
-    """Name that a sweep takes where another one is started afresh under its own."""
+    """Name that a sweep gets when a new sweep begins under its name."""
     return f"{name} before {when:%Y-%m-%d %H:%M:%S}"
 
 
 def was_named(run: MlflowRun, name: str) -> bool:
-    """Whether a sweep had a name until another one was started afresh under it."""
+    """Whether a sweep had a name until a new sweep began under that name."""
     before = re.escape(name) + r" before \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
     return re.fullmatch(before, run.data.tags.get(Tag.SWEEP, "")) is not None
 
@@ -117,7 +117,7 @@ def is_diverged(run: MlflowRun) -> bool:
 
 
 def best_epoch(run: MlflowRun) -> int | None:
-    """Epoch, from 0, that a trial's best weights are of; None where it kept none."""
+    """Epoch, from 0, of a trial's best weights; None if it has none."""
     found = run.data.tags.get(Tag.BEST_EPOCH, "None")
     return None if found == "None" else int(found)
 
@@ -138,41 +138,41 @@ def is_reused(run: MlflowRun) -> bool:
 
 
 def source_of(run: MlflowRun) -> str:
-    """Id of the run that trained a trial and has its files: its own, or of the one that it reuses."""
+    """Id of the run that trained a trial and has its files: the run itself, or the one that it reuses."""
     return str(run.data.tags.get(Tag.REUSED_FROM, run.info.run_id))
 
 
 def setting(run: MlflowRun, key: str) -> str | None:
-    """What a key, or a configuration group, was in a trial; None where it did not come to saying so."""
-    known = run.data.params
-    return known.get(key) or upgrade_params(known).get(key, known.get(key, run.data.tags.get(key)))
+    """Value of a config key, or option of a config group, in a trial; None if the trial did not record it."""
+    params = run.data.params
+    return params.get(key) or upgrade_params(params).get(key, params.get(key, run.data.tags.get(key)))
 
 
 def overrides_of(run: MlflowRun) -> list[str]:
-    """Overrides that a trial was started with."""
+    """Overrides of a trial."""
     return list(json.loads(run.data.tags.get(Tag.OVERRIDES, "[]")))
 
 
 def overridden(run: MlflowRun) -> dict[str, str]:
-    """Values that a trial was started with, by key."""
+    """Values of a trial's overrides by key."""
     pairs = (override.lstrip("+~").partition("=") for override in overrides_of(run))
     return {key: value for key, _, value in pairs}
 
 
 def measured(run: MlflowRun) -> dict[str, float]:
-    """A run's metrics, without those of the machine."""
+    """A run's metrics, without system metrics."""
     return {key: value for key, value in run.data.metrics.items() if not is_system(key)}
 
 
 def find_run(run_id: str, root: str | Path, uri: str | None) -> tuple[Store, MlflowRun]:
-    """A run that has trained weights, and the store that it is in.
+    """A run that has trained weights, and its store.
 
-    A trial that a sweep took over from another one has its files there: that one is returned.
+    For a reused trial, this is the run that trained it and has its files.
 
     Raises
     ------
     UserError
-        Where the store cannot be used, or the run is not there, is a sweep, or did not come that far.
+        If the store cannot be used, or the run does not exist, is a sweep, or has no weights.
     """
     store = find_store(root, uri)
     try:
@@ -191,28 +191,28 @@ def find_run(run_id: str, root: str | Path, uri: str | None) -> tuple[Store, Mlf
     if run.info.status != Status.FINISHED:
         raise UserError(f"Run {run_id} is {run.info.status.lower()}, not finished: it has no weights to use.")
     if run.data.tags.get(Tag.BEST_EPOCH) == "None":
-        raise UserError(f"Run {run_id} kept no weights, since its loss was never finite: choose another.")
+        raise UserError(f"Run {run_id} has no weights, since its loss was never finite: choose another run.")
     return Store(store.client, store.uri, run.info.experiment_id, store.root), run
 
 
 def claim_of(run: MlflowRun) -> int:
-    """Number of a run's claim; 0 of one that an earlier version began."""
+    """Number of a run's claim; 0 if an earlier version began the run."""
     return int(run.data.tags.get(Tag.CLAIM, 0))
 
 
 def standing(runs: Iterable[MlflowRun]) -> list[MlflowRun]:
-    """Of the runs of a sweep those that stand for its slots, in the order of its jobs.
+    """Those runs of a sweep that stand for its slots, in the order of its jobs.
 
-    Trials of an earlier form of the configuration stand for nothing once there is one of a later form.
+    Trials with an earlier form of the configuration do not count if there is one with a later form.
     """
     chosen = [slot[-1] for slot in _by_slot(runs)]
     return sorted(chosen, key=job_of)
 
 
 def left_out(runs: Iterable[MlflowRun]) -> list[str]:
-    """What has to be said of the runs of a sweep that do not stand for their slots."""
+    """Remarks on the runs of a sweep that do not stand for their slots."""
     runs = list(runs)
-    said = []
+    excluded = []
     old = len(runs) - len(_of_last_form(runs))
     before = [f"Left out: {old} trial{'s' * (old > 1)} of an earlier form of the configuration."] if old else []
     for *earlier, chosen in _by_slot(runs):
@@ -221,20 +221,20 @@ def left_out(runs: Iterable[MlflowRun]) -> list[str]:
             reason = f"other {', '.join(differing)}" if differing else "the same trial, trained once more"
             if run.info.status != Status.FINISHED:
                 reason = run.info.status.lower()
-            said.append(f"run {run.info.run_id[:8]} of trial {chosen.data.tags.get(Tag.JOB, '?')} ({reason})")
-    if not said:
+            excluded.append(f"run {run.info.run_id[:8]} of trial {chosen.data.tags.get(Tag.JOB, '?')} ({reason})")
+    if not excluded:
         return before
-    more = f" and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
-    return [*before, f"Left out, since another run stands for the same trial: {', '.join(said[:_NAMED])}{more}."]
+    more = f" and {len(excluded) - _NAMED} more" if len(excluded) > _NAMED else ""
+    return [*before, f"Left out, since another run stands for the same trial: {', '.join(excluded[:_NAMED])}{more}."]
 
 
 def _differs(run: MlflowRun, other: MlflowRun, tag: str) -> bool:
-    # A run that failed early did not come to noting all of them.
+    # A run that failed early has not recorded all tags.
     return tag in run.data.tags and tag in other.data.tags and run.data.tags[tag] != other.data.tags[tag]
 
 
 def _by_slot(runs: Iterable[MlflowRun]) -> list[Sequence[MlflowRun]]:
-    """Runs of each slot, the one that stands for it last."""
+    """Runs of each slot; the last one stands for the slot."""
     slots: defaultdict[str, list[MlflowRun]] = defaultdict(list)
     for run in _of_last_form(list(runs)):
         if Tag.SLOT in run.data.tags:
@@ -245,7 +245,7 @@ def _by_slot(runs: Iterable[MlflowRun]) -> list[Sequence[MlflowRun]]:
 
 
 def form_of(run: MlflowRun) -> int:
-    """Number of the form of the configuration that a trial was trained with."""
+    """Version of the form of the configuration of a trial."""
     return int(run.data.tags.get(Tag.FORM, 1))
 
 
@@ -255,22 +255,22 @@ def _of_last_form(runs: Sequence[MlflowRun]) -> list[MlflowRun]:
 
 
 def precedence(run: MlflowRun) -> tuple[int, bool, int]:
-    """Sorts runs of a slot: the one that stands for it comes last.
+    """Sort key for the runs of a slot: the run that stands for it comes last.
 
-    Two machines that work on one search at once may give the same number.
+    Two machines that work on one search at the same time may claim with the same number.
     """
     return claim_of(run), run.info.status == Status.FINISHED, run.info.start_time
 
 
 def metrics_sum(metrics: Mapping[str, float]) -> str:
-    """Hash of the metrics of the best weights, of those that are finite: stores keep others in their own way."""
-    known = {name: float(value) for name, value in metrics.items() if is_best(name)}
-    lines = [f"{name} {value!r}" for name, value in sorted(known.items()) if math.isfinite(value)]
+    """Hash of the finite metrics of the best weights; stores change values that are not finite."""
+    best = {name: float(value) for name, value in metrics.items() if is_best(name)}
+    lines = [f"{name} {value!r}" for name, value in sorted(best.items()) if math.isfinite(value)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def status_of(run: MlflowRun) -> str:
-    """MLflow's status of a run, or DAMAGED where its metrics are not those that were recorded."""
-    noted = run.data.tags.get(Tag.METRICS_SUM)
-    intact = run.info.status != Status.FINISHED or noted is None or noted == metrics_sum(run.data.metrics)
+    """MLflow's status of a run, or DAMAGED if its metrics differ from those that were recorded."""
+    recorded = run.data.tags.get(Tag.METRICS_SUM)
+    intact = run.info.status != Status.FINISHED or recorded is None or recorded == metrics_sum(run.data.metrics)
     return str(run.info.status) if intact else Status.DAMAGED

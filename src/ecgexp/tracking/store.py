@@ -1,4 +1,4 @@
-"""Where runs are kept."""
+"""The MLflow store of the runs, and a client that waits while the store is unreachable."""
 
 from __future__ import annotations
 
@@ -35,47 +35,47 @@ logger = logging.getLogger(__name__)
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print a password in the URL
-# MLflow repeats a request silently, at ever longer intervals and for minutes; `PatientClient` does it instead.
+# MLflow would silently retry a request, at growing intervals, for minutes; `PatientClient` retries instead.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of each error that it also raises
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
-PATIENCE = 900.0  # seconds that a store is waited for where the configuration does not say
-HASTE = 5.0  # seconds that a process which was told to stop still waits, in all
+PATIENCE = 900.0  # seconds to wait for a store, unless configured
+HASTE = 5.0  # seconds that an interrupted process still waits for the store, in all
 RETRY_AFTER = 2.0  # seconds
 FOLDERS = ("artifacts", "checkpoints", "locks", "sweeps")  # in mlruns
-FIRST_ANSWER = "30"  # seconds that a server may take to answer at all
-# For what `PatientClient` cannot repeat: about ten minutes, MLflow allows no more.
+FIRST_ANSWER = "30"  # seconds to wait for the first answer of a server
+# For calls that `PatientClient` cannot retry: about ten minutes, the most that MLflow allows.
 MLFLOW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "10"}
 
 
 class StoreAway(UserError):
-    """The store did not answer for as long as it was waited for."""
+    """The store did not answer in the time that we wait for it."""
 
 
 class RunDeleted(UserError):
-    """A run was deleted, in the UI say, while something was recorded in it."""
+    """A run was deleted, for example in the UI, while this process recorded something in it."""
 
 
 class PatientClient(MlflowClient):
-    """MLflow's client, whose calls wait for a store that is away for a while.
+    """MLflow's client; its calls wait while the store is unreachable.
 
-    A store that never answered is not waited for: its address is probably wrong.
+    They do not wait for a store that never answered, since its address is probably wrong.
 
     Parameters
     ----------
     uri : str
-        Of the store.
+        URI of the store.
     patience : float
         Seconds that a call waits.
     known : bool
-        The store has answered before, to another process.
+        Whether the store answered another process before.
 
     Attributes
     ----------
     deadline : float
-        Monotonic time after which no call waits any longer, also none that has begun.
+        Monotonic time at which every call stops waiting.
     """
 
     def __init__(self, uri: str, patience: float = PATIENCE, known: bool = False) -> None:
@@ -84,11 +84,11 @@ class PatientClient(MlflowClient):
         super().__init__(uri)
 
     def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        return found if name.startswith("_") or not ismethod(found) else partial(self._call, found)
+        attribute = super().__getattribute__(name)
+        return attribute if name.startswith("_") or not ismethod(attribute) else partial(self._call, attribute)
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        started, told = time.monotonic(), False
+        started, warned = time.monotonic(), False
         timeout = {} if self._known else {"MLFLOW_HTTP_REQUEST_TIMEOUT": FIRST_ANSWER}
         while True:
             try:
@@ -100,67 +100,67 @@ class PatientClient(MlflowClient):
                     raise
                 if not self._known:
                     if not self.tracking_uri.startswith("http"):
-                        raise  # a database, whose own words say what is wrong with it
+                        raise  # a database: its own message says what is wrong
                     raise StoreAway(
                         f"The MLflow store {self.tracking_uri} does not answer: start it, or correct tracking.uri."
                     ) from error
                 if time.monotonic() >= min(started + self.patience, self.deadline):
                     raise away(self.tracking_uri, min(self.patience, time.monotonic() - started)) from error
-                if not told:
+                if not warned:
                     logger.warning(
                         "The MLflow store %s does not answer: trying again for up to %.0f s (tracking.patience). %s",
                         without_passwords(self.tracking_uri),
                         self.patience,
                         summarised(error),
                     )
-                told = True
+                warned = True
                 time.sleep(RETRY_AFTER)
             else:
                 self._known = True
-                if told:
+                if warned:
                     logger.warning("The MLflow store %s answers again.", without_passwords(self.tracking_uri))
                 return answer
 
     def download_artifacts(self, *args: Any, **kwargs: Any) -> str:
-        """Download; of what MLflow says when it cannot, nothing tells that the store is away."""
+        """Download with MLflow's own retries, since its error does not show that the store is unreachable."""
         with mlflow_settings(**MLFLOW_RETRIES):
             return super().download_artifacts(*args, **kwargs)
 
 
-# What SQLite says of a file that is damaged; MLflow takes most of it for a store that is away.
+# Parts of SQLite's messages about a damaged file; MLflow reports most of them as an unreachable store.
 _DAMAGE = ("is malformed", "malformed database", "is not a database", "no such table", "no such column")
 
 
 def _refuse_broken(error: MlflowException, uri: str) -> None:
-    """Raise a sentence where waiting does not help; the words looked for are SQLite's."""
+    """Raise an error of one sentence if waiting does not help; the texts that it looks for are SQLite's."""
     text = str(error)
     if "disk is full" in text:
         raise UserError(
             f"The disk of the MLflow store {uri} is full: once there is room, "
-            "the same command goes on from the last finished epoch."
+            "the same command resumes after the last finished epoch."
         ) from error
     if deleted := re.search(r"run (\w+) must be in the 'active' state. Current state is deleted", text):
         raise RunDeleted(
             f"Run {deleted[1]} was deleted in the MLflow store, so nothing more is recorded in it: "
-            "the same command starts it again."
+            "the same command trains the trial again."
         ) from error
     if "readonly database" in text:
         raise UserError(f"The MLflow store {uri} is read-only for this user: nothing can be recorded in it.") from error
-    if any(words in text for words in _DAMAGE):
+    if any(message in text for message in _DAMAGE):
         raise damaged(uri) from error
 
 
 def away(uri: str, seconds: float) -> StoreAway:
-    """What is said where a store was waited for in vain."""
+    """The error about a store that did not answer in time."""
     return StoreAway(
         f"The MLflow store {uri} did not answer for {seconds:.0f} s (tracking.patience): "
-        "once it does, the same command goes on from the last finished epoch."
+        "once it does, the same command resumes after the last finished epoch."
     )
 
 
 def is_away(error: MlflowException) -> bool:
-    """Whether a call failed because the store could not be reached, or died while it answered."""
-    # MLflow keeps what happened to a request as nothing but the context of its own exception.
+    """Whether a call failed because the store could not be reached, or stopped while it answered."""
+    # MLflow keeps the cause of a failed request only as the context of its own exception.
     gone = (
         requests.ConnectionError,
         requests.Timeout,
@@ -187,12 +187,12 @@ def mlflow_settings(**variables: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow store and the experiment in it that runs belong to.
+    """An MLflow store, and the experiment in it to which the runs belong.
 
     Attributes
     ----------
     client : PatientClient
-        Its door.
+        Client of the store.
     uri : str
         Tracking URI, absolute.
     experiment_id : str
@@ -211,18 +211,18 @@ class Store:
         return self.root / "checkpoints" / run_id
 
     def lock(self, name: str) -> FileLock:
-        """A lock of this name among all processes of the store; it falls open when its holder dies."""
+        """A lock of this name among all processes of the store; it is released when its holder dies."""
         folder = self.root / "locks"
         folder.mkdir(exist_ok=True)
         return FileLock(folder / f"{name}.lock")
 
     def hurry(self) -> None:
-        """Wait but a few seconds more for the store, in all, since this process is about to leave."""
+        """From now on wait only a few seconds for the store, in all, since this process is about to exit."""
         self.client.deadline = min(self.client.deadline, time.monotonic() + HASTE)
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(int(HASTE))
 
     def search(self, filter_string: str, view: int = ViewType.ACTIVE_ONLY) -> list[MlflowRun]:
-        """Runs of the experiment that MLflow's filter selects, the earliest first; those deleted only with `view`."""
+        """Runs of the experiment that MLflow's filter selects, the earliest first; `view` can include deleted ones."""
         runs: list[MlflowRun] = []
         token = None
         while True:
@@ -241,9 +241,9 @@ class Store:
         return shlex.join(["mlflow", "ui", "--backend-store-uri", without_passwords(self.uri)])
 
     def arguments(self) -> str:
-        """Arguments by which another command finds this store, each after a space; none where it needs none."""
+        """Arguments by which another command finds this store, each after a space; empty if it needs none."""
         if self.uri != database_uri(self.root / "mlflow.db"):
-            # who may use the store has its password, and a terminal's log needs none
+            # a password must not appear in the log of a terminal; the users of the store have it
             has_password = without_passwords(self.uri) != self.uri
             return (
                 " tracking.uri=URI"
@@ -257,19 +257,19 @@ class Store:
 
 
 def open_store(tracking: Any, known: bool = False) -> Store:
-    """Open the store that a ``tracking`` config names, and make what is missing of it.
+    """Open the store that a ``tracking`` config names; create what is missing.
 
     Parameters
     ----------
     tracking : mapping
         ``root``, ``uri``, ``experiment`` and ``patience``.
     known : bool
-        The command opened it before, so that it is waited for where it does not answer now.
+        Whether the command opened the store before; then it waits if the store does not answer now.
 
     Raises
     ------
     UserError
-        Where the store cannot be reached.
+        If the store cannot be reached.
     """
     check_address(tracking.uri)
     database = database_file(tracking.root)
@@ -280,7 +280,7 @@ def open_store(tracking: Any, known: bool = False) -> Store:
         check_writable(folder, "tracking.root")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # Two processes that open a new database at once break its migration, hence the lock.
+        # A lock, because two processes that open a new database at once break its migration.
         with nullcontext() if uri.startswith("http") else FileLock(root / ".lock"):
             if not tracking.uri:
                 if not database.exists():
@@ -310,12 +310,12 @@ def open_store(tracking: Any, known: bool = False) -> Store:
 
 
 def find_store(root: str | Path, uri: str | None) -> Store:
-    """The store that is there; unlike `open_store` this makes none.
+    """An existing store; unlike `open_store` this creates none.
 
     Raises
     ------
     UserError
-        Where there is none.
+        If there is none.
     """
     if uri is not None:
         try:
@@ -328,7 +328,7 @@ def find_store(root: str | Path, uri: str | None) -> Store:
     if not database.is_file():
         inside = Path(root).expanduser().resolve() / database.name
         if not inside.is_file():  # tracking.root may also name mlruns itself
-            raise UserError(f"There is no {database}: set tracking.root to the folder that holds mlruns.")
+            raise UserError(f"There is no {database}: set tracking.root to the folder that contains mlruns.")
         database = inside
     check_database(database)
     settle(database)
@@ -337,7 +337,7 @@ def find_store(root: str | Path, uri: str | None) -> Store:
 
 
 def is_own(store: Store) -> bool:
-    """Whether the database of a store lies in its folder on this machine, and may have been copied there."""
+    """Whether the database of a store is in its folder on this machine, where it may be a copy."""
     if store.uri.startswith("http"):
         return False
     url = make_url(store.uri)
@@ -347,7 +347,7 @@ def is_own(store: Store) -> bool:
 
 
 def place_inside(store: Store, location: str) -> Path | None:
-    """Folder that a URI names, where that lies in the folder of a store; its ``artifacts`` may be a link."""
+    """Folder that a URI names, or None if it is outside the folder of the store, whose ``artifacts`` may be a link."""
     parts = urlparse(location)
     path = Path(url2pathname(parts.path))
     folders = (store.root.resolve(), (store.root / "artifacts").resolve())
@@ -356,46 +356,46 @@ def place_inside(store: Store, location: str) -> Path | None:
 
 
 def check_place(store: Store, location: str) -> None:
-    """Refuse to put files to where a database that may be a stranger's says, outside of the folder of its store.
+    """Refuse a folder for files outside the folder of the store, since the database may come from a stranger.
 
     Raises
     ------
     UserError
-        Where the store is this folder's and the URI names another place.
+        If the database is in the folder of its store, and the URI names a place outside.
     """
     if is_own(store) and place_inside(store, location) is None:
         raise UserError(
-            f"The database of {store.root} says that files are to be put to {location}, outside of that folder: "
-            "choose another tracking.experiment, for which a place is made in it."
+            f"The database of {store.root} keeps the files of this experiment in {location}, outside that folder: "
+            "choose another tracking.experiment, whose files are then kept inside."
         )
 
 
 def database_uri(database: Path) -> str:
-    """Tracking URI of a local store, whatever characters its path has."""
+    """Tracking URI of a local store; its path may have any characters."""
     uri = f"sqlite:///{database}"
     if make_url(uri).database == str(database):
         return uri
-    # Of a plain 'sqlite:' MLflow would make the folder as well whose name has the escapes in it.
+    # For a plain 'sqlite:' MLflow would also create a folder whose name contains the escapes.
     return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
 
 
 def _create_database(path: Path) -> None:
-    """Make a database under a temporary name, then move it: MLflow cannot go on with one half made."""
+    """Create a database under a temporary name, then move it: MLflow cannot use an incomplete one."""
     from ecgexp.foreign.mlflow import create_tables
 
     temporary = path.with_name(f"{path.name}.part")
-    for left_behind in path.parent.glob(f"{temporary.name}*"):
-        left_behind.unlink()
+    for earlier in path.parent.glob(f"{temporary.name}*"):
+        earlier.unlink()
     create_tables(database_uri(temporary), path.parent.as_uri())
     temporary.replace(path)
 
 
 def _create_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     try:
-        # The UI then opens on training runs rather than on chats.
+        # With this tag the UI shows training runs first instead of chats.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         return client.create_experiment(name, artifact_location=artifacts, tags=kind)
-    except MlflowException:  # another machine was faster
+    except MlflowException:  # another machine has just created it
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             raise

@@ -1,4 +1,4 @@
-"""What a run says of its target: a note of its metrics, and the target itself, built from its params."""
+"""The target of a run, built from its params, and a note of its metrics for tables and reports."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ecgexp.tracking.trust import check_trusted
 
 @dataclass(frozen=True)
 class MetricNote:
-    """What tables and reports need to know of the metrics of a run; names are without the split.
+    """The facts about the metrics of a run that tables and reports need; names are without the split.
 
     Attributes
     ----------
     main : str
-        The metric that trials are compared by unless told otherwise.
+        Metric that compares trials, unless configured.
     table : tuple of str
-        Those that the table of a sweep has.
+        Metrics in the table of a sweep.
     lower_is_better : tuple of str
-        Those of which a smaller value is the better one; of a metric per label without the label.
+        Metrics whose lower value is better; a metric per label is named without the label.
     """
 
     main: str
@@ -38,20 +38,20 @@ class MetricNote:
 
 
 def metric_note(target: Target | type[Target]) -> MetricNote:
-    """What a target says of its metrics, those of the user's own among them."""
+    """The note of the metrics of a target, including the user's own."""
     extra = target.extra
-    named = ("loss", *(metric.name for metric in (*target.metrics, *extra) if not metric.higher_is_better))
+    lower = ("loss", *(metric.name for metric in (*target.metrics, *extra) if not metric.higher_is_better))
     table = (*target.table_metrics, *(metric.name for metric in extra if not metric.per_output))
-    return MetricNote(target.main_metric, table, named)
+    return MetricNote(target.main_metric, table, lower)
 
 
 def to_tag(note: MetricNote) -> str:
-    """The text that a trial keeps as its tag `Tag.METRICS`."""
+    """The value of the tag `Tag.METRICS`."""
     return json.dumps(asdict(note))
 
 
 def note_of(run: MlflowRun) -> MetricNote:
-    """What a run says of its metrics; of a run of an earlier version, what its kind of target says."""
+    """The note of a run's metrics; for a run of an earlier version, the note of its kind of target."""
     text = run.data.tags.get(Tag.METRICS)
     if text is not None:
         found = json.loads(text)
@@ -61,19 +61,19 @@ def note_of(run: MlflowRun) -> MetricNote:
 
 
 def target_of(run: MlflowRun, trust: Collection[str] = ()) -> Callable[[Sequence[str]], Target]:
-    """What a trial predicts, built from the names of its labels in the order of its target columns.
+    """A function that builds the target of a trial from the names of its labels, in the order of the columns.
 
     Parameters
     ----------
     run : MlflowRun
         The trial.
     trust : collection of str
-        Packages whose classes its params may name, beside this project's own.
+        Packages whose classes its params may name, in addition to this package.
 
     Raises
     ------
     UserError
-        Where a class is not trusted; of what is returned, where it cannot be built.
+        If a class is not trusted. The returned function raises it if the target cannot be built.
     """
     params = upgrade_params(run.data.params)
     component = _nested(params, "target") or {"_target_": "ecgexp.targets.MultiLabel"}
@@ -85,7 +85,7 @@ def target_of(run: MlflowRun, trust: Collection[str] = ()) -> Callable[[Sequence
 
 
 def _nested(params: dict[str, str], group: str) -> dict[str, Any]:
-    """Params below a config group as they stood in the configuration."""
+    """The part of the configuration below a config group, from params."""
     found: dict[str, Any] = {}
     for key, text in params.items():
         first, *parts = key.split(".")

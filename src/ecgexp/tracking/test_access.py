@@ -1,7 +1,7 @@
 """The ledger of test-set accesses: tags on the run and on each sweep that the run is a trial of.
 
-A choice between trials after a test-set access has trained on the test set. So an access is allowed, but it is noted
-before its result is known, and each later report counts it.
+Whoever chooses between trials after a test-set access uses the test set for training. So an access is allowed, but it
+is recorded before its result is known, and each later report counts it.
 """
 
 from __future__ import annotations
@@ -23,26 +23,24 @@ from ecgexp.tracking.store import Store
 
 
 def note_access(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tuple[int, str]:
-    """Note a test-set access with a run.
-
-    Each sweep that reuses the trial gets the note, too.
+    """Record a test-set access with a run, in the run and in each sweep that reuses the trial.
 
     Parameters
     ----------
     store : Store
-        Where the run is kept.
+        Store of the run.
     run : MlflowRun
         The run that has the weights.
     details : mapping
-        What else to note, JSON-able: ``records`` (how many), ``data`` (their hash) and ``place`` (of the files and
-        metrics) tell accesses to different test records apart.
+        Further values to record as JSON: ``records`` (number), ``data`` (hash of the records) and ``place`` (of the
+        files and metrics) distinguish accesses to different test records.
 
     Returns
     -------
     number : int
         Number of this access in the sweep, from 1; of several sweeps, the highest number.
     what : {'sweep', 'run'}
-        Whose accesses are counted: the run's if it is no trial of a sweep.
+        Whether the accesses of a sweep are counted, or those of a run that belongs to no sweep.
     """
     now = datetime.now(UTC)
     entry = {
@@ -69,32 +67,31 @@ def note_access(store: Store, run: MlflowRun, details: Mapping[str, Any]) -> tup
 def accesses(store: Store, run_id: str) -> list[dict[str, Any]]:
     """Test-set accesses with a run, or with any trial of a sweep, the earliest first.
 
-    The accesses with each equal run count, too: with the run that a trial reuses, for example, even if it has been
-    deleted since.
+    Accesses with equal runs count, too, such as the run that a trial reuses, even if it has been deleted since.
 
     Parameters
     ----------
     store : Store
-        Where it is kept.
+        Store of the run.
     run_id : str
-        Of a trial or of a sweep.
+        Id of the run of a trial or of a sweep.
 
     Returns
     -------
     list of dict
         ``when`` (ISO 8601, UTC), ``by`` (user@host), ``run`` (the trial's id), ``git_commit`` and ``git_dirty``
-        where known, and what `note_access` was told.
+        where known, and the details that `note_access` recorded.
     """
     run = store.client.get_run(run_id)
     own = replace(store, experiment_id=run.info.experiment_id)
-    seen = own.search(has_tag(Tag.TEST_ACCESSES), ViewType.ALL)
-    concerned = [run]
-    if seen:
-        concerned += own.search(where({Tag.PARENT: run_id}), ViewType.ALL)
-        tags = [one.data.tags for one in concerned]
+    accessed = own.search(has_tag(Tag.TEST_ACCESSES), ViewType.ALL)
+    runs = [run]
+    if accessed:
+        runs += own.search(where({Tag.PARENT: run_id}), ViewType.ALL)
+        tags = [one.data.tags for one in runs]
         equal = {one.get(Tag.IDENTITY) for one in tags} | {one.get(Tag.REUSED_FROM) for one in tags}
-        concerned += [one for one in seen if equal & {one.info.run_id, one.data.tags.get(Tag.IDENTITY, "none")}]
-    found = {key: text for one in concerned for key, text in one.data.tags.items() if is_access(key)}
+        runs += [one for one in accessed if equal & {one.info.run_id, one.data.tags.get(Tag.IDENTITY, "none")}]
+    found = {key: text for one in runs for key, text in one.data.tags.items() if is_access(key)}
     return [json.loads(found[key]) for key in sorted(found)]
 
 

@@ -1,4 +1,4 @@
-"""What a run's configuration may build, and where it may write: it may come from a stranger."""
+"""Limits what the configuration of a run may build and where it may write, since it may come from a stranger."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ecgexp.tracking.code import targets
 
 logger = logging.getLogger(__name__)
 
-# What a config group may build without being trusted: classes of one kind, defined in one package.
+# Classes that a config group may build without `trust`: those of one kind, defined in one package.
 _OWN: dict[str, tuple[str, type]] = {
     "model": ("ecgexp.models", nn.Module),
     "loss": ("ecgexp.losses", nn.Module),
@@ -34,18 +34,18 @@ _OWN: dict[str, tuple[str, type]] = {
 
 
 def check_trusted(group: str, component: Any, trust: Collection[str] = ()) -> None:
-    """Refuse a component of a config that would build, at any depth, what is neither ours nor trusted.
+    """Refuse a component of a config that names, at any depth, a class that is neither our own nor trusted.
 
-    Nothing outside of this package and of `trust` is imported.
+    Nothing is imported except from this package and from the packages in `trust`.
 
     Parameters
     ----------
     group : {'model', 'loss', 'dataset', 'target', 'metrics'}
-        Of the config.
+        Config group of the component.
     component : mapping
-        With its ``_target_``, or several by name.
+        A component with its ``_target_``, or several components by name.
     trust : collection of str
-        Packages that may define what is built, too.
+        Packages whose classes are trusted.
 
     Raises
     ------
@@ -60,34 +60,34 @@ def check_trusted(group: str, component: Any, trust: Collection[str] = ()) -> No
     for target in named:
         if not isinstance(target, str) or not _allowed(group, target, trust):
             raise UserError(
-                f"The run's config builds its {group} with '{target}', which is no class of ecgexp for that: "
+                f"The run's config builds its {group} with '{target}', which is no such class of ecgexp: "
                 "add trust=PACKAGE if you know the package that defines it and trust it."
             )
 
 
 def named_packages(cfg: DictConfig) -> set[str]:
-    """Packages that a configuration builds from: what to trust where the user has just composed it."""
+    """Packages that a configuration names; they are trusted if the user has just composed it."""
     component = OmegaConf.to_container(cfg, resolve=False)
     return {target.partition(".")[0] for target in targets(component) if isinstance(target, str)}
 
 
 def own_folders(cfg: DictConfig, given: Collection[str] = ()) -> DictConfig:
-    """A run's configuration whose dataset writes to no folder outside of the current one, unless the user names it.
+    """A run's configuration, changed so that its dataset writes only below the current folder.
 
-    What a run says of folders was true on the machine that trained, and may be a stranger's word. Where it names one
-    elsewhere that the dataset writes to, the default is taken, and told.
+    The folders in it belong to the machine that trained, and may come from a stranger. A folder outside the current
+    one is replaced by the default, with a warning, unless the user has set its key.
 
     Parameters
     ----------
     cfg : DictConfig
-        Of a run, whose dataset is trusted.
+        Configuration of a run, whose dataset is trusted.
     given : collection of str
         Keys that the user has set, such as 'dataset.cache_dir'.
     """
     cfg = copy.deepcopy(cfg)
     written = {"cache_dir": OmegaConf.load(CONF / "config.yaml").cache_dir}
     target = locate("dataset", plain(cfg.dataset))
-    if isinstance(target, type) and issubclass(target, Synthetic):  # which makes its records where there are none
+    if isinstance(target, type) and issubclass(target, Synthetic):  # which generates missing records
         written["root"] = OmegaConf.load(CONF / "dataset" / "synthetic.yaml").root
     for key, default in written.items():
         named = str(cfg.dataset.get(key) or default)
@@ -109,9 +109,9 @@ def _allowed(group: str, target: str, trust: Collection[str]) -> bool:
         return False
     try:
         found = getattr(import_module(module), name)
-    except Exception as error:  # whatever importing a user's module may raise
+    except Exception as error:  # the import of a user's module may raise any error
         raise UserError(f"The run's config names '{target}', which cannot be imported: {error}.") from error
-    # What a module has merely imported, such as os, is not its own.
+    # Names that a module has only imported, such as os, are not its own.
     if not isinstance(found, type | FunctionType):
         return False
     if _within(found.__module__, own):
