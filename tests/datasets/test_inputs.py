@@ -170,7 +170,7 @@ def test_a_split_without_an_input_or_of_another_shape_is_refused():
     check_inputs(dataset, dataset.load("train"))
     signal, tabular = dataset.arrays["signal"], dataset.arrays["tabular"]
     dataset.arrays = {"signal": signal}
-    with pytest.raises(UserError, match="Both has the inputs signal, tabular, and its splits signal"):
+    with pytest.raises(UserError, match="Both has the inputs signal, tabular, but its splits have signal"):
         check_inputs(dataset, dataset.load("train"))
     dataset.arrays = {"signal": signal.transpose(0, 2, 1), "tabular": tabular}
     with pytest.raises(UserError, match=r"input 'signal' has the shape \(30, 2\), but its splits have \(2, 30\)"):

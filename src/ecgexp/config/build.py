@@ -1,4 +1,4 @@
-"""Build the parts that a configuration names, and resolve its settings for this machine."""
+"""Builds the parts that a configuration names, and resolves its settings for this machine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def build(cfg: DictConfig) -> Parts:
     Raises
     ------
     UserError
-        Where a class refuses its arguments.
+        If a class refuses its arguments.
     """
     from pytorch_lightning import seed_everything  # takes 2 s to import
 
@@ -59,12 +59,12 @@ def build(cfg: DictConfig) -> Parts:
 
 
 def check_device(cfg: DictConfig) -> None:
-    """Refuse a GPU that is not there, and a precision that only a GPU has.
+    """Refuse a GPU that does not exist, and a precision that only a GPU supports.
 
     Raises
     ------
     UserError
-        Where torch sees no GPU, or for float16 on a CPU, where Lightning would silently use bfloat16.
+        If torch finds no GPU, or for float16 on a CPU, where Lightning would silently use bfloat16.
     """
     if cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError("Config key 'trainer.accelerator' asks for a GPU, but torch sees none: use trainer=cpu.")
@@ -76,8 +76,8 @@ def build_dataset(cfg: DictConfig) -> Dataset:
     """The dataset of a configuration, with its target; reads nothing yet."""
     component = plain(cfg.dataset)
     target = locate("dataset", component)
-    kept = {key: value for key, value in component.items() if key not in DATA_KEYS or accepts(target, key)}
-    dataset: Dataset = instantiate_group("dataset", kept)
+    accepted = {key: value for key, value in component.items() if key not in DATA_KEYS or accepts(target, key)}
+    dataset: Dataset = instantiate_group("dataset", accepted)
     dataset.target = build_target(cfg, None if "label_names" in component else dataset.label_names)
     return dataset
 
@@ -89,7 +89,7 @@ def build_net(cfg: DictConfig) -> nn.Module:
 
 
 def example(dataset: Dataset, split: Split, records: int = 2) -> Example:
-    """Inputs to trace a net with, as they are stored: (records, leads, samples) of signals; several by name."""
+    """Inputs for the tracing of a net, in the order of their axes: (records, leads, samples); several by name."""
     rows = np.resize(split.rows, records)
     arrays = {
         one.name: np.ascontiguousarray(split.inputs[one.name][rows].transpose(one.order)) for one in dataset.inputs
@@ -100,7 +100,7 @@ def example(dataset: Dataset, split: Split, records: int = 2) -> Example:
 def sizes(inputs: Sequence[Input]) -> dict[str, int | dict[str, int]]:
     """Lengths of the axes of inputs by config key, such as ``leads`` and ``samples``.
 
-    Where inputs differ in one, it is by their names.
+    If the inputs have different lengths of an axis, the value is a dictionary by the names of the inputs.
     """
     found: dict[str, dict[str, int]] = {}
     for one in inputs:
@@ -111,19 +111,19 @@ def sizes(inputs: Sequence[Input]) -> dict[str, int | dict[str, int]]:
 
 
 def wrong_size(cfg: DictConfig, dataset: Dataset) -> tuple[str, Any, Any] | None:
-    """First size in a dataset's config that is not that of its inputs.
+    """First size in a dataset's config that differs from the size of its inputs.
 
     Returns
     -------
     tuple or None
-        The key, its value in the config and in the data; None where all are equal.
+        The key, its value in the config and its value in the data; None if all are equal.
     """
     component = plain(cfg.dataset)
     own = locate("dataset", component) if "_target_" in component else type(dataset)
     found: dict[str, Any] = sizes(dataset.inputs)
     found |= {key: "none" for key in SIZES.values() if key in component and key not in found and not accepts(own, key)}
-    said = {key: component.get(key) for key in found}
-    return next(((key, said[key], found[key]) for key in found if said[key] != found[key]), None)
+    configured = {key: component.get(key) for key in found}
+    return next(((key, configured[key], found[key]) for key in found if configured[key] != found[key]), None)
 
 
 def check_inputs(dataset: Dataset, split: Split) -> None:
@@ -132,13 +132,14 @@ def check_inputs(dataset: Dataset, split: Split) -> None:
     Raises
     ------
     UserError
-        Where an input is missing, or of another shape.
+        If an input is missing, or has another shape.
     """
     wanted = {one.name: one.stored_shape for one in dataset.inputs}
     kind = type(dataset).__name__
     if set(wanted) != set(split.inputs):
         raise UserError(
-            f"{kind} has the inputs {', '.join(wanted)}, and its splits {', '.join(split.inputs)}: name them alike."
+            f"{kind} has the inputs {', '.join(wanted)}, but its splits have {', '.join(split.inputs)}: "
+            "use the same names."
         )
     for name, shape in wanted.items():
         found = split.inputs[name].shape[1:]
@@ -152,7 +153,7 @@ def build_callbacks(cfg: DictConfig) -> list[Any]:
     Raises
     ------
     UserError
-        Where a class refuses its arguments, or is no callback.
+        If a class refuses its arguments, or is no callback.
     """
     from pytorch_lightning import Callback
 
@@ -172,7 +173,7 @@ def build_statistics(cfg: DictConfig) -> dict[str, Callable[..., Any]]:
     Raises
     ------
     UserError
-        Where a class refuses its arguments, or an object cannot be called.
+        If a class refuses its arguments, or an object cannot be called.
     """
     built = {name: instantiate_group(f"statistics.{name}", part) for name, part in cfg.get("statistics", {}).items()}
     for name, statistic in built.items():
@@ -191,7 +192,7 @@ def device_kind(cfg: DictConfig) -> str:
 
 
 def resolve_precision(cfg: DictConfig) -> Literal[32, "16-mixed", "bf16-mixed"]:
-    """The precision; for ``precision=auto`` bfloat16 where the chip computes with it, else 32."""
+    """The precision; for ``precision=auto`` bfloat16 if the processor supports it in hardware, else 32."""
     if cfg.precision != "auto":
         return cfg.precision
     if device_kind(cfg) == "cuda":

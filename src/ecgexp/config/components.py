@@ -1,4 +1,4 @@
-"""Build what a config group names. Imports neither torch nor a dataset."""
+"""Builds the component that a config group names. Imports neither torch nor a dataset."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ecgexp.targets import Target
 
 
 def instantiate_group(group: str, component: Any, **arguments: Any) -> Any:
-    """Build what a config group names, with further arguments.
+    """Build the component that a config group names, with further arguments.
 
     Raises
     ------
     UserError
-        Where its class refuses the arguments.
+        If its class refuses the arguments.
     """
     try:
         return instantiate(component, **arguments)
@@ -46,7 +46,7 @@ def build_target(cfg: DictConfig, label_names: Sequence[str] | None = None) -> T
     Raises
     ------
     UserError
-        Where a class refuses its arguments, or is no target or metric.
+        If a class refuses its arguments, or is no target or metric.
     """
     named = cfg.dataset.get("label_names")
     names = label_names if named is None else named

@@ -1,6 +1,6 @@
 """The interpolations that conf/ uses.
 
-One that cannot be computed gives an empty value; `ecgexp.config.schema.check` then reports the cause.
+If one cannot be computed, its value is empty; `ecgexp.config.schema.check` then reports the cause.
 """
 
 from __future__ import annotations

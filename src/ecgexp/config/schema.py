@@ -1,4 +1,4 @@
-"""Check the composed configuration before anything is read or trained."""
+"""Checks the composed configuration before data are read or a trial is trained."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ecgexp.paths import check_address
 from ecgexp.targets import Target
 from ecgexp.tracking.names import best_metric, split_metric
 
-# A net and its target need these keys of a dataset. They are part of every dataset's config, passed to its constructor
-# only where it takes them, and compared with the data after loading.
+# A net and its target need these keys of a dataset. They are part of every dataset's config. They are passed to its
+# constructor only if it takes them, and compared with the data after loading.
 SIZES = {
     "lead": "leads",
     "time": "samples",
@@ -184,7 +184,7 @@ def locate(group: str, component: Component) -> Callable[..., Any]:
     Raises
     ------
     UserError
-        Where there is no ``_target_``, or it cannot be imported or called.
+        If there is no ``_target_``, or it cannot be imported or called.
     """
     target = component.get("_target_")
     if not isinstance(target, str):
@@ -208,7 +208,7 @@ def find(key: str, name: str) -> Any:
     Raises
     ------
     UserError
-        With the true cause: where a module fails, ``pkgutil.resolve_name`` would say that it does not exist.
+        With the true cause: if a module fails, ``pkgutil.resolve_name`` would say that it does not exist.
     """
     parts = name.split(".")
     try:
@@ -254,7 +254,7 @@ def _check_component(group: str, component: Component) -> None:
 
 
 def _check_size(name: str, value: Any) -> None:
-    """Refuse a value that is no length of an axis, or no mapping of inputs to lengths."""
+    """Refuse a value that is neither the length of an axis nor a mapping of inputs to lengths."""
     for key, size in value.items() if isinstance(value, dict) else [("", value)]:
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             key = f"dataset.{name}.{key}".rstrip(".")
@@ -281,7 +281,7 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
     try:
         adapter.validate_python(value, strict=True)
     except ValidationError as error:
-        # Pydantic may convert a value to a list or a path, but a text or a bool must not stand for a number.
+        # Pydantic may convert a value to a list or a path, but must not convert a text or a bool to a number.
         wrong = [one for one in error.errors() if one["type"] in _NO_TEXT and isinstance(one["input"], str | bool)]
         if len(wrong) == error.error_count():
             message = wrong[0]["msg"][0].lower() + wrong[0]["msg"][1:]

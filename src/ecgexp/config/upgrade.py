@@ -17,7 +17,7 @@ _NOW = {
     "dataset.classes": "'dataset.label_names' names the labels now, and nets take 'outputs'",
     "dataset.multiclass": "say target=multiclass for records with exactly one label each, target=multilabel for others",
     "threshold": "it is called 'target.threshold' now",
-    "model.multiclass": "nets are told of it by 'target' now",
+    "model.multiclass": "the config group 'target' says it now",
 }
 _MULTILABEL, _MULTICLASS = "ecgexp.targets.MultiLabel", "ecgexp.targets.MultiClass"
 _BEATS = ("ecgexp.datasets.MITBIH", "ecgexp.datasets.MITBIHTable")
@@ -29,7 +29,7 @@ def refuse_old_keys(config: Any) -> None:
     Raises
     ------
     UserError
-        For the first such key, naming the new one.
+        For the first such key; the message names the new key.
     """
     for key, value in _flat(config):
         refuse_old_key(key)
@@ -93,7 +93,7 @@ def upgrade_description(data: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     KeyError, TypeError, ValueError
-        Where the metadata have no target.
+        If the metadata have no target.
     """
     if "target" in data:
         return dict(data)

@@ -46,7 +46,7 @@ class ConvBlocks(nn.Module):
     Raises
     ------
     UserError
-        Where `heads` does not divide `hidden`.
+        If `heads` does not divide `hidden`.
 
     References
     ----------

@@ -40,7 +40,7 @@ class Recurrent(nn.Module):
     Raises
     ------
     UserError
-        Where `heads` does not divide `hidden`.
+        If `heads` does not divide `hidden`.
 
     References
     ----------

@@ -94,7 +94,7 @@ def load(cfg: DictConfig, parts: Parts) -> TrainingData:
     Raises
     ------
     UserError
-        Where the data differ from what the configuration says.
+        If the data differ from what the configuration says.
     """
     data = TrainingData(parts.dataset, cfg.batch_size, cfg.seed, cfg.memory_budget)
     _check_data(cfg, parts.dataset, data.splits["train"])
@@ -292,7 +292,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
     Raises
     ------
     UserError
-        Where it cannot be used on this machine.
+        If it cannot be used on this machine.
     """
     settings: dict[str, Any] = {str(key): value for key, value in cfg.trainer.items() if key != "threads"}
     try:

@@ -31,7 +31,7 @@ def check_ranks(trainer: Any, batch_size: int, sweep: bool) -> None:
     Raises
     ------
     UserError
-        Where the processes do not fit the configuration.
+        If the processes do not fit the configuration.
     """
     _, ranks = launched()
     nodes, devices = trainer.get("num_nodes", 1), trainer["devices"]

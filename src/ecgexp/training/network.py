@@ -61,7 +61,7 @@ def restored(net: nn.Module, state: Mapping[str, Tensor]) -> Network:
     Raises
     ------
     RuntimeError
-        Where the state does not fit the net.
+        If the state does not fit the net.
     """
     # earlier versions had only signals, and did not name them
     state = {f"{key}_{SIGNAL}" if key in ("mean", "std") else key: value for key, value in state.items()}
@@ -87,7 +87,7 @@ def check_takes(net: nn.Module, names: Sequence[str]) -> None:
     Raises
     ------
     UserError
-        Where its ``forward`` lacks an argument for one of them, or needs another.
+        If its ``forward`` lacks an argument for one of them, or needs another.
     """
     signature = inspect.signature(net.forward)
     try:

@@ -68,7 +68,7 @@ def read_predictions(path: Path, build: Callable[[Sequence[str]], Target]) -> Pr
     Raises
     ------
     UserError
-        Where the file is no such table.
+        If the file is no such table.
     """
     try:
         table = pd.read_parquet(path)

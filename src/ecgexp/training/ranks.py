@@ -44,7 +44,7 @@ def other_ranks(processes: int, function: Callable[..., Any], *args: Any) -> Ite
     Raises
     ------
     RuntimeError
-        Where one of them failed.
+        If one of them failed.
     """
     if _store is not None:
         _tell(_store, json.dumps(args, default=str))
