@@ -1,4 +1,4 @@
-"""``python -m ecgexp``: the command line, where the packages that it needs are installed."""
+"""``python -m ecgexp``: the command line; first checks that the packages it needs are installed."""
 
 from ecgexp.extras import require_train
 

@@ -12,7 +12,7 @@ _LONGEST = 2000  # characters of a message
 
 
 class UserError(Exception):
-    """An error that the user can mend, in one sentence.
+    """An error that the user can correct, in one sentence.
 
     The command line prints the message without a traceback. It names what is wrong, where (file, record,
     column or key), and what to do. Passwords in URLs are left out. Control characters are escaped.
@@ -24,7 +24,7 @@ class UserError(Exception):
 
 def shown(text: str) -> str:
     """A text as one line for a terminal: unprintable characters are escaped, and a long text is cut."""
-    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
 
 
@@ -39,5 +39,5 @@ def summarised(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line; with the name of its class if it is no `UserError`."""
+    """An error in one line, with the name of its class unless it is a `UserError`."""
     return summarised(error) if isinstance(error, UserError) else f"{type(error).__name__}: {summarised(error)}"

@@ -3,12 +3,12 @@
 import sys
 from importlib.util import find_spec
 
-# Of the extra `train`, what every command imports.
+# Packages of the extra `train` that every command imports.
 _FRAMEWORK = ("hydra", "mlflow", "optuna", "pandas", "pytorch_lightning")
 
 
 def require_train() -> None:
-    """End the command with one sentence where the packages of the extra ``train`` are not installed."""
+    """End the command with one sentence if packages of the extra ``train`` are not installed."""
     if missing := [name for name in _FRAMEWORK if find_spec(name) is None]:
         sys.exit(
             f"This command needs packages that are not installed ({', '.join(missing)}): "

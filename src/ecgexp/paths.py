@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ecgexp.errors import UserError
 
-# Keys of a dataset that tell where its data are and how they are read, but not which data they are.
+# Keys of a dataset that say where its data are and how to read them, but not which data they are.
 PLACES = ("root", "cache_dir", "labels_csv", "on_bad_record", "workers")
 
 
@@ -64,7 +64,7 @@ def check_address(uri: str | None) -> None:
 
 
 def check_writable(folder: Path, key: str) -> None:
-    """Refuse a folder that cannot be written to or made. Makes no folder.
+    """Refuse a folder that cannot be written or created. Creates no folder.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def check_writable(folder: Path, key: str) -> None:
     Raises
     ------
     UserError
-        Names the reason.
+        The message names the reason.
     """
     for path in (folder, *folder.absolute().parents):
         name = "it" if path == folder else str(path)
@@ -85,7 +85,7 @@ def check_writable(folder: Path, key: str) -> None:
                 return
             problem = f"{name} is read-only for this user"
         elif path.is_symlink():
-            problem = f"{name} is a link to {path.readlink()}, which is not there"
+            problem = f"{name} is a link to {path.readlink()}, which does not exist"
         elif path.exists():
             problem = f"{name} is a file"
         else:

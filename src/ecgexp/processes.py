@@ -1,4 +1,4 @@
-"""Processes that end when the process that started them ends, in whatever way."""
+"""Makes processes end when the process that started them ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import psutil
 # Environment variable that child processes inherit: it marks every process that a command has started.
 MARK = "ECGEXP_COMMAND"
 TRAINING = " training"  # added to the mark of a process that may shut down in order
-GRACE = 6.0  # seconds that such a process may take
+GRACE = 6.0  # seconds that such a process has to shut down
 
-_watching: subprocess.Popen[bytes] | None = None  # kept, since it holds this end of the pipe
+_watching: subprocess.Popen[bytes] | None = None  # a reference, since the object holds this end of the pipe
 
 
 def leave_with_parent() -> None:
     """Make this process of the multiprocessing package exit as soon as its parent has ended.
 
-    Otherwise a process that waits for work, or for other processes, would wait for ever.
+    Otherwise a process that waits for work, or for other processes, would wait forever.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,4 +1,4 @@
-"""Reading files back, and checking that they are as they were written."""
+"""Reads files of runs, and checks that they have not changed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _FOLDER = 0x10  # attribute of an archive entry that is a folder
 
 
 def load_tensors(path: Path) -> Any:
-    """Load what ``torch.save`` wrote, on the CPU and without running code from the file.
+    """Load a file of ``torch.save`` to the CPU, without running code from the file.
 
     The checksums in the file are compared. Torch does not compare them, so a flipped bit would change a weight.
 
     Raises
     ------
     UserError
-        If the file is damaged, or holds more than tensors and plain values.
+        If the file is damaged, or contains more than tensors and plain values.
     """
     import torch
 
@@ -55,19 +55,19 @@ def sha256(path: Path) -> str:
 
 
 def check_sum(path: Path) -> None:
-    """Compare a file of a run with its noted checksum, if there is one.
+    """Compare a file of a run with its recorded checksum, if there is one.
 
     Raises
     ------
     UserError
         If it differs.
     """
-    noted = path.with_name(File.CHECKSUMS)
-    if not path.is_file() or not noted.is_file():
+    sums = path.with_name(File.CHECKSUMS)
+    if not path.is_file() or not sums.is_file():
         return
-    lines: Iterable[list[str]] = (line.split("  ", 1) for line in noted.read_text(errors="replace").splitlines())
+    lines: Iterable[list[str]] = (line.split("  ", 1) for line in sums.read_text(errors="replace").splitlines())
     if any(line[1:] == [path.name] and line[0] != sha256(path) for line in lines):
         raise UserError(
-            f"{path} is damaged: its SHA-256 is not the one in {noted.name} beside it. "
-            f"Restore it, or remove {noted.name} if you have changed it yourself."
+            f"{path} is damaged: its SHA-256 is not the one in {sums.name} beside it. "
+            f"Restore it, or remove {sums.name} if you have changed it yourself."
         )

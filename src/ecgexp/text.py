@@ -1,4 +1,4 @@
-"""Texts for people, and for Hydra."""
+"""Formats texts for messages and for Hydra."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def shortened(text: object) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text in quotes, so that Hydra reads any content as it is."""
+    """A text in quotes, so that Hydra reads any content unchanged."""
     return QuotedString(text, Quote.single).with_quotes()

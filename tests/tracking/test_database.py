@@ -272,7 +272,7 @@ def test_what_stands_in_the_place_of_a_folder_is_named(tmp_path, name, obstacle)
         path.write_text("in the way")
     else:
         path.symlink_to("nowhere")
-    said = "it is a file" if obstacle == "file" else "it is a link to nowhere, which is not there"
+    said = "it is a file" if obstacle == "file" else "it is a link to nowhere, which does not exist"
     with pytest.raises(UserError, match=f"{name} cannot be written: {said}.*tracking.root"):
         opened(tmp_path)
     assert list(tmp_path.rglob("mlflow.db")) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import sqlite3
@@ -20,9 +19,9 @@ from ecgexp.tracking.names import Tag
 from ecgexp.tracking.run import Run
 from ecgexp.tracking.runs import children, metrics_sum, standing
 from ecgexp.tracking.store import open_store
-from ecgexp.trials.identity import cell, identity
+from ecgexp.trials.identity import identity
 from ecgexp.trials.job import Job
-from ecgexp.trials.ledger import RetriesExhausted, begin_for_dead, claim, claim_unidentified, slot_of, use_finished
+from ecgexp.trials.ledger import RetriesExhausted, begin_for_dead, claim, claim_unidentified, tags_of, use_finished
 from ecgexp.trials.run import run_trial
 
 F1 = "best/val/mlcm_f1_macro"
@@ -64,8 +63,7 @@ class Sweep:
         config = {"dataset": {}, "trainer": {}, "net": self.net}
         group, _, key = self.axis.rpartition(".")
         (config[group] if group else config)[key] = value
-        tags = {"kind": "trial", "cell": cell(config), "overrides": json.dumps([override]), "job": number}
-        tags |= {"slot": slot_of(config, job), "dataset_fingerprint": here["data"], "precision": "32"}
+        tags = {**tags_of(config, job), "dataset_fingerprint": here["data"], "precision": "32"}
         tags |= {"threads": here["threads"], "device": here["device"], "code": here["code"]}
         known = (here["data"], here["device"], here["threads"], "32", here["code"])
         tags["identity"] = identity(config, *known)
@@ -249,7 +247,7 @@ def test_a_trial_that_failed_before_its_data_were_read_has_one_row(shared_store)
     sweep = Sweep(shared_store, name="unread", values=("0.1",))
     config = {"dataset": {}, "trainer": {}, "net": sweep.net, "lr": "0.1"}
     job = Job(["lr=0.1"], {"model": "linear"}, "", "", 0, sweep.parent, False, None, ("lr",))
-    tags = {"kind": "trial", "cell": cell(config), "slot": slot_of(config, job), "job": 0, "overrides": '["lr=0.1"]'}
+    tags = tags_of(config, job)
     for attempt in (1, 2, 3):
         claimed = claim_unidentified(shared_store, tags, job)
         assert claimed.attempts == attempt

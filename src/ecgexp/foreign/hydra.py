@@ -1,4 +1,4 @@
-"""Private API of Hydra, checked with 1.3.2 and 1.3.8 (pyproject: ~=1.3.2)."""
+"""Private API of Hydra, checked with 1.3.8 (pyproject: ~=1.3.2)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def create_tables(uri: str, artifacts: str) -> None:
 
 
 class Monitor(SystemMetricsMonitor):
-    """MLflow's monitor of the machine, for another loop: its own ends when the store is unreachable.
+    """MLflow's monitor of the machine, for use with our own loop: MLflow's loop ends when the store is unreachable.
 
     A subclass overrides `monitor`, which runs in a thread, and sends the metrics itself.
     """

@@ -40,7 +40,7 @@ def grid_size(sampler: GridSampler) -> int:
 
 
 def take_cell(sampler: GridSampler, study: Study, trial: FrozenTrial, cell: int) -> None:
-    """Give a trial a cell of a grid, as `GridSampler.before_trial` does with one that it draws."""
+    """Give a trial a cell of a grid, as `GridSampler.before_trial` does with a cell that it draws."""
     for key, value in (("search_space", sampler._search_space), ("grid_id", cell)):
         study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
@@ -51,12 +51,12 @@ def take_point(sampler: QMCSampler, point: int) -> None:
 
 
 def draw_others_with(sampler: QMCSampler, other: BaseSampler) -> None:
-    """Set the sampler of the parameters outside the sequence, after the constructor."""
+    """Set the sampler of the parameters outside the sequence; only the constructor has a public argument for it."""
     sampler._independent_sampler = other
 
 
 class WithoutTrial:
-    """A study without one of its trials, as samplers read it."""
+    """A study that hides one of its trials from samplers."""
 
     def __init__(self, study: Study, number: int) -> None:
         self._study, self._number = study, number
@@ -64,12 +64,12 @@ class WithoutTrial:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
 
-    def _get_trials(self, *args: Any, **how: Any) -> list[FrozenTrial]:
-        return [trial for trial in self._study._get_trials(*args, **how) if trial.number != self._number]
+    def _get_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
+        return [trial for trial in self._study._get_trials(*args, **options) if trial.number != self._number]
 
 
 class WatchedJournal(JournalStorage):
-    """A journal that says how far it was read, and whose reading can be watched by overriding `read`."""
+    """A journal that knows how many lines it has read; a subclass can override `read`."""
 
     @property
     def lines_read(self) -> int:

@@ -15,7 +15,7 @@ from ecgexp.datasets.base import Input, Split
 GIGABYTE = 10**9
 
 Inputs = Tensor | dict[str, Tensor]
-"""What a net takes: a tensor (batch, ...), or several by name."""
+"""Inputs of a net: a tensor (batch, ...), or several by name."""
 
 Batch = tuple[Inputs, Tensor, Tensor]
 
@@ -38,14 +38,14 @@ class Records:
         Bytes of inputs to hold in memory, the smallest inputs first. Others are read from their memory map batch by
         batch.
     device : torch.device
-        Where the inputs are held, in their stored type, if all of them fit there.
+        Device that holds the inputs, in their stored type, if all of them fit there.
 
     Attributes
     ----------
     device : torch.device
-        Where batches come from.
+        Device of the batches.
     targets : float32 Tensor, (records, ...)
-        On that device.
+        Targets of all records, on that device.
     """
 
     def __init__(self, split: Split, inputs: Sequence[Input], memory_budget: float, device: torch.device) -> None:
@@ -72,7 +72,7 @@ class Records:
         """Batch of the records at `index` (on `device`): inputs, targets, index.
 
         Inputs are (batch, ...) with the axes of their `Input`: a view of the stored data, in the stored type. They
-        are one tensor, or a dictionary by name where the dataset has several.
+        are one tensor, or a dictionary by name if the dataset has several.
         """
         selected = {name: tensor.index_select(0, index) for name, tensor in self._held.items()}
         if self._mapped:
@@ -103,9 +103,9 @@ def batch_size(inputs: Inputs) -> int:
 
 
 class Batches:
-    """Batches of records, in order or shuffled anew in each epoch.
+    """Batches of records, in order, or newly shuffled in each epoch.
 
-    The order depends on seed and epoch alone, so a resumed training sees the same batches. With several processes
+    The order depends only on seed and epoch, so a resumed training sees the same batches. With several processes
     each takes its share of every batch. Records are repeated until all shares are equal.
 
     Parameters
@@ -119,7 +119,7 @@ class Batches:
     epoch : callable
         Returns the current epoch.
     rank, world_size : int
-        Of this process.
+        Rank of this process, and number of processes.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ LAST = "last.ckpt"
 
 
 class History(Callback):
-    """Collects the metrics of each epoch, also across an interruption.
+    """Collects the metrics of each epoch, including those before an interruption.
 
     Parameters
     ----------
@@ -44,18 +44,18 @@ class History(Callback):
         self._rate: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the epochs again: the interruption may have come before they were logged."""
+        """Log the earlier epochs again, since an interruption may have prevented that."""
         self._log(self.epochs)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock, and note the learning rate before the schedule steps."""
+        """Start the clock, and store the learning rate before the schedule steps."""
         self._started = time.perf_counter()
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        # no groups where the net has no parameters to train
+        # a net without parameters has no optimizer
         self._rate = {LEARNING_RATE: float(groups[0]["lr"])} if groups else {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Collect, and log all metrics of the epoch at once."""
+        """Collect all metrics of the epoch, and log them together."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         seconds = time.perf_counter() - self._started
         self.epochs.append({**metrics, **self._rate, EPOCH_SECONDS: seconds})
@@ -96,14 +96,14 @@ class Checkpoints(Checkpoint):
     Parameters
     ----------
     folder : Path, optional
-        Where to write; None in processes that write nothing.
+        Folder of the files; None in processes that write nothing.
     monitor : str
         Metric that decides which epoch is best.
     mode : {'min', 'max'}
         Which values of `monitor` are better.
     share : float
-        Largest share of the time that writing may take, above 0. Where epochs are too short for it, some are not
-        written. 1: each epoch is written.
+        Largest share of the time that writing may take, above 0 and at most 1. If epochs are too short, some are not
+        written. With 1, each epoch is written.
     """
 
     def __init__(self, folder: Path | None, monitor: str, mode: str, share: float = 1.0) -> None:
@@ -144,9 +144,9 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         if self.folder is None:
-            if trainer.world_size > 1:  # the other ranks take part, and write nothing
-                with tempfile.TemporaryDirectory() as nowhere:
-                    trainer.save_checkpoint(Path(nowhere) / LAST)
+            if trainer.world_size > 1:  # all ranks take part, but this one writes nothing
+                with tempfile.TemporaryDirectory() as temporary:
+                    trainer.save_checkpoint(Path(temporary) / LAST)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.best_epoch not in (trainer.current_epoch, self._written):
@@ -158,24 +158,24 @@ class Checkpoints(Checkpoint):
                 path.unlink()
 
     def state_dict(self) -> dict[str, Any]:
-        """Which epoch is best."""
+        """The best epoch and its value."""
         return {"best_epoch": self.best_epoch, "best_value": self.best_value}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore the best weights, where the state contains them."""
+        """Restore the best weights if the state contains them."""
         if checkpoint["callbacks"][self.state_key]["best_epoch"] == checkpoint["epoch"]:
             self._best = checkpoint["state_dict"]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore which epoch is best."""
+        """Restore the best epoch and its value."""
         self.best_epoch, self.best_value = state_dict["best_epoch"], state_dict["best_value"]
         self._written = None if self._best else self.best_epoch
 
 
 def find_checkpoint(folder: Path) -> tuple[Path | None, bool]:
-    """State of an interrupted training, with its best weights.
+    """Find the checkpoint of an interrupted training, with its best weights.
 
     Parameters
     ----------
@@ -185,9 +185,9 @@ def find_checkpoint(folder: Path) -> tuple[Path | None, bool]:
     Returns
     -------
     checkpoint : Path or None
-        None where there is none, or where it is damaged.
+        Its path; None if there is none, or if it is damaged.
     damaged : bool
-        Whether it was damaged. It is then renamed, and the training starts again.
+        Whether it was damaged. It is then renamed, and the training starts from the beginning.
     """
     path = folder / LAST
     if not path.exists():
@@ -198,8 +198,8 @@ def find_checkpoint(folder: Path) -> tuple[Path | None, bool]:
         if best not in (None, state["epoch"]):
             load_tensors(_best_path(folder, best))
     except (UserError, KeyError, TypeError) as error:
-        aside = path.replace(folder / f"{LAST}.damaged")
-        logger.warning("The training starts again, since its checkpoint is damaged: it is now %s. %s", aside, error)
+        renamed = path.replace(folder / f"{LAST}.damaged")
+        logger.warning("The training starts again, since its checkpoint is damaged: it is now %s. %s", renamed, error)
         return None, True
     return path, False
 
@@ -241,7 +241,7 @@ class Patience(EarlyStopping):
 
 
 def progress(shown: tuple[str, ...]) -> Callback:
-    """Progress display: a bar in a terminal, a line per epoch elsewhere, with the `shown` metrics."""
+    """Progress display with the `shown` metrics: a bar in a terminal, else a line per epoch."""
     return _Bar(shown) if sys.stderr.isatty() else _Lines(shown)
 
 

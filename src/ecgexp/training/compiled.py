@@ -1,4 +1,4 @@
-"""A net as one compiled graph, since otherwise a GPU waits for Python to start each kernel."""
+"""Compiles a net to one graph, since otherwise a GPU waits for Python to start each kernel."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ecgexp.training.batches import Inputs
 logger = logging.getLogger(__name__)
 
 PAYS_FROM = 5_000
-"""Steps from which compiling pays: it takes about a minute, and saves milliseconds in each step."""
+"""Number of steps from which compiling saves time: it takes about a minute, and saves milliseconds in each step."""
 
 Compile = Literal["auto", True, False]
-"""Whether nets are compiled on a GPU; 'auto': where it pays and works."""
+"""Whether nets are compiled on a GPU; 'auto': if it saves time and works."""
 
 # With more graphs than this torch silently stops compiling. A sweep over widths needs one graph for each.
 allow_graphs(64)
@@ -34,7 +34,7 @@ def compiles(setting: Compile, steps: float, device: str) -> bool:
     setting : 'auto', True or False
         The config key `compile`.
     steps : float
-        Steps of the training, at most.
+        Largest number of steps of the training.
     device : str
         Kind of device: 'cuda', or 'cpu', where compiling gains nothing.
     """
@@ -45,7 +45,7 @@ def compiles(setting: Compile, steps: float, device: str) -> bool:
 
 @cache
 def can_compile(device: str) -> bool:
-    """Whether compiling works here; it needs Triton and a C compiler, say. Logs a warning where it does not."""
+    """Whether compiling works here; it needs, for example, Triton and a C compiler. Logs a warning if it does not."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
     except Exception as error:  # from torch, Triton or the C compiler
@@ -55,9 +55,9 @@ def can_compile(device: str) -> bool:
 
 
 def forward(net: nn.Module, inputs: Inputs) -> Tensor:
-    """``net(inputs)``, compiled once for all nets of one shape in this process, whatever the batch size.
+    """``net(inputs)``, compiled once for all nets of one shape in this process, for any batch size.
 
-    On a GPU the next call overwrites the outputs, and so the gradients, of this one.
+    On a GPU, the next call overwrites the outputs of this one, and so its gradients.
     """
     for one in (inputs,) if isinstance(inputs, Tensor) else inputs.values():
         any_batch_size(one)
@@ -70,6 +70,6 @@ def _compiled() -> Callable[[nn.Module, Inputs], Tensor]:
 
 
 def _forward(net: nn.Module, inputs: Inputs) -> Tensor:
-    # the net is an argument: compiling each net would give each its own graph, and rename its weights
+    # The net is an argument: a compiled net would have its own graph, and other names of its weights.
     result: Tensor = net(inputs)
     return result

@@ -1,4 +1,4 @@
-"""Train a net by a configuration: load the data, fit, and predict a split."""
+"""Trains a net as configured: loads the data, fits the net, and predicts a split."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Fitted:
     Attributes
     ----------
     network : Network
-        With the best weights.
+        The net with its best weights.
     loss : nn.Module
         The loss of the training.
     trainer : pl.Trainer
@@ -65,15 +65,15 @@ class Fitted:
     dataset : Dataset
         The dataset of `data`.
     target : Target
-        What is predicted.
+        The target that the net predicts.
     history : list of dict
         Metrics of each epoch.
     diverged : bool
         Whether the loss became infinite or NaN.
     best_epoch : int, optional
-        Epoch, from 0, of the best weights; None where no epoch was validated with a finite loss.
+        Epoch, from 0, of the best weights; None if no epoch was validated with a finite loss.
     pruned : bool
-        Whether a search stopped it early.
+        Whether a search stopped the training early.
     """
 
     network: Network
@@ -122,9 +122,9 @@ def fit(
     cfg : DictConfig
         The configuration.
     parts : Parts
-        Built from it.
+        The parts that the configuration names.
     data : TrainingData
-        Loaded by `load`.
+        The data, from `load`.
     checkpoint : Path, optional
         Checkpoint of an interrupted training to resume.
     scratch : Path, optional
@@ -132,7 +132,7 @@ def fit(
     log : callable
         Called after each epoch with all epochs so far.
     quiet : bool
-        Show no progress.
+        Whether to hide the progress display.
     should_prune : callable, optional
         Called after each epoch with all epochs so far; returns whether to prune the trial.
 
@@ -154,14 +154,14 @@ def fit(
         _compile_for(cfg, len(data.splits["train"])),
     )
     history = History(log)
-    # on a GPU an epoch may take less time than writing its checkpoint
+    # On a GPU an epoch may take less time than writing its checkpoint.
     share = 1.0 if device_kind(cfg) == "cpu" else 0.1
-    kept = Checkpoints(scratch, cfg.monitor, best_is(target, cfg.monitor), share)
+    checkpoints = Checkpoints(scratch, cfg.monitor, best_is(target, cfg.monitor), share)
     pruning = Pruning(history, should_prune or (lambda epochs: False))
     callbacks = [
         *build_callbacks(cfg),  # before the history, which collects what they log at the end of an epoch
         history,
-        kept,
+        checkpoints,
         *_callbacks(cfg, target, quiet),
         *([pruning] if should_prune else []),
         *([Faster()] if cfg.fast else []),
@@ -175,9 +175,9 @@ def fit(
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except Diverged:
         diverged = True
-    log(history.epochs)  # also where an interrupted training only has to be logged
-    if scratch is not None and kept.best_epoch is not None:
-        module.load_state_dict(kept.best_weights())
+    log(history.epochs)  # also if a resumed training had no epoch left
+    if scratch is not None and checkpoints.best_epoch is not None:
+        module.load_state_dict(checkpoints.best_weights())
     network = module.net
     assert isinstance(network, Network)
     return Fitted(
@@ -189,7 +189,7 @@ def fit(
         target,
         history.epochs,
         diverged,
-        kept.best_epoch,
+        checkpoints.best_epoch,
         pruning.pruned,
     )
 
@@ -205,7 +205,7 @@ def fit_labels(parts: Iterable[nn.Module], train: Split, target: Target) -> None
     train : Split
         The training split.
     target : Target
-        What is predicted.
+        The target that the net predicts.
     """
     for part in parts:
         if hasattr(part, "fit_labels"):
@@ -215,7 +215,7 @@ def fit_labels(parts: Iterable[nn.Module], train: Split, target: Target) -> None
 
 
 def predict(fitted: Fitted, split: SplitName) -> Predictions:
-    """Predictions of the best weights for a split; NaN, which counts as no label, where there are no best weights."""
+    """Predictions of the best weights for a split; NaN, which counts as no label, if there are no best weights."""
     device, context = fitted.trainer.strategy.root_device, fitted.trainer.precision_plugin.forward_context
     logits = logits_of(fitted.network, fitted.data.records(split, device), device, context)
     if fitted.best_epoch is None:
@@ -245,16 +245,16 @@ def _check_data(cfg: DictConfig, dataset: Dataset, split: Split) -> None:
     if named != known:
         raise UserError(
             f"Config key 'dataset.label_names' is [{', '.join(named)}], but the labels of the data are "
-            f"[{', '.join(known)}]: name them alike, in the same order."
+            f"[{', '.join(known)}]: use the same names, in the same order."
         )
 
 
 def _check_metrics(cfg: DictConfig, parts: Parts, data: TrainingData) -> None:
-    """Refuse a monitor or an objective that is undefined on the labels of its split: AUROC without a positive, say."""
-    asked = [("monitor", cfg.monitor), *(("objective", name) for name in objectives(cfg))]
+    """Refuse a monitor or objective that is undefined on the labels of its split, such as AUROC without positives."""
+    configured = [("monitor", cfg.monitor), *(("objective", name) for name in objectives(cfg))]
     splits: tuple[SplitName, ...] = ("train", "val")
     for split in splits:
-        wanted = [(key, name) for key, name in asked if split_of(name) == split and metric_of(name) != "loss"]
+        wanted = [(key, name) for key, name in configured if split_of(name) == split and metric_of(name) != "loss"]
         if not wanted:
             continue
         target, targets = parts.dataset.target, torch.from_numpy(data.splits[split].targets.astype(np.float32))
@@ -315,7 +315,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback]) -> pl.Trainer:
 
 
 def _compile_for(cfg: DictConfig, records: int) -> int | None:
-    """Size of the training batches that are compiled; None where nothing is compiled."""
+    """Size of the training batches that are compiled; None if nothing is compiled."""
     steps = cfg.max_epochs * records / cfg.batch_size
     # a compiled net overwrites the gradients of its last call, so they cannot be accumulated
     accumulates = cfg.trainer.get("accumulate_grad_batches", 1) != 1

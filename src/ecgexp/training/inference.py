@@ -1,4 +1,4 @@
-"""Run a net over records, without training it."""
+"""Runs a net over records, without training."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ Context = Callable[[], AbstractContextManager[Any]]
 def run_net(
     net: Callable[[Inputs], Tensor], batches: Iterable[Inputs], device: torch.device, context: Context = nullcontext
 ) -> Iterator[Tensor]:
-    """Outputs of a net for batches of records, one after the other.
+    """Outputs of a net for batches of records, one after another.
 
     Parameters
     ----------
     net : callable
-        In evaluation mode, on `device`.
+        The net, in evaluation mode, on `device`.
     batches : iterable of Tensor, or of dict of str to Tensor
         Inputs of records; several inputs by name.
     device : torch.device
-        Where to compute.
+        Device of the computation.
     context : callable
-        Makes the context that each batch is computed in.
+        Returns the context of the computation of a batch.
 
     Yields
     ------
@@ -76,23 +76,23 @@ def measure_predictions(
 
 
 def latency(network: nn.Module, record: Inputs, device: torch.device, context: Context = nullcontext) -> float:
-    """Milliseconds that a network takes for one record: the median of ten passes, after a first one.
+    """Milliseconds that a network takes for one record: the median of ten passes, after one that is not counted.
 
     Parameters
     ----------
     network : nn.Module
-        It is left in evaluation mode.
+        The network; afterwards it is in evaluation mode.
     record : Tensor, or dict of str to Tensor
         Inputs of one record.
     device : torch.device
-        Where to compute.
+        Device of the computation.
     context : callable
-        Makes the context that it is computed in.
+        Returns the context of the computation.
     """
     passes = run_net(network.to(device).eval(), repeat(moved(record, device)), device, context)
     times = []
     for _ in range(11):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         next(passes).cpu()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return 1e3 * statistics.median(times[1:])

@@ -1,4 +1,4 @@
-"""Ranks of the processes that torchrun or srun started to train one net. Imports nothing slow."""
+"""Ranks of processes that torchrun or srun started to train one net. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ecgexp.errors import UserError
 
 
 def launched() -> tuple[int, int]:
-    """Rank of this process, and the number of ranks, where torchrun or srun started several; else 0 and 1."""
+    """Rank of this process and number of ranks, if torchrun or srun started several processes; else 0 and 1."""
     for rank, ranks in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
         if rank in os.environ and int(os.environ.get(ranks, 1)) > 1:
             return int(os.environ[rank]), int(os.environ[ranks])
@@ -17,7 +17,7 @@ def launched() -> tuple[int, int]:
 
 
 def check_ranks(trainer: Any, batch_size: int, sweep: bool) -> None:
-    """Refuse a number of processes that cannot train one net: of torchrun or srun, or ones that nobody starts.
+    """Refuse a number of processes that does not fit the configuration or the command.
 
     Parameters
     ----------

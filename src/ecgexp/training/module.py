@@ -27,22 +27,22 @@ class TrainingModule(pl.LightningModule):
     Parameters
     ----------
     net : nn.Module
-        Stored inputs of a batch to logits (batch, outputs); see `Network`.
+        Maps the stored inputs of a batch to logits (batch, outputs); see `Network`.
     loss : callable
-        ``(logits, targets)`` to a scalar mean.
+        Maps ``(logits, targets)`` to a scalar mean.
     optimizer : callable
-        Parameters to an optimizer.
+        Maps parameters to an optimizer.
     schedule : callable, optional
-        Optimizer to a learning-rate schedule; with ``interval='step'`` also called with ``total_steps``.
+        Maps an optimizer to a learning-rate schedule; with ``interval='step'`` also called with ``total_steps``.
     interval : {'epoch', 'step'}
         When the schedule steps.
     monitor : str
         Metric that a plateau schedule watches.
     target : Target
-        What is predicted, and how it is measured.
+        The target that the net predicts; it measures the predictions.
     compile_for : int, optional
-        Size of the training batches that are compiled; others, such as the last of an epoch, are not. None: nothing
-        is compiled.
+        Size of the training batches for which the net is compiled. Other batches, such as the last of an epoch, run
+        without compilation. None: nothing is compiled.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class TrainingModule(pl.LightningModule):
         return self.net(inputs)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Loss of a batch; None where the net has nothing to train."""
+        """Loss of a batch; None if the net has nothing to train."""
         loss = self._step("train", batch)
         # Reading the loss in each step would stall a GPU; there only the loss of the epoch is checked.
         if loss.device.type == "cpu" and self._any_rank(not torch.isfinite(loss)):
@@ -80,11 +80,11 @@ class TrainingModule(pl.LightningModule):
         return loss if loss.requires_grad else None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the logits for the metrics of the epoch."""
+        """Store the logits for the metrics of the epoch."""
         self._step("val", batch)
 
     def on_train_start(self) -> None:
-        """Restore schedule and random state of an interrupted training: the optimizers exist only now."""
+        """Restore the schedule and random state of an interrupted training; the optimizers exist only now."""
         if not self._restored:
             return
         if self._scheduler is not None:
@@ -104,11 +104,11 @@ class TrainingModule(pl.LightningModule):
         for split in ("train", "val"):
             if self._seen[split]:
                 metrics = self._measure(split)
-                # tensors stay on the CPU; numbers would be copied to the GPU, and read back one by one
+                # Tensors stay on the CPU; Lightning would copy numbers to the GPU, and read them back one by one.
                 self.log_dict({split_metric(split, name): torch.tensor(value) for name, value in metrics.items()})
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
-        """Optimizer; None where the net has nothing to train."""
+        """Optimizer; None if the net has nothing to train."""
         parameters = [p for p in self.parameters() if p.requires_grad]
         if not parameters:
             return None

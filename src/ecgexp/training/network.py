@@ -1,4 +1,4 @@
-"""A net with the normalisation of its dataset, and checks and measures of it."""
+"""A net with the normalisation of its dataset; checks and measurements of nets."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class Network(nn.Module):
     """A net with the normalisation of its dataset, so that both are saved together.
 
-    It takes the stored inputs of a batch, and converts each to float32. A net with one input is called with it, one
-    with several by their names.
+    It takes the stored inputs of a batch, and converts each to float32. A net with one input is called with this
+    input, a net with several inputs is called by their names.
 
     Parameters
     ----------
     net : nn.Module
-        Inputs to logits (batch, outputs).
+        Maps inputs to logits (batch, outputs).
     normalization : mapping of str to pair of arrays, optional
         Mean and standard deviation of the inputs that are normalised, by name; see `Dataset.normalization`.
     """
@@ -63,7 +63,7 @@ def restored(net: nn.Module, state: Mapping[str, Tensor]) -> Network:
     RuntimeError
         If the state does not fit the net.
     """
-    # earlier versions had only signals, and did not name them
+    # Earlier versions had only signals, and used no names.
     state = {f"{key}_{SIGNAL}" if key in ("mean", "std") else key: value for key, value in state.items()}
     names = [key.removeprefix("mean_") for key in state if key.startswith("mean_")]
     unset = np.zeros(0, np.float32)
@@ -87,7 +87,7 @@ def check_takes(net: nn.Module, names: Sequence[str]) -> None:
     Raises
     ------
     UserError
-        If its ``forward`` lacks an argument for one of them, or needs another.
+        If its ``forward`` lacks an argument for one of them, or needs a further one.
     """
     signature = inspect.signature(net.forward)
     try:
@@ -104,7 +104,7 @@ def check_takes(net: nn.Module, names: Sequence[str]) -> None:
 
 
 def as_float(inputs: Inputs) -> Inputs:
-    """Inputs as nets compute with them: float32, or what Lightning has made the default type."""
+    """Inputs in the type of the computation: float32, or the default type that Lightning has set."""
     if isinstance(inputs, Tensor):
         return inputs.to(torch.get_default_dtype())
     return {name: one.to(torch.get_default_dtype()) for name, one in inputs.items()}

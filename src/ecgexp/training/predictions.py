@@ -28,11 +28,11 @@ class Predictions:
         In the stored type, uint8 for labels.
     probabilities : float32 array, (records, names)
     target : Target
-        What is predicted.
+        The target of the predictions.
     patients : str array, (records,), or None
-        None where a file does not have them.
+        None if the file has no patients.
     logits : float32 array, (records, outputs), or None
-        None where the predictions were read from a file: it has no logits.
+        None if the predictions were read from a file, which has no logits.
     """
 
     ids: NDArray[np.str_]
@@ -47,12 +47,12 @@ class Predictions:
 
     @property
     def groups(self) -> NDArray[np.str_]:
-        """Records that belong together, (records,): patients, or each record alone where those are not known."""
+        """Group of each record, (records,): the patient, or the record itself if patients are not known."""
         return self.ids if self.patients is None else self.patients
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write a parquet table: `id`, `patient` where known, `true/<name>` and `probability/<name>` for each name."""
+    """Write a parquet table: `id`, `patient` if known, `true/<name>` and `probability/<name>` for each name."""
     table = {"id": predictions.ids.astype(str)}
     if predictions.patients is not None:
         table["patient"] = predictions.patients.astype(str)
@@ -63,12 +63,12 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path, build: Callable[[Sequence[str]], Target]) -> Predictions:
-    """Read what `write_predictions` wrote; `build` makes the trial's target from the names of its columns.
+    """Read the file of `write_predictions`; `build` makes the trial's target from the names of its columns.
 
     Raises
     ------
     UserError
-        If the file is no such table.
+        If the file is not such a table.
     """
     try:
         table = pd.read_parquet(path)
@@ -77,7 +77,7 @@ def read_predictions(path: Path, build: Callable[[Sequence[str]], Target]) -> Pr
         if targets.dtype.kind not in "buif":
             raise ValueError(f"targets of the type {targets.dtype}")
         ids = table["id"].to_numpy(dtype=str)
-        # copies: of arrays that cannot be written to torch makes no tensors without a warning
+        # copies, since torch warns of arrays that are read-only
         probabilities = table[[f"{_PROBABILITY}{name}" for name in names]].to_numpy(dtype=np.float32, copy=True)
         patients = table["patient"].to_numpy(dtype=str) if "patient" in table else None
     except Exception as error:  # a damaged parquet file may raise anything

@@ -20,12 +20,12 @@ from ecgexp.processes import leave_with_parent
 from ecgexp.training.launched import launched
 
 TASK, FAILED, LEFT_OUT = "task", "failed", ""
-# Rank 0 may have to read its data, and look up earlier trials, first.
+# Before rank 0 sends a task, it may have to read its data and find earlier trials.
 PATIENCE = timedelta(days=30)
 GRACE = timedelta(seconds=60)
 _SENTENCE = "Training process {} failed; its error is shown above."
 
-_store: distributed.Store | None = None  # rank 0 tells ranks of torchrun or srun through it what to train
+_store: distributed.Store | None = None  # rank 0 sends tasks to the ranks of torchrun or srun through it
 
 
 @contextmanager
@@ -37,14 +37,14 @@ def other_ranks(processes: int, function: Callable[..., Any], *args: Any) -> Ite
     processes : int
         Number of ranks.
     function : callable
-        Called with `args` and one more callable. It calls that one just before it joins the other ranks; otherwise
-        rank 0 would wait half an hour for a rank that failed before. Ranks of torchrun or srun call the function
-        that they gave to `follow`, with `args` read from JSON.
+        Called with `args` and a callable `ready`. It calls `ready` just before it joins the other ranks; without
+        that, rank 0 would wait half an hour for a rank that failed earlier. Ranks of torchrun or srun call the function
+        that they passed to `follow`, with `args` read from JSON.
 
     Raises
     ------
     RuntimeError
-        If one of them failed.
+        If one of the other ranks failed.
     """
     if _store is not None:
         _tell(_store, json.dumps(args, default=str))
@@ -58,7 +58,7 @@ def other_ranks(processes: int, function: Callable[..., Any], *args: Any) -> Ite
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """As rank 0, tell the ranks of torchrun or srun what to train; at the end, that nothing is left."""
+    """As rank 0, send tasks to the ranks of torchrun or srun; at the end, tell them that there is none."""
     global _store
     _, ranks = launched()
     if ranks == 1:
@@ -126,8 +126,8 @@ def _leave() -> None:
 @contextmanager
 def _started(processes: int, function: Callable[..., Any], *args: Any) -> Iterator[None]:
     """Start the other ranks on this machine."""
-    # Lightning would start them by running the whole command again, and so the whole sweep. Where LOCAL_RANK is set
-    # it expects them to run already. A torchrun of one process has its own store.
+    # Lightning would start them by running the whole command again, and so the whole sweep. If LOCAL_RANK is set,
+    # Lightning expects that they run already. A torchrun with one process has its own store.
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(find_free_network_port()),
@@ -160,7 +160,7 @@ def _started(processes: int, function: Callable[..., Any], *args: Any) -> Iterat
         _check(children)
     finally:
         for child in children:
-            child.kill()  # it has nothing to write, and may wait for other ranks
+            child.kill()  # it writes nothing, and may wait for other ranks
         for name, value in before.items():
             os.environ.pop(name, None)
             os.environ.update({name: value} if value is not None else {})
@@ -170,7 +170,7 @@ def _started(processes: int, function: Callable[..., Any], *args: Any) -> Iterat
 def _wait(signal: Connection, rank: int) -> None:
     try:
         signal.recv()
-    except EOFError:  # the process that held the other end is gone
+    except EOFError:  # the other process has ended
         raise RuntimeError(_SENTENCE.format(rank)) from None
 
 
@@ -180,7 +180,7 @@ def _is_cut_off(error: RuntimeError) -> bool:
 
 
 def _check(children: list[SpawnProcess], patience: timedelta | None = None) -> None:
-    """Wait for the end of the other ranks; raise where one failed, for a killed one first."""
+    """Wait for the end of the other ranks; raise an error if one failed, first for a killed one."""
     for child in children:
         child.join(None if patience is None else patience.total_seconds())
     failed = [(child.exitcode, rank) for rank, child in enumerate(children, 1) if child.exitcode]
