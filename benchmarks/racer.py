@@ -176,7 +176,7 @@ def _bare(settings: dict[str, Any], arrays: Arrays) -> Iterator[float]:
     import torch
 
     from ecgexp.fast import speed_up
-    from ecgexp.fast.training import as_it_lies, keep_freed_memory
+    from ecgexp.fast.training import declare_contiguous, keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(settings["threads"])
@@ -189,7 +189,7 @@ def _bare(settings: dict[str, Any], arrays: Arrays) -> Iterator[float]:
         for rows in torch.randperm(len(signals)).split(size):
             optimizer.zero_grad()
             lossf(net(signals[rows].transpose(1, 2)), targets[rows]).backward()
-            as_it_lies(net.parameters())
+            declare_contiguous(net.parameters())
             optimizer.step()
         net.eval()
         with torch.no_grad():

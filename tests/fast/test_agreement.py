@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ecgexp.fast import speed_up
-from ecgexp.fast.training import as_it_lies, fused
+from ecgexp.fast.training import declare_contiguous, fused
 from ecgexp.models import Rajpurkar, RajpurkarOriginal, Ribeiro, RibeiroOriginal
 from ecgexp.models.layers import BatchNorm, Decimate, DecimatedConv, ReLUDropout, SameConv, SameMaxPool
 
@@ -129,7 +129,7 @@ def test_a_training_without_dropout_has_the_same_losses(name, optimizer):
             loss = nn.functional.binary_cross_entropy_with_logits(net(x[rows]), targets[rows])
             loss.backward()
             if update.defaults.get("fused"):
-                as_it_lies(net.parameters())
+                declare_contiguous(net.parameters())
             update.step()
             losses[-1].append(loss.item())
     expected, found = losses

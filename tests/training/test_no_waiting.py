@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecgexp.datasets import SignalDataset, Split
 from ecgexp.fast import speed_up
-from ecgexp.fast.training import as_it_lies, fused
+from ecgexp.fast.training import declare_contiguous, fused
 from ecgexp.models import Rajpurkar, Ribeiro
 from ecgexp.models.layers import SameConv
 from ecgexp.targets import MultiLabel
@@ -146,7 +146,7 @@ def test_a_fused_update_of_channels_last_weights_is_the_plain_one_without_a_copy
         for mine, other in zip(ours[:-1], plain, strict=False):
             other.grad = torch.randn_like(other)
             mine.grad = torch.empty_like(mine).copy_(other.grad)
-        as_it_lies(ours)
+        declare_contiguous(ours)
         with torch.profiler.profile() as seen:
             update.step()
         assert "aten::_fused" in " ".join(names := [event.name for event in seen.events()])

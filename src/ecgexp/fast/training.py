@@ -50,7 +50,7 @@ def fused(optimizer: Optimizer, device: str) -> Optimizer:
     return partial(optimizer, fused=True) if "fused" in parameters and unset and faster else optimizer
 
 
-def as_it_lies(parameters: Iterable[Tensor]) -> None:
+def declare_contiguous(parameters: Iterable[Tensor]) -> None:
     """Declare gradients contiguous that have the memory layout of their parameters, until they are computed again.
 
     A fused update reads parameters, gradients and moments in memory order, so no copy is needed. PyTorch on a CPU

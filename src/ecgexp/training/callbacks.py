@@ -19,7 +19,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from ecgexp.errors import UserError, summarised
-from ecgexp.fast.training import as_it_lies, keep_freed_memory
+from ecgexp.fast.training import declare_contiguous, keep_freed_memory
 from ecgexp.saved import load_tensors
 from ecgexp.tracking.names import EPOCH_SECONDS, LEARNING_RATE
 
@@ -82,7 +82,7 @@ class Faster(Callback):
     ) -> None:
         """Avoid a copy of each gradient in a fused update on a CPU."""
         if pl_module.device.type == "cpu" and optimizer.defaults.get("fused"):
-            as_it_lies(parameter for group in optimizer.param_groups for parameter in group["params"])
+            declare_contiguous(parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
 class Checkpoints(Checkpoint):
