@@ -233,7 +233,7 @@ def test_a_torch_that_cannot_be_loaded_is_named_as_the_cause(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_in_one_sentence(tmp_path):
+def test_a_full_disk_is_reported_in_one_sentence(tmp_path):
     (tmp_path / "out" / ".hydra").mkdir(parents=True)
     (tmp_path / "out" / ".hydra" / "config.yaml").symlink_to("/dev/full")
     command = [sys.executable, "-m", "ecgexp", "hydra.run.dir=out"]

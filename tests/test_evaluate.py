@@ -53,7 +53,7 @@ def arrays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.slow
-def test_everything_is_measured_logged_and_told(trained, moved):
+def test_everything_is_measured_logged_and_printed(trained, moved):
     words = (f"run={trained.run_id}", "split=test", "thresholds=tuned", *places(trained))
     done = shell("evaluate", moved.folder, *words)
     assert done.returncode == 0, done.stderr
@@ -162,7 +162,7 @@ def test_a_sweep_that_reuses_a_trial_later_has_its_accesses(trained, moved, monk
 
 
 @pytest.mark.slow
-def test_a_look_at_other_test_records_is_told_and_kept_apart(trained, moved, monkeypatch, capsys):
+def test_an_access_to_other_test_records_is_reported_and_stored_separately(trained, moved, monkeypatch, capsys):
     words = (f"run={trained.run_id}", "split=test")
     assert call(monkeypatch, "evaluate", moved.folder, *words, *places(trained)) == 0
     assert "not those" not in capsys.readouterr().out
@@ -284,7 +284,7 @@ def test_test_records_that_the_run_has_seen_are_refused_before_a_look(trained, m
 
 
 @pytest.mark.slow
-def test_validation_records_that_were_trained_on_are_told_before_and_after(trained, moved, monkeypatch, capsys):
+def test_validation_records_that_were_trained_on_are_reported_before_and_after(trained, moved, monkeypatch, capsys):
     words = (f"run={trained.run_id}", "split=val", *with_folds(trained, moved.folder, {1: 9, 9: 1}))
     assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
     said = capsys.readouterr().out
@@ -324,7 +324,7 @@ def test_records_of_the_first_look_with_other_labels_are_not_called_other_record
         (["run={run}", "split=test", "tracking.root={trained}", "dataset.labels_csv=a.csv"], "labels_csv"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_sentence(trained, tmp_path, monkeypatch, words, named):
+def test_what_cannot_be_done_is_reported_in_one_sentence(trained, tmp_path, monkeypatch, words, named):
     words = [word.format(trained=trained.folder, run=trained.run_id) for word in words]
     said = call(monkeypatch, "evaluate", tmp_path, *words)
     assert is_one_sentence(said), said
@@ -374,7 +374,7 @@ def test_calibration_bins_are_those_of_scikit_learn():
 
 
 @pytest.mark.parametrize("classes", [3, 12])
-def test_the_reliability_plot_shows_labels_while_they_can_be_told_apart(classes):
+def test_the_reliability_plot_shows_labels_while_they_can_be_distinguished(classes):
     values, targets = (part.repeat(1, classes // 3) for part in example())
     names = [f"label {i}" for i in range(classes)]
     figure = reliability_figure(calibration_bins(values, targets, names), 0.1234, "title")
@@ -417,7 +417,7 @@ def test_subgroups_are_counted_scored_and_honest_about_what_they_lack():
     assert few[["mlcm_f1_micro", "auroc_macro", "brier"]].isna().all()
 
 
-def test_rare_devices_are_taken_together():
+def test_rare_devices_form_one_group():
     values, targets = example(60)
     metadata = pd.DataFrame({"device": [f"device {min(i % 20, i // 2):02d}" for i in range(60)]})
     table = subgroup_table(MultiLabel("abc"), values, targets, np.arange(60), metadata)

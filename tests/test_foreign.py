@@ -113,7 +113,7 @@ def test_the_cells_of_a_grid_are_those_of_hydra_in_order():
     assert hydra_private.GRID_SWEEPER in [cls.__name__ for cls in Plugins.instance().discover(Sweeper)]
 
 
-def test_what_a_job_came_to_is_told_without_a_word(capfd):
+def test_the_outcome_of_a_job_is_returned_without_output(capfd):
     error = ValueError("no")
     done, failed = JobReturn(status=JobStatus.COMPLETED), JobReturn(status=JobStatus.FAILED)
     done.return_value, failed.return_value = 1.5, error
@@ -281,7 +281,7 @@ def test_a_sampler_does_not_see_the_trial_that_is_left_out(monkeypatch):
     assert reads
 
 
-def test_a_journal_says_how_many_lines_it_read_and_reads_by_the_method_that_can_be_overridden(tmp_path):
+def test_a_journal_counts_the_lines_it_has_read_and_its_read_method_can_be_overridden(tmp_path):
     reads = []
 
     class Watched(optuna_private.WatchedJournal):

@@ -140,7 +140,7 @@ def test_trials_that_prune_themselves(tmp_path):
 
 
 @pytest.mark.parametrize(("how", "error"), [("raises", "ValueError: too much"), ("nothing", "returned None")])
-def test_trials_that_fail_are_told_and_end_the_command_badly(tmp_path, how, error):
+def test_failed_trials_are_reported_and_the_command_fails(tmp_path, how, error):
     done = app(tmp_path, *ONE, "+x=0.2,0.8", f"+how={how}", "hydra/sweeper/sampler=grid")
     assert done.returncode == 1
     assert error in done.stdout + done.stderr
@@ -150,7 +150,7 @@ def test_trials_that_fail_are_told_and_end_the_command_badly(tmp_path, how, erro
     assert len(results(tmp_path / "out")) == (1 if how == "raises" else 0)
 
 
-def test_the_same_folder_goes_on_and_keeps_what_was_there(tmp_path):
+def test_the_same_folder_resumes_the_search_with_its_trials(tmp_path):
     words = (*ONE, "+x=interval(0,1)")
     assert app(tmp_path, *words, "hydra.sweeper.n_trials=2").returncode == 0
     kept = {path: path.read_text() for path in (tmp_path / "out").glob("*/x.txt")}
@@ -160,13 +160,13 @@ def test_the_same_folder_goes_on_and_keeps_what_was_there(tmp_path):
     assert {path.parent.name for path in (tmp_path / "out").glob("*/x.txt")} == {"0", "1", "2", "3"}
 
 
-def test_a_space_that_cannot_be_searched_is_said_shortly(tmp_path):
+def test_a_space_that_cannot_be_searched_is_reported_in_one_line(tmp_path):
     done = app(tmp_path, *ONE, "+x=interval(1,0)")
     assert done.returncode == 1
     assert "The search space +x=interval(1,0) cannot be sampled" in done.stderr
 
 
-def test_a_storage_that_stops_answering_is_said(tmp_path):
+def test_a_storage_that_stops_answering_is_reported(tmp_path):
     storage = f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"
     done = app(tmp_path, *ONE, "+x=interval(0,1)", "+how=breaks", storage)
     assert done.returncode == 1

@@ -92,7 +92,7 @@ def test_an_address_without_a_scheme_is_refused_and_not_repeated(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_grammar_does_not_read_is_said_without_its_token():
+def test_an_override_that_cannot_be_parsed_is_reported_without_its_token():
     register_resolvers()
     words = get_args_parser().parse_args(["tracking=server", f"tracking.uri=http://host/?token={SECRET}"])
     with pytest.raises(UserError, match=r"token=\*\*\*") as caught:

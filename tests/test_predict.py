@@ -102,7 +102,7 @@ def test_real_records_at_two_rates_and_one_of_two_leads(trained, ptbxl_folder, t
         (lambda s: s[:600], "padded with 4 s of zeros at its end"),
     ],
 )
-def test_another_length_is_adapted_and_told_beside_the_table(
+def test_another_length_is_adapted_and_reported_outside_the_table(
     trained, record, tmp_path, monkeypatch, capsys, change, note
 ):
     read = wfdb.rdrecord(str(record))
@@ -419,7 +419,7 @@ def test_a_description_that_no_run_writes_is_refused(exported, record, tmp_path,
         (["run={run}", "record=a", "tracking.root={trained}"], "a.hea"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_sentence(trained, tmp_path, monkeypatch, capsys, words, named):
+def test_what_cannot_be_done_is_reported_in_one_sentence(trained, tmp_path, monkeypatch, capsys, words, named):
     words = [word.format(trained=trained.folder, run=trained.run_id) for word in words]
     said = call(monkeypatch, "predict", tmp_path, *words)
     said = capsys.readouterr().err.strip() if said == 1 else said

@@ -135,7 +135,7 @@ def test_everything_is_also_in_the_run_of_the_sweep(seeds, seeds_report, store):
     assert {"mlcm_best.png", "mlcm_best_constant.png", "mlcm_best_ribeiro.png"} <= files
 
 
-def test_a_warning_of_the_data_is_said_once_wherever_results_are(store, folder, tmp_path, monkeypatch, capsys):
+def test_a_warning_of_the_data_is_shown_once_with_all_results(store, folder, tmp_path, monkeypatch, capsys):
     sweep = Sweep(store, "warned")
     for number, data in enumerate(["Patients are on <both> sides.", "Patients are on <both> sides.", ""]):
         sweep.trial("model=linear", f"lr={number}", **({"warning": data} if data else {}))
@@ -160,7 +160,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(page):
     assert "@import" not in page.text and "url(" not in page.text
 
 
-def test_the_page_says_what_can_be_concluded(page):
+def test_the_page_states_what_can_be_concluded(page):
     assert "The best trial is trial 1 model=linear seed=1" in page.text
     assert (
         "Of the 4 other trials, 1 cannot be distinguished from the winner by these 60 records of 30 patients"
@@ -202,7 +202,7 @@ def many_keys(store, folder):
     return Page(folder / "keys" / "report.html")
 
 
-def test_each_row_of_headings_says_which_key_it_is_of(many_keys):
+def test_each_row_of_headings_names_its_key(many_keys):
     first = many_keys.rows.index(next(row for row in many_keys.rows if row[0] == "optimizer"))
     headings = many_keys.rows[first : first + 4]
     assert [row[0] for row in headings[:3]] == ["optimizer", "early_stopping.patience", "scheduler"]
@@ -217,7 +217,7 @@ def test_of_many_keys_a_trial_has_its_settings_in_one_column(many_keys):
     assert best[1] == " ".join(f"{key}=sgd" for key in KEYS)
 
 
-def test_each_cell_says_on_a_narrow_screen_what_it_is(page, many_keys):
+def test_each_cell_has_its_label_on_a_narrow_screen(page, many_keys):
     for one in (page, many_keys):
         assert one.unnamed == 0
     assert {
@@ -237,7 +237,7 @@ def test_failed_and_diverged_trials_are_listed(page):
     assert "Diverged (a result, not a failure): trial 5 model=ribeiro seed=1." in page.text
 
 
-def test_cost_is_told_per_net_and_in_all(page):
+def test_cost_is_shown_per_net_and_in_total(page):
     costs = {row[0]: row for row in page.rows if row and " on cpu" in row[0]}
     assert costs["linear on cpu"][1:6] == ["2", "10.0 s", "10.0 s", "3.3 s", "20.0 s"]
     (total,) = [row for row in page.rows if row and row[0] == "all"]
@@ -287,7 +287,7 @@ def test_accesses_of_a_sweep_whose_name_only_resembles_it_are_not_its_own(store,
 # --- which sweep
 
 
-def test_the_latest_sweep_is_the_default_and_told(store, folder, seeds, monkeypatch, capsys):
+def test_the_latest_sweep_is_the_default_and_named(store, folder, seeds, monkeypatch, capsys):
     sweep = Sweep(store, "latest")
     sweep.trial("lr=0.1", skill=1.0)
     sweep.trial("lr=0.2", skill=0.9)
@@ -428,7 +428,7 @@ def test_trials_of_other_thresholds_are_compared_on_the_same_records(store, fold
     assert "different sets" not in capsys.readouterr().out
 
 
-def test_the_choice_of_the_epoch_is_said_where_there_was_one(store, folder, monkeypatch, capsys):
+def test_the_choice_of_the_epoch_is_reported_if_there_was_one(store, folder, monkeypatch, capsys):
     sweep = Sweep(store, "epochs")
     sweep.trial("lr=0.1", skill=0.6)
     sweep.end()
@@ -442,7 +442,7 @@ def test_the_choice_of_the_epoch_is_said_where_there_was_one(store, folder, monk
     assert "is from the epoch" not in capsys.readouterr().out
 
 
-def test_without_patients_it_says_that_records_stand_for_them(store, folder, monkeypatch, capsys):
+def test_without_patients_the_report_says_that_records_are_resampled(store, folder, monkeypatch, capsys):
     sweep = Sweep(store, "anonymous", patient_column=False)
     sweep.trial("lr=0.1", skill=1.0)
     sweep.trial("lr=0.2", skill=0.1)
@@ -521,7 +521,7 @@ def paper_grid(sweep, **settings):
     sweep.end()
 
 
-def test_the_papers_value_stands_beside_each_of_ours(store, folder, monkeypatch):
+def test_the_value_of_the_paper_is_beside_each_of_ours(store, folder, monkeypatch):
     paper_grid(Sweep(store, "paper"))
     report(monkeypatch, folder, "sweep=paper", "out=paper")
     cells = pd.read_csv(folder / "paper" / "cells.csv")
@@ -532,7 +532,7 @@ def test_the_papers_value_stands_beside_each_of_ours(store, folder, monkeypatch)
     assert "Not comparable" not in page.text
 
 
-def test_what_differs_from_the_paper_is_said(store, folder, monkeypatch):
+def test_differences_from_the_paper_are_reported(store, folder, monkeypatch):
     choices, params = {"dataset": "synthetic"}, {"max_epochs": "2"}
     paper_grid(Sweep(store, "rehearsal"), choices=choices, params=params)
     report(monkeypatch, folder, "sweep=rehearsal", "out=rehearsal")

@@ -165,7 +165,7 @@ def test_a_damaged_checkpoint_starts_the_trial_again_and_is_no_failure_of_it(tmp
 
 
 @pytest.mark.slow
-def test_the_kept_weights_are_the_best_whether_or_not_they_were_written(tmp_path, monkeypatch, train):
+def test_the_final_weights_are_the_best_whether_or_not_they_were_written(tmp_path, monkeypatch, train):
     whole = recorded(tmp_path / "whole", train("whole", "max_epochs=6").run_id)
     create = Checkpoints.__init__
     monkeypatch.setattr(Checkpoints, "__init__", lambda self, *args: create(self, *args[:3], share=1e-9))
@@ -181,7 +181,7 @@ def test_a_finished_single_trial_is_trained_again_and_is_equal(tmp_path, train):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_and_leaves_the_last_state_as_it_was(tmp_path, monkeypatch, train):
+def test_a_full_disk_is_reported_and_does_not_change_the_last_checkpoint(tmp_path, monkeypatch, train):
     saved = Checkpoints.on_train_epoch_end
 
     def save_to_a_full_disk(self, trainer, module):
@@ -197,7 +197,7 @@ def test_a_full_disk_is_said_and_leaves_the_last_state_as_it_was(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_told_to_stop_while_it_writes_its_state_it_was_killed_and_goes_on(tmp_path, monkeypatch, train):
+def test_a_trial_interrupted_while_it_writes_its_checkpoint_is_killed_and_resumed(tmp_path, monkeypatch, train):
     whole = recorded(tmp_path / "whole", train("whole", "max_epochs=3").run_id)
     save = torch.save
 
@@ -221,7 +221,7 @@ def test_told_to_stop_while_it_writes_its_state_it_was_killed_and_goes_on(tmp_pa
 
 
 @pytest.mark.parametrize("context", [None, ValueError("something else")])
-def test_what_torch_itself_says_of_a_write_is_kept(tmp_path, monkeypatch, context):
+def test_an_error_of_torch_itself_in_a_write_is_not_replaced(tmp_path, monkeypatch, context):
     said = RuntimeError("what torch says")
     said.__context__ = context
 

@@ -85,7 +85,7 @@ def test_a_sound_checkpoint_is_found(tmp_path, best):
 
 
 @pytest.mark.parametrize("spoilt", ["truncated", "flipped", "no best", "best flipped", "empty"])
-def test_a_damaged_checkpoint_is_moved_aside_and_told(tmp_path, caplog, spoilt):
+def test_a_damaged_checkpoint_is_renamed_and_reported(tmp_path, caplog, spoilt):
     path = checkpoint(tmp_path, 3, 1)
     best = tmp_path / "best-1.pt"
     if spoilt == "truncated":
@@ -112,7 +112,7 @@ def test_files_of_a_run_have_sums_that_sha256sum_confirms(trained):
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "weights.pt", "data.json"])
-def test_a_flipped_bit_in_a_run_is_told_instead_of_used(trained, tmp_path, monkeypatch, name):
+def test_a_flipped_bit_in_a_run_is_reported_instead_of_used(trained, tmp_path, monkeypatch, name):
     run = shutil.copytree(trained.artifacts, tmp_path / "run")
     random = np.random.default_rng(0)
     whole = (run / name).read_bytes()
@@ -167,7 +167,7 @@ def test_what_has_no_sum_is_not_checked(tmp_path):
 
 
 @pytest.mark.slow
-def test_damaged_predictions_have_no_interval_and_the_report_says_so(trained, tmp_path, monkeypatch, capsys):
+def test_damaged_predictions_have_no_interval_and_the_report_names_them(trained, tmp_path, monkeypatch, capsys):
     moved = trained.moved_to(tmp_path / "copy")
     experiment = moved.client.get_run(moved.run_id).info.experiment_id
     sweep = moved.client.create_run(experiment, tags={"kind": "sweep", "sweep": "one"}).info.run_id

@@ -25,10 +25,10 @@ TESTS = {
         "test_predict.py::test_an_exported_graph_is_loaded_only_where_it_is_trusted",
     ],
     "With a local store": [
-        "test_strangers.py::test_nothing_goes_to_where_a_copied_store_says",
+        "test_strangers.py::test_no_file_is_written_to_the_place_that_a_copied_store_names",
         "test_strangers.py::test_a_copied_store_names_no_other_folder_of_this_machine",
         "test_strangers.py::test_a_run_without_files_gets_its_report_in_the_store_too",
-        "test_security.py::test_nothing_is_told_to_anyone_unasked",
+        "test_security.py::test_no_usage_data_are_sent",
     ],
     "No folder that": [
         "test_strangers.py::test_a_config_decides_on_no_folder_that_is_written_to",
@@ -38,7 +38,7 @@ TESTS = {
         "test_strangers.py::test_a_link_in_a_run_leads_no_file_out_of_it",
         "test_strangers.py::test_a_link_in_place_of_a_file_is_not_written_through",
     ],
-    "A server or": ["test_strangers.py::test_a_server_that_the_user_names_says_where_its_artifacts_lie"],
+    "A server or": ["test_strangers.py::test_a_server_that_the_user_names_decides_where_its_artifacts_are"],
     "A configuration decides": ["config/test_config.py::test_arguments_that_a_class_of_ones_own_takes_pass"],
     "A password in": [
         "test_passwords.py::test_a_password_is_in_no_text",
@@ -49,7 +49,7 @@ TESTS = {
         "tracking/test_privacy.py::test_the_key_is_its_owners_alone_and_one_for_all_processes",
     ],
     "Checksums find damage": [
-        "test_saved.py::test_a_flipped_bit_in_a_run_is_told_instead_of_used",
+        "test_saved.py::test_a_flipped_bit_in_a_run_is_reported_instead_of_used",
         "test_saved.py::test_no_flipped_bit_of_a_file_of_tensors_gives_other_numbers",
     ],
     "Releases of": ["test_security.py::test_malicious_releases_of_lightning_are_excluded"],
@@ -83,7 +83,7 @@ def test_malicious_releases_of_lightning_are_excluded():
     assert version in needed.specifier
 
 
-def test_nothing_is_told_to_anyone_unasked():
+def test_no_usage_data_are_sent():
     """MLflow reports its use unless it is told not to before it is imported."""
     code = (
         "import ecgexp.tracking.store, os\n"

@@ -68,7 +68,7 @@ def say_artifacts_are_at(copied: Trained, place: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["http://{}/a", "mlflow-artifacts://{}/a", "ftp://{}/a", "s3://bucket/a"])
-def test_nothing_goes_to_where_a_copied_store_says(trained, copied, monkeypatch, elsewhere, place):
+def test_no_file_is_written_to_the_place_that_a_copied_store_names(trained, copied, monkeypatch, elsewhere, place):
     address, received = elsewhere
     say_artifacts_are_at(copied, place.format(address))
     assert call(monkeypatch, "evaluate", copied.folder, *words(trained)) == 0
@@ -135,7 +135,7 @@ def test_a_config_decides_on_no_folder_that_is_written_to(trained, copied, tmp_p
         assert f"dataset.{key}=FOLDER" in caplog.text
 
 
-def test_folders_of_the_command_line_and_below_the_current_one_are_kept(trained, copied, tmp_path, monkeypatch):
+def test_folders_of_the_command_line_and_below_the_current_one_are_used(trained, copied, tmp_path, monkeypatch):
     monkeypatch.chdir(copied.folder)
     cfg = read_config(copied.artifacts / "config.yaml")
     cfg.dataset.root, cfg.dataset.cache_dir = "some/data", str(tmp_path / "cache")
@@ -146,7 +146,7 @@ def test_folders_of_the_command_line_and_below_the_current_one_are_kept(trained,
 
 
 @pytest.mark.parametrize("place", ["http://{}/a", "file:///tmp/other"])
-def test_a_training_puts_no_file_to_where_a_copied_store_says(copied, elsewhere, place):
+def test_a_training_writes_no_file_to_the_place_that_a_copied_store_names(copied, elsewhere, place):
     address, received = elsewhere
     say_artifacts_are_at(copied, place.format(address))
     tracking = SimpleNamespace(root=str(copied.folder), uri=None, experiment="ecgexp", patience=0.0)
@@ -183,7 +183,7 @@ def test_the_name_of_a_sweep_is_no_path(copied, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"copy"}
 
 
-def test_a_server_that_the_user_names_says_where_its_artifacts_lie(copied, tmp_path):
+def test_a_server_that_the_user_names_decides_where_its_artifacts_are(copied, tmp_path):
     store, run = find_run(copied.run_id, copied.folder, None)
     server = replace(store, uri="http://127.0.0.1:1")
     run.info._artifact_uri = "s3://bucket/of/the/server"

@@ -52,7 +52,7 @@ def test_shares_of_an_epoch_and_of_a_longer_one(tmp_path, monkeypatch):
     ("words", "apart"),
     [((), False), (("--nets", "ribeiro", "--batch-sizes", "16"), False), (("--records", "32"), True)],
 )
-def test_figures_that_are_taken_otherwise_do_not_replace_those_that_are_published(monkeypatch, tmp_path, words, apart):
+def test_figures_from_other_conditions_do_not_replace_the_published_ones(monkeypatch, tmp_path, words, apart):
     monkeypatch.setattr(bench, "RESULTS", tmp_path)
     monkeypatch.setattr("sys.argv", ["train", *words])
     monkeypatch.setattr(train, "matrix_rate", lambda *_: 1e12)

@@ -116,7 +116,7 @@ def test_a_target_that_cannot_be_imported_is_named(cfg, target, words):
     assert words in refusal(cfg)
 
 
-def test_a_module_that_breaks_when_it_is_imported_is_named_with_what_it_says(cfg, tmp_path, monkeypatch):
+def test_a_module_whose_import_fails_is_named_with_its_error(cfg, tmp_path, monkeypatch):
     (tmp_path / "broken_on_import.py").write_text("raise ValueError('no licence today')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with open_dict(cfg):
@@ -129,7 +129,7 @@ def test_a_module_that_breaks_when_it_is_imported_is_named_with_what_it_says(cfg
 
 @pytest.mark.parametrize("name", ["leads", "samples"])
 @pytest.mark.parametrize("value", [0, "many", None, 1.5])
-def test_a_dataset_says_its_shape_in_positive_whole_numbers(cfg, name, value):
+def test_the_sizes_of_a_dataset_are_positive_whole_numbers(cfg, name, value):
     with open_dict(cfg):
         cfg.dataset = {
             "_target_": f"{__name__}.Shapeless",
@@ -147,7 +147,7 @@ def test_a_dataset_need_not_take_its_shape_as_arguments(cfg):
     check(with_model(cfg))
 
 
-def test_the_first_of_several_mistakes_is_said(cfg):
+def test_the_first_of_several_mistakes_is_reported(cfg):
     cfg.lr, cfg.batch_size = -1.0, 0
     assert "lr" in refusal(cfg)
 
@@ -282,7 +282,7 @@ def own_conf(tmp_path):
         (["experiment=study", "dataset=synthetic"], "BinaryCrossEntropy"),
     ],
 )
-def test_a_dataset_may_choose_target_and_loss_and_the_command_line_has_the_last_word(own_conf, words, loss):
+def test_a_dataset_may_choose_target_and_loss_but_the_command_line_wins(own_conf, words, loss):
     cfg = composed(*own_conf, *words)
     assert cfg.loss._target_ == f"ecgexp.losses.{loss}"
     assert cfg.target._target_ == f"ecgexp.targets.{'MultiClass' if loss == 'CrossEntropy' else 'MultiLabel'}"
@@ -457,7 +457,7 @@ class Undecided(Hits):
 OWN = (f"+metrics.own._target_={__name__}.Misses",)
 
 
-def test_a_metric_of_ones_own_may_be_monitor_and_objective_and_says_which_way_is_better():
+def test_a_metric_of_ones_own_may_be_monitor_and_objective_and_defines_its_direction():
     cfg = composed(*OWN, "monitor=val/own", "objective=best/train/own")
     check(cfg)
     assert cfg.scheduler.schedule.mode == "min"
@@ -481,6 +481,6 @@ def test_a_metric_of_ones_own_may_be_monitor_and_objective_and_says_which_way_is
         (("objective=best/val/mlcm_f1/NTL",), ("objective", "NORM, STTC")),
     ],
 )
-def test_what_is_wrong_with_metrics_targets_and_labels_is_said_before_anything_is_read(words, named):
+def test_wrong_metrics_targets_and_labels_are_refused_before_anything_is_read(words, named):
     sentence = refusal(composed(*words))
     assert all(word in sentence for word in named), sentence

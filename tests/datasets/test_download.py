@@ -173,7 +173,7 @@ def test_a_second_run_fetches_nothing(server, root):
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == times
 
 
-def test_a_second_run_mends_what_is_missing_or_damaged(server, root):
+def test_a_second_run_fetches_missing_and_damaged_files(server, root):
     fetch(server, root)
     (root / "RECORDS").unlink()
     damaged = bytearray((root / FIRST).read_bytes())
@@ -424,7 +424,7 @@ def test_a_list_that_is_cut_off_is_refused(server, root):
     assert "not a list of checksums" in one_sentence(error)
 
 
-def test_a_first_contact_that_fails_says_so_after_three_attempts(server, root):
+def test_a_server_that_never_answers_is_reported_after_three_attempts(server, root):
     server.faults[SUMS] = [503] * ALWAYS
     with pytest.raises(UserError):
         fetch(server, root, attempts=7)
@@ -470,7 +470,7 @@ def test_an_address_that_is_none(root, url):
 # --- the command line -------------------------------------------------------------------------------------
 
 
-def test_the_command_says_where_the_data_are_and_how_to_use_them(server, root, capsys):
+def test_the_command_prints_where_the_data_are_and_how_to_use_them(server, root, capsys):
     assert main(["--url", server.url.rstrip("/"), "--root", str(root)]) == 0
     out = capsys.readouterr().out.splitlines()
     assert str(root) in out[0] and "100 Hz" in out[0] and "10 files" in out[0]

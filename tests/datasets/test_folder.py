@@ -107,7 +107,7 @@ def test_records_by_bare_name_and_with_extension(own):
     np.testing.assert_allclose(train.inputs["signal"][train.rows[1], :500], own.signals["rec01"][:, :2], atol=1e-3)
 
 
-def test_records_without_a_gain_are_bad_or_assumed_and_said(tmp_path, caplog):
+def test_records_without_a_gain_are_bad_or_assumed_and_reported(tmp_path, caplog):
     caplog.set_level(logging.INFO, "ecgexp")
     splits = ["train", "train", "val", "test"]
     for i in range(4):
@@ -149,7 +149,7 @@ def test_without_a_split_column_patients_are_split_by_seed(own):
     assert parts(1)["val"].ids.tolist() != splits["val"].ids.tolist()
 
 
-def test_without_a_patient_column_it_says_so(own, caplog):
+def test_a_missing_patient_column_gives_a_warning(own, caplog):
     dataset = own.dataset(split_column=None, patient_column=None)
     assert dataset.load("train").patients.tolist() == dataset.load("train").ids.tolist()
     assert (

@@ -75,7 +75,7 @@ def test_axes_are_exchanged_from_the_order_in_memory_to_that_of_the_net():
     assert Input("x", ("feature",), (7,)).order == (0, 1)
 
 
-def test_a_signal_dataset_says_its_input_from_what_it_knows_of_signals():
+def test_the_input_of_a_signal_dataset_follows_from_its_attributes():
     (signal,) = Signals().inputs
     assert (signal.axes, signal.shape, signal.stored_shape) == (("lead", "time"), (2, 30), (30, 2))
     assert (signal.unit, signal.rate, signal.coordinates) == ("mV", 50, {"lead": ("I", "II")})
@@ -91,7 +91,7 @@ def test_an_example_has_the_axes_of_each_input():
     np.testing.assert_array_equal(example(signals, signals.load("val"), 3), first.transpose(0, 2, 1))
 
 
-def test_sizes_are_said_in_the_words_of_the_field():
+def test_sizes_have_the_names_of_the_field():
     assert sizes(Both().inputs) == {"leads": 2, "samples": 30, "features": 2}
     assert sizes([IMAGE]) == {"channels": 3, "height": 4, "width": 5}
     other = Input("ppg", ("lead", "time"), (2, 10))

@@ -185,7 +185,7 @@ def test_the_published_lists():
     assert "201" in DS1 and "202" in DS2  # of one patient
 
 
-def test_the_inter_patient_split_keeps_patients_apart_but_for_the_one_whom_the_lists_divide(dataset):
+def test_the_inter_patient_split_separates_patients_except_the_one_that_the_lists_divide(dataset):
     inter = dataset()
     recordings = inter.summary()["recordings"]
     assert sorted(recordings["train"] + recordings["val"]) == sorted(DS1)
@@ -214,7 +214,7 @@ def test_training_never_touches_the_test_recordings(copied):
         dataset.load("test")
 
 
-def test_no_label_of_the_test_split_is_told_before_it_is_loaded(dataset):
+def test_no_label_of_the_test_split_is_shown_before_it_is_loaded(dataset):
     random = dataset(split="random")
     assert "test" not in random.summary()
     loaded = random.load("test")
@@ -297,7 +297,7 @@ def test_the_fingerprint_is_what_training_sees(copied, dataset, tmp_path):
     assert len(set(different)) == 4
 
 
-def test_counts_are_logged_and_a_class_without_beats_is_said(copied, caplog):
+def test_counts_are_logged_and_a_class_without_beats_is_reported(copied, caplog):
     caplog.set_level(logging.INFO, "ecgexp")
     root, build = copied
     for recording in DS1:

@@ -353,7 +353,7 @@ def test_leads_in_another_order_are_reordered(folder):
     assert dataset.summary()["train"]["adapted"] == {"reordered": 1}
 
 
-def test_a_label_that_never_occurs_is_said(folder, caplog):
+def test_a_label_that_never_occurs_is_reported(folder, caplog):
     for i in (5, 15):
         folder.set(i, "scp_codes", "{'NORM': 100}")
     folder.dataset().prepare()

@@ -118,7 +118,7 @@ def test_pad_with_zeros_at_the_end(tmp_path):
     assert reading.notes == ("padded with 2.35 s of zeros at its end",)
 
 
-def test_more_leads_are_omitted_and_said(tmp_path):
+def test_further_leads_are_omitted_and_reported(tmp_path):
     signal = write_record(tmp_path / "r", RNG.normal(size=(1000, 3)), ["I", "II", "resp"], 100)
     reading = read(tmp_path / "r")
     np.testing.assert_allclose(reading.signal, signal[:, :2], atol=1e-6)
@@ -172,7 +172,7 @@ def test_a_record_may_be_named_by_any_of_its_files(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "shown"), [("folder", "folder/"), (".", ""), ("..", "../"), ("folder/", "folder/")])
-def test_a_folder_is_told_to_be_one(tmp_path, monkeypatch, name, shown):
+def test_a_folder_in_place_of_a_record_is_named(tmp_path, monkeypatch, name, shown):
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     sentence = rf"it is a folder: name the records in it, such as {re.escape(shown)}\*\.hea"
@@ -208,7 +208,7 @@ def test_a_lead_twice(tmp_path):
         read(tmp_path / "r", ("I",))
 
 
-def test_a_reading_says_what_was_done_in_order(tmp_path):
+def test_the_notes_of_a_reading_are_in_order(tmp_path):
     write_record(tmp_path / "r", RNG.normal(size=(500, 3)), ["III", "II", "I"], 250, units=["uV"] * 3)
     reading = read(tmp_path / "r")
     assert isinstance(reading, Reading)
@@ -258,7 +258,7 @@ def test_a_unit_that_was_lost_on_the_way_is_refused(tmp_path, unit):
 
 
 @pytest.mark.parametrize("gain", ["0", "0/mV", "0.0(12)/mV", ""])
-def test_a_lead_without_a_gain_is_refused_or_assumed_and_said(tmp_path, gain):
+def test_a_lead_without_a_gain_is_refused_or_assumed_and_reported(tmp_path, gain):
     signal = write_record(tmp_path / "r", RNG.normal(size=(1000, 2)), ["I", "II"], 100)
     if gain:
         edit(tmp_path / "r", "1000.0(0)/mV", gain)
@@ -535,7 +535,7 @@ def test_signal_files_that_differ_in_length_where_the_header_has_none(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["r.edf", "r", "R.EDF", "r.bdf"])
-def test_an_edf_file_is_told_what_is_read(tmp_path, name):
+def test_an_edf_file_is_refused_with_the_formats_that_can_be_read(tmp_path, name):
     file = tmp_path / (name if "." in name else f"{name}.edf")
     file.write_bytes(b"0       ")
     with pytest.raises(

@@ -351,7 +351,7 @@ def test_different_patients_stay_different(cells):
      "n.a.", "N. A.", "N.A", "unknown", "Unknown ", "UNKNOWN\u200b",
      "'NA", "--", "?", "\u2013", "\u200b", "-nan", "<NA>"],
 )  # fmt: skip
-def test_what_stands_for_nobody_is_no_patient(cell):
+def test_placeholders_are_not_patients(cell):
     with pytest.raises(UserError, match=r"names no patient in line 3, column 'patient' \(.*\): fill it in\.$"):
         patients("7", cell, cell)
 

@@ -12,7 +12,7 @@ MODEL = {"_target_": "ecgexp.models.Ribeiro", "leads": 2, "samples": 64, "width"
 
 
 @pytest.mark.parametrize(("said", "expected"), [({"fast": True}, True), ({"fast": False}, False), ({}, True)])
-def test_a_net_is_sped_up_unless_the_configuration_says_no(said, expected):
+def test_a_net_is_sped_up_unless_the_configuration_forbids_it(said, expected):
     net = build_net(OmegaConf.create({"model": MODEL, **said}))
     kinds = {type(layer).__name__ for layer in net.modules()}
     assert ("FastSameConv" in kinds) is expected

@@ -61,7 +61,7 @@ def test_a_trial_that_raises_is_failed_and_the_others_finish(failing):
 
 
 @pytest.mark.slow
-def test_a_failed_trial_says_why_in_a_tag_and_an_artifact(failing):
+def test_a_failed_trial_has_its_error_in_a_tag_and_an_artifact(failing):
     broken = by_overrides(failing)["true", "9"]
     assert "the net of the user broke" in broken.data.tags["error"]
     trace = artifact(failing.folder, broken, "traceback.txt").read_text()
@@ -110,7 +110,7 @@ def test_a_loss_that_is_no_longer_finite_is_a_result_and_not_a_failure(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_single_run_that_diverges_is_finished_with_nothing_kept(tmp_path):
+def test_a_single_run_that_diverges_is_finished_without_weights(tmp_path):
     own_folder(tmp_path / "study")
     words = ("--config-dir", "conf", "model=deep", "optimizer=adam", "lr=1e6", *SMALL, "tracking.log_model=best")
     done = ecgexp(tmp_path / "study", *words).expect()

@@ -144,7 +144,7 @@ def test_a_metric_is_objective_monitor_and_a_column_with_an_interval(sweep, lear
     assert f" {values.min():.4f} " in starred
 
 
-def test_a_statistic_is_told_at_the_end_and_in_the_report(sweep, report):
+def test_a_statistic_is_shown_at_the_end_and_in_the_report(sweep, report):
     values = results(sweep)["best/val/rps"]
     sentence = f"best/val/rps is from {values.min():.3f} to {values.max():.3f} over 4 trials."
     assert f"spread: {sentence}" in sweep.stdout
@@ -185,7 +185,7 @@ def test_the_floor_predicts_how_often_each_grade_occurs(sweep):
     np.testing.assert_allclose(probabilities, np.tile(shares, (160, 1)), atol=1e-5)
 
 
-def test_what_a_net_that_diverged_says_is_as_wrong_as_can_be():
+def test_the_predictions_of_a_diverged_net_get_the_worst_score():
     target = house("ordinal").Ordinal(GRADES)
     probabilities, targets = torch.full((3, 4), torch.nan), torch.eye(4)[[0, 1, 3]]
     found = target.measure(probabilities, targets)

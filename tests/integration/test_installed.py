@@ -228,7 +228,7 @@ def test_the_libraries_work_without_the_framework(base, tmp_path):
     ],
     ids=" ".join,
 )
-def test_without_the_framework_a_command_says_in_a_sentence_what_to_install(base, tmp_path, command):
+def test_without_the_framework_a_command_names_the_missing_packages_in_a_sentence(base, tmp_path, command):
     words = [base, *command] if command[0] == "-m" else [base.with_name(command[0]), *command[1:]]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")

@@ -132,7 +132,7 @@ def test_the_table_is_the_same(tmp_path, launcher, store, place, undisturbed):
 
 
 @pytest.mark.parametrize(("launcher", "store"), pairs(KILLED))
-def test_a_sweep_that_is_killed_goes_on_to_the_same_table(tmp_path, launcher, store, place, undisturbed):
+def test_a_killed_sweep_is_resumed_to_the_same_table(tmp_path, launcher, store, place, undisturbed):
     needs(launcher)
     folder = tmp_path / "study"
     words = (*GRID, *place.words, f"hydra/launcher={launcher}", *LAUNCHERS[launcher])
@@ -148,7 +148,7 @@ def test_a_sweep_that_is_killed_goes_on_to_the_same_table(tmp_path, launcher, st
     assert [run.info.status for run in place.runs()] == ["FINISHED"] * 4, "no trial was begun twice"
 
 
-def test_a_job_that_its_cluster_takes_away_goes_on_and_is_handed_in_once(tmp_path, undisturbed):
+def test_a_preempted_job_is_resumed_and_resubmitted_once(tmp_path, undisturbed):
     needs("submitit_local")
     process = start(tmp_path, *GRID, "hydra/launcher=submitit_local", *LAUNCHERS["submitit_local"])
     until(lambda: jobs(process) and begun(tmp_path), process)

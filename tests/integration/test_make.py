@@ -18,7 +18,7 @@ def make(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("arguments", [(), ("help",)])
-def test_help_lists_every_target_with_a_word_on_it(arguments):
+def test_help_lists_and_describes_every_target(arguments):
     lines = dict(line.strip().removeprefix("make ").split(maxsplit=1) for line in make(*arguments).splitlines())
     assert set(TARGETS) <= lines.keys()
     assert all(len(words) > 10 for words in lines.values())

@@ -169,7 +169,7 @@ def test_the_report_has_intervals_for_the_macro_f1_of_the_classes(folder):
     assert (folder / "report" / "confusion_best.png").is_file()
 
 
-def test_the_evaluation_leaves_small_classes_out_of_macro_averages_and_says_so(folder):
+def test_the_evaluation_leaves_small_classes_out_of_macro_averages_and_reports_them(folder):
     run = best(folder)
     words = (f"run={run.info.run_id}", "split=test")
     refused = door("evaluate", folder, *words, "thresholds=tuned")

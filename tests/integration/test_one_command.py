@@ -69,7 +69,7 @@ def test_runs_are_in_the_store_of_the_folder_the_command_was_started_in(folder):
         assert place.is_relative_to(folder / "mlruns" / "artifacts")
 
 
-def test_every_metric_has_a_point_per_epoch_and_a_value_for_the_kept_weights(folder):
+def test_every_metric_has_a_point_per_epoch_and_a_value_for_the_best_weights(folder):
     for run in trials(folder):
         for split in ("train", "val"):
             for name in METRICS:
@@ -77,7 +77,7 @@ def test_every_metric_has_a_point_per_epoch_and_a_value_for_the_kept_weights(fol
             assert set(METRICS) <= best_metrics(run, split).keys()
 
 
-def test_the_kept_weights_are_those_of_the_best_epoch(folder):
+def test_the_saved_weights_are_those_of_the_best_epoch(folder):
     for run in trials(folder):
         losses = history(folder, run, "val/loss")
         best = int(np.argmin(losses))
@@ -113,7 +113,7 @@ def test_tags_name_the_choice_of_every_group_and_where_the_result_comes_from(fol
     assert len({run.data.tags["config_hash"] for run in trials(folder)}) == 4
 
 
-def test_each_trial_keeps_its_configuration_overrides_and_environment(folder):
+def test_each_trial_records_its_configuration_overrides_and_environment(folder):
     for run in trials(folder):
         cfg = config(folder, run)
         overrides = list(OmegaConf.load(artifact(folder, run, "overrides.yaml")))
@@ -175,7 +175,7 @@ def test_weights_load_without_pickle(folder):
         assert all(isinstance(value, torch.Tensor) for value in weights(folder, run).values())
 
 
-def test_the_parent_keeps_results_table_and_heat_map(folder):
+def test_the_run_of_the_sweep_has_results_table_and_heat_map(folder):
     parent = only(parents(folder))
     assert {"results.csv", "table.txt", "heat_map.png"} <= artifact_names(folder, parent)
     assert artifact(folder, parent, "heat_map.png").read_bytes().startswith(PNG)

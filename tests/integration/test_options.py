@@ -26,7 +26,7 @@ def test_every_optimizer_and_loss_trains(tmp_path):
     assert len({run.data.metrics["best/val/loss"] for run in runs}) == 8
 
 
-def test_every_scheduler_moves_the_learning_rate_as_it_says(tmp_path):
+def test_every_scheduler_changes_the_learning_rate_as_documented(tmp_path):
     swept = "scheduler=plateau,cosine,one_cycle,step,none"
     ecgexp(tmp_path, "-m", swept, *LINEAR, "max_epochs=3", "lr=0.01").expect()
     rates = {run.data.tags["scheduler"]: history(tmp_path, run, "lr") for run in finished(tmp_path, 5)}

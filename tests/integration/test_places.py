@@ -75,7 +75,7 @@ def paths(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_copied_sweep_goes_on_in_the_copy_with_all_its_trials_and_leaves_the_original_alone(sentence, tmp_path):
+def test_a_copied_sweep_is_resumed_in_the_copy_with_all_its_trials_and_does_not_change_the_original(sentence, tmp_path):
     before, copy = paths(sentence.folder), tmp_path / "copy"
     shutil.copytree(sentence.folder, copy)
     net = ("model=ribeiro", "model.width=4", "model.depth=2")
@@ -124,7 +124,7 @@ def pasted(command: str, program: str) -> list[str]:
         ("data", (), "dataset.root"),
     ],
 )
-def test_what_stands_in_the_place_of_a_folder_that_a_command_writes_is_said_in_a_sentence(tmp_path, place, words, key):
+def test_an_obstacle_in_place_of_an_output_folder_is_reported_in_a_sentence(tmp_path, place, words, key):
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("in the way")
     done = ecgexp(tmp_path, *words, *LINEAR, "lr=0.1", "max_epochs=1").expect(1)

@@ -64,7 +64,7 @@ def test_the_numbers_are_those_of_one_process(alone, together):
             np.testing.assert_allclose(history(together.folder, two, metric), expected, atol=1e-4)
 
 
-def test_best_metrics_are_those_of_the_kept_weights_in_one_process(together):
+def test_best_metrics_are_those_of_the_best_weights_in_one_process(together):
     from ecgexp.datasets import Synthetic
 
     folder = together.folder

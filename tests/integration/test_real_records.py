@@ -32,7 +32,7 @@ def test_the_sentence_trains_on_ptbxl(ptbxl_folder, tmp_path):
     assert 0.6 < max(best_metrics(run)["auroc_macro"] for run in runs) < 0.9
 
 
-def test_the_nets_of_beats_train_on_both_splits_and_every_table_says_what_the_split_is(mitdb_folder, tmp_path):
+def test_the_nets_of_beats_train_on_both_splits_and_every_table_names_the_split(mitdb_folder, tmp_path):
     swept = ("model=convblocks,recurrent", "dataset.split=random,interpatient")
     real = ("dataset=mitbih", f"dataset.root={mitdb_folder}", "dataset.beats_per_class=50", "++model.hidden=8")
     rest = ("max_epochs=1", "trainer=cpu", "trainer.threads=1", "tracking.system_metrics=false")

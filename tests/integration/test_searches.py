@@ -165,7 +165,7 @@ def kill_all(command: psutil.Process) -> None:
     [(["trial"], 5), pytest.param(["everything", "worker", "trial"], 16, marks=pytest.mark.full)],
     ids=["one", "all"],
 )
-def test_killed_at_random_moments_it_goes_on_with_every_finished_trial(tmp_path, victims, n_trials):
+def test_a_search_killed_at_random_moments_is_resumed_with_every_finished_trial(tmp_path, victims, n_trials):
     chance = random.Random(1)
     words = (*SEARCH, *NET, "max_epochs=6", LR, "batch_size=16,32", "hydra/sweeper/pruner=asha")
     words = (*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *sweeper(n_trials=n_trials))
@@ -221,7 +221,7 @@ def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path, kills):
     assert jobs(folder) == list(range(6))
 
 
-def test_a_damaged_line_of_the_study_is_said_at_every_start_and_another_search_reuses_what_is_trained(tmp_path):
+def test_a_damaged_line_of_the_study_is_reported_at_every_start_and_another_search_reuses_the_trials(tmp_path):
     words = (*SEARCH, *FAST, LR, *sweeper(n_trials=2))
     ecgexp(tmp_path, *words).expect()
     found = ended(tmp_path)
@@ -247,7 +247,7 @@ def test_the_report_of_one_trial(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_told_to_stop_it_leaves_its_trial_to_be_tried_again(tmp_path, number):
+def test_an_interrupted_search_puts_its_trial_back(tmp_path, number):
     words = (*SEARCH, *NET, "max_epochs=60", "early_stopping.patience=null", LR, *sweeper(n_trials=2))
     process = start(tmp_path, *words)
     until(lambda: any((tmp_path / "mlruns").glob("checkpoints/*/last.ckpt")), process)

@@ -38,7 +38,7 @@ def results(folder: Path) -> pd.DataFrame:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_folder")
 @pytest.mark.parametrize("launcher", ["basic", "joblib", *LONG])
-def test_one_trial_in_trouble_stops_no_other(tmp_path, launcher, monkeypatch):
+def test_a_failing_trial_does_not_stop_the_others(tmp_path, launcher, monkeypatch):
     needs(launcher)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     folder = own_folder(tmp_path / "study")
@@ -69,7 +69,7 @@ def test_one_trial_in_trouble_stops_no_other(tmp_path, launcher, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_process_that_crashes_leaves_or_has_no_memory_is_told_apart(tmp_path):
+def test_crash_exit_and_lack_of_memory_are_distinguished(tmp_path):
     folder = own_folder(tmp_path / "study")
     ecgexp(folder, *OWN, "model.manner=crashes,leaves,allocates,exits,none").expect(1)
     errors = {config(folder, run).model.manner: run.data.tags.get("error", "") for run in trials(folder)}

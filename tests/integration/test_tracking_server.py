@@ -181,7 +181,7 @@ def report_predict_and_evaluate_take_the_words_of_training(sweep: Interrupted) -
     }
 
 
-def test_a_trial_that_ends_while_the_server_is_away_waits_for_it_and_says_so(running, tmp_path):
+def test_a_trial_that_ends_while_the_server_is_unreachable_waits_and_reports_it(running, tmp_path):
     words = (*running.words, *NET, "max_epochs=12", "lr=0.01", "tracking.experiment=ends", "hydra.sweep.dir=out")
     process = start(tmp_path, "-m", *words)
     until(lambda: most(tmp_path) >= 2, process)
@@ -197,7 +197,7 @@ def test_a_trial_that_ends_while_the_server_is_away_waits_for_it_and_says_so(run
     assert sorted(running.history(trial, "val/loss")) == list(range(12))
 
 
-def test_a_server_that_stays_away_ends_the_trial_which_goes_on_later(running, tmp_path):
+def test_a_server_that_stays_unreachable_ends_the_trial_which_is_resumed_later(running, tmp_path):
     words = (*running.words, *NET, "max_epochs=12", "tracking.experiment=stays", "tracking.patience=3")
     process = start(tmp_path, *words)
     until(lambda: most(tmp_path) >= 2, process)
@@ -213,7 +213,9 @@ def test_a_server_that_stays_away_ends_the_trial_which_goes_on_later(running, tm
     assert sorted(running.history(run, "val/loss")) == list(range(12))
 
 
-def test_told_to_stop_while_the_server_is_away_it_leaves_at_once_and_delivers_when_it_goes_on(running, tmp_path):
+def test_a_trial_interrupted_while_the_server_is_unreachable_exits_at_once_and_logs_when_it_is_resumed(
+    running, tmp_path
+):
     words = ("-m", *running.words, *NET, "max_epochs=40", "lr=0.01", "tracking.experiment=stops")
     process = start(tmp_path, *words)
     until(lambda: most(tmp_path) >= 2, process)

@@ -51,7 +51,7 @@ def test_a_net_without_a_swept_key_joins_a_named_sweep(tmp_path):
     assert "1 reused" in again.stderr
 
 
-def test_a_changed_net_is_trained_again_and_said(tmp_path):
+def test_a_changed_net_is_trained_again_and_reported(tmp_path):
     folder = own_folder(tmp_path / "study")
     words = ("--config-dir", "conf", "-m", "model=mynet", *SMALL, "max_epochs=1", "sweep.name=mine")
     ecgexp(folder, *words, "seed=0,1").expect(0)

@@ -110,7 +110,7 @@ def test_a_net_that_puts_out_nothing_but_nan_has_no_skill():
     assert left_out == {}
 
 
-def test_a_label_that_is_absent_or_always_present_is_left_out_of_the_macro_averages_and_said():
+def test_a_label_that_is_absent_or_always_present_is_left_out_of_the_macro_averages_and_reported():
     probabilities, targets = random_split()
     targets[:, 1], targets[:, 3] = 0, 1
     metrics, left_out = classification_metrics(probabilities, targets, ("NORM", "ST/T", "CD", "MI", "HYP"))

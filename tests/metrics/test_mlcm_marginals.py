@@ -21,7 +21,7 @@ def test_each_record_adds_the_diagonal_and_the_sums_of_its_own_matrix(rule):
         assert predicted[record].tolist() == matrix.sum(dim=0).tolist()
 
 
-def test_probabilities_are_taken_as_by_the_matrix():
+def test_probabilities_are_treated_as_by_the_matrix():
     preds = torch.tensor([[0.5, 0.6], [float("nan"), 0.4]])
     hits, true, predicted = mlcm_marginals(preds, torch.tensor([[1, 1], [1, 0]]), 2, threshold=0.55)
     assert hits.tolist() == [[0, 1, 0], [0, 0, 0]]

@@ -60,7 +60,7 @@ def test_it_can_be_scripted_cloned_pickled_and_hashed_and_saves_no_state():
     assert list(metric.state_dict()) == ["matrix"]
 
 
-def test_a_pickle_goes_on_counting():
+def test_a_pickled_metric_continues_to_count():
     preds, target = batches()
     metric = MLCM(LABELS)
     metric.update(preds[0], target[0])
@@ -111,7 +111,7 @@ def test_counts_stay_whole_numbers_whatever_precision_is_set():
     assert metric.compute()[0, 0] == 3 * 2049
 
 
-def test_what_was_computed_stays_when_counting_goes_on():
+def test_a_computed_value_does_not_change_when_counting_continues():
     preds, target = batches()
     metric = MLCM(LABELS)
     metric.update(preds[0], target[0])
@@ -166,7 +166,7 @@ def test_the_plot_names_rows_and_columns_and_is_bounded(labels):
         assert axes.texts[0].get_text() == "3"
 
 
-def test_the_plot_goes_where_it_is_told():
+def test_the_plot_uses_the_given_axes():
     metric = MLCM(2)
     axes = Figure().subplots()
     value = metric(torch.ones(3, 2), torch.ones(3, 2))

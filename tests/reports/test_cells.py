@@ -131,7 +131,7 @@ def test_the_lowest_loss_is_the_best():
     assert [cell.best for cell in collect_cells(results, ["lr"], "best/val/loss")] == [False, True]
 
 
-def test_the_papers_keys_stand_where_the_paper_has_them_whatever_the_order():
+def test_the_keys_of_the_paper_have_the_places_of_the_paper_in_any_order():
     trials = [
         {"lr": lr, "optimizer": o, "batch_size": b, "model": m, "f1": 0.1}
         for lr in ("0.001", "0.01") for o in ("adam", "sgd") for b in ("16", "32") for m in ("rajpurkar", "ribeiro")
@@ -179,7 +179,7 @@ def test_the_papers_figures_are_those_of_its_table():
     assert len(expected) == 90 and paper.published() == expected
 
 
-def test_what_the_papers_text_says_of_its_figures():
+def test_statements_in_the_text_of_the_paper_about_its_figures():
     best = {net: max((f1, cell) for cell, f1 in paper.published().items() if cell[0] == net) for net in NETS}
     assert best["rajpurkar"] == (0.71, ("rajpurkar", 128, "adam", 0.01))
     assert best["ribeiro"] == (0.70, ("ribeiro", 64, "rmsprop", 0.01))
@@ -279,7 +279,7 @@ def test_best_yaml_is_varied_by_nothing_but_the_command_line(experiment, searche
         assert [sorted(cell) for cell in asked.cells] == [["experiment=best", f"seed={seed}"] for seed in range(3)]
 
 
-def test_what_a_file_cannot_say_is_said_in_it():
+def test_a_file_names_the_settings_that_it_cannot_contain():
     run = SimpleNamespace(
         data=SimpleNamespace(tags={"overrides": '["~trainer.devices", "lr=0.1"]'}, params={"lr": "0.1"})
     )

@@ -110,7 +110,7 @@ def test_anything_else_has_a_row_per_lead(seconds, leads):
         assert [len(points) for points in found] == [seconds * RATE]
 
 
-def test_a_long_record_is_cut_and_the_picture_says_so():
+def test_a_long_record_is_cut_with_a_note_in_the_picture():
     figure = ecg_figure(record(40, 2), RATE, LEADS[:2], footnote="seen")
     assert all(len(points) == LONGEST_SECONDS * RATE for (points,) in traces(figure).values())
     assert "first 30 s of 40 s · seen" in [text.get_text() for text in figure.texts]

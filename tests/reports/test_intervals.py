@@ -67,7 +67,7 @@ def breaks_later(probabilities, targets):
         (lambda probabilities, targets: lambda weights: weights.sum(axis=1) * np.nan, "not a finite number"),
     ],
 )
-def test_one_that_fails_is_said_and_the_others_have_intervals(resampled, message):
+def test_a_failing_metric_is_reported_and_the_others_have_intervals(resampled, message):
     found = with_metric(resampled)
     assert list(found.scores) == ["mlcm_f1_macro", "auroc_macro"]
     (said,) = found.undefined.values()

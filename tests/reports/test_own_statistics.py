@@ -49,7 +49,7 @@ def leaves(results, objective):
     sys.exit("gone")
 
 
-def test_a_sentence_and_a_table_are_kept_and_shown(tmp_path):
+def test_a_sentence_and_a_table_are_saved_and_shown(tmp_path):
     found = compute_statistics({"spread": Spread(), "halves": by_half}, RESULTS, F1)
     write_statistics(tmp_path / File.STATISTICS, found)
     assert read_statistics(tmp_path / File.STATISTICS) == found
@@ -73,7 +73,7 @@ def test_a_sentence_and_a_table_are_kept_and_shown(tmp_path):
         (lambda results, objective: results[:0], "a table of 0 rows and 2 columns"),
     ],
 )
-def test_one_that_fails_is_said_and_the_others_are_computed(statistic, sentence):
+def test_a_failing_statistic_is_reported_and_the_others_are_computed(statistic, sentence):
     before = RESULTS.copy()
     first, second = compute_statistics({"mine": statistic, "spread": Spread()}, RESULTS, F1).found
     assert sentence in first.sentence
@@ -83,7 +83,7 @@ def test_one_that_fails_is_said_and_the_others_are_computed(statistic, sentence)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"trials": 1}', '{"trials": 1, "found": [{"name": "a"}]}', "\xff"])
-def test_a_damaged_file_is_said(tmp_path, content):
+def test_a_damaged_file_is_reported(tmp_path, content):
     (tmp_path / File.STATISTICS).write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match=r"statistics\.json is damaged"):
         read_statistics(tmp_path / File.STATISTICS)

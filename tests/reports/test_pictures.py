@@ -141,7 +141,7 @@ def test_a_reliability_plot_is_bounded(labels, name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("leads", "seconds"), [(2, 1), (30, 40)])
-def test_a_printed_ecg_is_bounded_and_says_what_is_left_out(leads, seconds, tmp_path):
+def test_a_printed_ecg_is_bounded_and_names_what_is_left_out(leads, seconds, tmp_path):
     names = [f"lead with a long name {number}" for number in range(leads)]
     title = "record:  " + ", ".join(f"LABEL{number}" for number in range(300)) + "\nNORM 0.93\nresampled"
     signal = np.random.default_rng(0).normal(size=(seconds * 100, leads))

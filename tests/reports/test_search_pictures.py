@@ -61,7 +61,7 @@ def test_the_front_begins_with_the_best_of_the_first_objective(direction, expect
     assert [trial.values[0] for trial in pareto_front(found)] == expected
 
 
-def test_a_pruned_trial_has_reports_and_no_value_whatever_an_earlier_version_told(tmp_path):
+def test_a_pruned_trial_has_reports_and_no_value_also_from_an_earlier_version(tmp_path):
     found = study(1, ["maximize"])
     found.add_trial(
         create_trial(

@@ -321,7 +321,7 @@ def test_trials_of_different_validation_sets_are_not_ranked_against_each_other(f
     assert "have 2 validation sets" in table and "ranked only within each" in table
 
 
-def test_one_validation_set_needs_no_word_in_the_table(sweep):
+def test_a_single_validation_set_is_not_named_in_the_table(sweep):
     sweep.trial("lr=0.1", f1=0.5)
     table = sweep_table(sweep.results(), ["lr"], [OBJECTIVE])
     assert "validation" not in table

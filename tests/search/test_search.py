@@ -84,7 +84,7 @@ def test_what_cannot_be_searched_is_refused_in_one_sentence(settings, named):
     assert named in refused(*SPACE, "net=a,b", **settings)
 
 
-def test_what_a_class_says_of_its_arguments_is_passed_on():
+def test_the_error_of_a_class_about_its_arguments_is_shown():
     assert "lower" in refused(*SPACE, pruner="threshold")
     assert "nonsense" in refused(*SPACE, sampler={"_target_": "optuna.samplers.TPESampler", "nonsense": 1})
     assert "no_such_module" in refused(*SPACE, space="no_such_module.space")
@@ -132,7 +132,7 @@ def test_of_a_large_space_most_that_does_not_fit_is_found():
         read("model.hidden=int(interval(1,1000000000))").check_together(net)
 
 
-def test_a_study_that_an_earlier_version_began_goes_on_and_says_what_changed(tmp_path, caplog):
+def test_a_study_that_an_earlier_version_began_is_resumed_with_a_warning(tmp_path, caplog):
     place = str(tmp_path / "study.journal")
     earlier = open_study(open_storage(place), "study", ["maximize"])
     earlier.tell(earlier.ask(), 1.0)
@@ -192,7 +192,7 @@ def test_a_grid_takes_nothing_but_values(settings):
 
 
 @pytest.mark.parametrize(("error", "state"), [(optuna.TrialPruned(), "PRUNED"), (ValueError("no\nsuch thing"), "FAIL")])
-def test_how_a_trial_ends_is_told(tmp_path, error, state):
+def test_the_end_of_a_trial_is_reported_to_the_study(tmp_path, error, state):
     def formula(params):
         raise error
 
@@ -274,7 +274,7 @@ def test_failed_trials_are_tried_again_by_the_next_start_and_count_once(tmp_path
     assert ends(tmp_path)[:8].count("FAIL") == failed, "what was told stays"
 
 
-def test_a_larger_search_goes_on_where_the_smaller_one_ended(tmp_path):
+def test_a_larger_search_resumes_a_smaller_one(tmp_path):
     for n_trials, known in ((3, 3), (5, 5), (4, 5)):
         work = worker(read(*SPACE, n_trials=n_trials), tmp_path)
         work.prepare()
@@ -292,7 +292,7 @@ def test_what_died_is_tried_again_within_the_number_of_trials(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["size=1,2", "size=interval(0,1)"])
-def test_a_study_with_other_values_to_choose_from_is_refused(tmp_path, change):
+def test_a_study_with_another_space_is_refused(tmp_path, change):
     work = worker(read(*SPACE, n_trials=1), tmp_path)
     work.prepare()
     work(None)
@@ -303,7 +303,7 @@ def test_a_study_with_other_values_to_choose_from_is_refused(tmp_path, change):
     assert "size" in str(error.value)
 
 
-def test_a_study_goes_on_with_the_settings_that_it_began_with_wherever_they_are_kept(tmp_path):
+def test_a_study_is_resumed_only_with_the_same_settings_apart_from_places(tmp_path):
     worker(read(*SPACE, "max_epochs=2", "dataset.root=here", n_trials=1), tmp_path).prepare()
     worker(read(*SPACE, "dataset.root=there", "max_epochs=2", "trainer=gpu", n_trials=2), tmp_path).prepare()
     with pytest.raises(UserError, match="max_epochs=2, not with max_epochs=3") as error:
@@ -345,7 +345,7 @@ def test_a_study_in_a_file_of_another_folder_is_not_begun_here(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_starting_afresh_refuses_a_study_that_is_there(tmp_path):
+def test_a_new_search_refuses_an_existing_study(tmp_path):
     place = str(tmp_path / "study.journal")
     plan = _Plan(OmegaConf.create(), "sweep", None, read(*SPACE, storage=place, study="mine"))
     plan.check_new()

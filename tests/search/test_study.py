@@ -101,7 +101,7 @@ def test_every_sampler_of_the_configuration_is_tried_here():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", sorted(BUILD))
-def test_a_study_that_goes_on_proposes_what_one_that_nobody_stopped_does(tmp_path, sampler):
+def test_a_resumed_study_proposes_the_same_as_an_uninterrupted_one(tmp_path, sampler):
     run(opened(tmp_path / "whole", sampler), 14)
     for count in (1, 3, 1, 5, 4):
         run(opened(tmp_path / "parts", sampler), count)
@@ -125,7 +125,7 @@ def test_a_proposal_depends_on_the_number_and_the_history_alone(tmp_path, sample
 
 
 @pytest.mark.parametrize("sampler", sorted(BUILD))
-def test_processes_that_ask_before_anything_is_told_get_different_proposals(tmp_path, sampler):
+def test_processes_that_ask_before_any_result_get_different_proposals(tmp_path, sampler):
     asked = [opened(tmp_path / "journal", sampler).ask(SPACE).params for _ in range(4)]
     assert len({tuple(params.values()) for params in asked}) == 4
 
@@ -135,7 +135,7 @@ def test_keys_of_one_trial_are_drawn_independently_of_each_other(journal):
     assert all(draw["a"] != draw["b"] for draw in draws)
 
 
-def test_a_grid_gives_each_cell_once_whatever_is_tried_again_beside(journal):
+def test_a_grid_gives_each_cell_once_besides_retries(journal):
     study = opened(journal, "grid")
     for _ in range(7):
         study.tell(study.ask(SPACE), 1.0)
@@ -149,7 +149,7 @@ def test_a_grid_gives_each_cell_once_whatever_is_tried_again_beside(journal):
 
 
 @pytest.mark.parametrize("tail", [b'{"op_code":4,"worker', b'{"op_code":4}{"op', b"\xff\xfe"])
-def test_a_journal_whose_last_line_is_torn_goes_on_without_it(journal, tail):
+def test_a_journal_with_an_incomplete_last_line_continues_without_it(journal, tail):
     study = opened(journal)
     run(study, 2)
     whole = journal.read_bytes()
@@ -162,7 +162,7 @@ def test_a_journal_whose_last_line_is_torn_goes_on_without_it(journal, tail):
     assert states(study) == ["COMPLETE"] * 4
 
 
-def test_a_journal_that_was_torn_before_its_first_line_is_empty(journal):
+def test_a_journal_with_only_an_incomplete_line_is_empty(journal):
     journal.write_bytes(b'{"op_')
     assert states(opened(journal)) == []
 
@@ -184,7 +184,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
-def test_a_line_that_is_damaged_is_named_in_one_sentence_and_nothing_is_lost(journal, study, damage, where):
+def test_a_damaged_line_is_named_in_one_sentence_and_nothing_is_lost(journal, study, damage, where):
     run(study, 2)
     lines = lines_of(journal)
     number = {"first": 0, "middle": len(lines) // 2, "last": len(lines) - 1}[where]
@@ -206,7 +206,7 @@ def test_a_line_that_is_damaged_while_the_study_is_open_is_named_too(journal, st
         study.get_trials()
 
 
-def test_a_line_that_was_not_written_to_its_end_is_said(journal, study, caplog):
+def test_an_incomplete_line_gives_a_warning(journal, study, caplog):
     run(study, 1)
     with journal.open("ab") as file:
         file.write(b'{"op_')
@@ -221,7 +221,7 @@ def _hold(path: Path, held: Event) -> None:
 
 
 @pytest.mark.slow
-def test_one_who_dies_with_the_lock_blocks_no_other(journal, study):
+def test_a_process_that_dies_with_the_lock_does_not_block_others(journal, study):
     context = multiprocessing.get_context("spawn")
     held = context.Event()
     holder = context.Process(target=_hold, args=(journal.with_name("study.journal.lock"), held), daemon=True)
@@ -238,7 +238,7 @@ def test_one_who_dies_with_the_lock_blocks_no_other(journal, study):
     assert states(study) == ["COMPLETE"]
 
 
-def test_a_trial_bears_the_process_that_asked_before_it_is_sampled(study):
+def test_a_trial_records_its_process_before_it_is_sampled(study):
     seen = []
 
     class Looking(optuna.samplers.RandomSampler):
@@ -251,14 +251,14 @@ def test_a_trial_bears_the_process_that_asked_before_it_is_sampled(study):
     assert seen == [os.getpid()] * 3
 
 
-def test_who_lives_is_left_alone(study):
+def test_a_trial_of_a_living_process_is_not_put_back(study):
     study.ask(SPACE)
     put_back_dead(study)
     assert states(study) == ["RUNNING"]
 
 
 @pytest.mark.parametrize("attribute", [Attribute.PROCESS, Attribute.HEARTBEAT])
-def test_of_a_process_elsewhere_the_last_heartbeat_tells(study, attribute):
+def test_a_process_on_another_machine_is_judged_by_its_last_heartbeat(study, attribute):
     trials = []
     for silent in (HEARTBEAT_TIMEOUT - 30, HEARTBEAT_TIMEOUT + 30):
         trial = study.ask(SPACE)
@@ -287,7 +287,7 @@ def test_a_trial_without_a_process_is_dead_only_after_a_while(study, monkeypatch
     assert states(study) == ["WAITING"]
 
 
-def test_what_a_dead_process_left_is_taken_up_again_as_it_was_before_anything_new(journal, study):
+def test_the_trial_of_a_dead_process_is_resumed_unchanged_before_any_new_trial(journal, study):
     lost = dead(study)
     lost.report(0.5, 1)
     put_back_dead(opened(journal))
@@ -304,7 +304,7 @@ def test_what_a_dead_process_left_is_taken_up_again_as_it_was_before_anything_ne
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", sorted(BUILD))
 @pytest.mark.parametrize("moment", ["asked", "half asked", "training"])
-def test_a_study_whose_processes_die_proposes_what_one_that_nobody_killed_does(tmp_path, monkeypatch, sampler, moment):
+def test_a_study_whose_processes_die_proposes_the_same_as_an_uninterrupted_one(tmp_path, monkeypatch, sampler, moment):
     run(opened(tmp_path / "whole", sampler), 14)
     setting = optuna.storages.JournalStorage.set_trial_param
     for count in (1, 4, 3, 6):
@@ -337,7 +337,7 @@ def test_a_study_whose_processes_die_proposes_what_one_that_nobody_killed_does(t
 
 # The two others learn nothing from what is tried again.
 @pytest.mark.parametrize("sampler", sorted(set(BUILD) - {"cmaes", "nsgaii"}))
-def test_settings_that_are_tried_again_or_surplus_shift_none_of_the_later_ones(tmp_path, sampler):
+def test_retries_and_surplus_trials_do_not_change_later_proposals(tmp_path, sampler):
     run(opened(tmp_path / "whole", sampler), 8)
     study = opened(tmp_path / "other", sampler)
     run(study, 3)
@@ -380,7 +380,7 @@ def _race(path: Path, gate: Barrier, taken: multiprocessing.Queue) -> None:
 
 
 @pytest.mark.slow
-def test_of_several_that_find_a_dead_one_one_takes_it_up(journal, study):
+def test_only_one_of_several_processes_resumes_a_dead_trial(journal, study):
     context = multiprocessing.get_context("spawn")
     gate, taken = context.Barrier(4), context.Queue()
     racers = [context.Process(target=_race, args=(journal, gate, taken), daemon=True) for _ in range(3)]
@@ -398,13 +398,13 @@ def test_of_several_that_find_a_dead_one_one_takes_it_up(journal, study):
     assert len(study.get_trials()) == 60, "20 that died, each taken up by one of three, and two new ones beside each"
 
 
-def test_giving_up_what_ended_does_nothing(study):
+def test_putting_back_a_finished_trial_does_nothing(study):
     run(study, 1)
     put_back(study, study.get_trials()[0], "it died.")
     assert states(study) == ["COMPLETE"]
 
 
-def test_failed_trials_are_tried_again_as_often_as_they_may(study):
+def test_failed_trials_are_retried_at_most_max_retries_times(study):
     for expected in (["FAIL"], ["FAIL"] * 2, ["FAIL"] * 3):
         study.tell(study.ask(SPACE), state=TrialState.FAIL)
         assert states(study) == expected
@@ -415,7 +415,7 @@ def test_failed_trials_are_tried_again_as_often_as_they_may(study):
     assert [first_number(study.get_trials(), trial) for trial in study.get_trials()] == [0, 0, 0]
 
 
-def test_what_counts(study):
+def test_which_trials_count(study):
     run(study, 2)
     study.ask(SPACE)
     surplus = study.ask(SPACE)
@@ -425,7 +425,7 @@ def test_what_counts(study):
     assert [trial.number for trial in counted(study.get_trials())] == [0, 1, 2]
 
 
-def test_one_who_was_taken_for_dead_may_tell_what_he_wants(journal, study, caplog):
+def test_a_report_of_a_trial_that_was_put_back_changes_nothing(journal, study, caplog):
     trial = study.ask(SPACE)
     put_back(opened(journal), study.get_trials()[0], "its process died.")
     tell(study, trial, [1.0])
@@ -441,7 +441,7 @@ MEDIAN = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 1, "n_w
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_study_is_told_of_each_epoch_once_and_says_when_to_stop(journal, study, sign):
+def test_each_epoch_is_reported_to_the_study_once_and_the_study_decides_when_to_stop(journal, study, sign):
     for number, values in enumerate([(0.5, 0.6, 0.7), (0.4, 0.5, 0.8)]):
         trial = study.ask(SPACE)
         decide = judged(journal, MEDIAN, number, sign)
@@ -452,7 +452,7 @@ def test_the_study_is_told_of_each_epoch_once_and_says_when_to_stop(journal, stu
     assert said == [False, True, False]  # 0.4 comes before the second epoch, 0.5 is worse than 0.6, 0.8 is best
 
 
-def test_a_pruned_trial_has_what_it_reported_and_no_value(journal, study):
+def test_a_pruned_trial_has_its_reports_and_no_value(journal, study):
     trial = study.ask(SPACE)
     judged(journal, MEDIAN, 0, -1)([{"val/f1": 0.7}])
     tell(study, trial, state=TrialState.PRUNED)
@@ -463,7 +463,7 @@ def test_a_pruned_trial_has_what_it_reported_and_no_value(journal, study):
 
 
 @pytest.mark.parametrize("pruner", ["median", "asha"])
-def test_a_trial_that_is_killed_as_it_is_pruned_is_not_judged_again(journal, study, pruner):
+def test_a_trial_that_is_killed_while_it_is_pruned_stays_pruned(journal, study, pruner):
     how = MEDIAN if pruner == "median" else {"_target_": "optuna.pruners.SuccessiveHalvingPruner", "min_resource": 2}
     for f1 in (0.9, 0.1):
         trial = study.ask(SPACE)
@@ -479,7 +479,7 @@ def test_a_trial_that_is_killed_as_it_is_pruned_is_not_judged_again(journal, stu
     assert study.get_trials()[-1].intermediate_values == {1: 0.1, 2: 0.1}
 
 
-def test_a_trial_bears_the_run_that_it_is(journal, study, caplog):
+def test_a_trial_records_its_run(journal, study, caplog):
     study.ask(SPACE)
     record_run(StudyTrial(str(journal), "study", 0, {}), "0123")
     assert opened(journal).get_trials()[0].user_attrs[Attribute.RUN] == "0123"
@@ -487,14 +487,14 @@ def test_a_trial_bears_the_run_that_it_is(journal, study, caplog):
     assert "cannot be recorded" in caplog.text
 
 
-def test_a_training_that_goes_on_tells_of_the_epochs_before(journal, study):
+def test_a_resumed_training_reports_the_earlier_epochs(journal, study):
     study.ask(SPACE)
     decide = judged(journal, MEDIAN, 0)
     decide([{"val/f1": value} for value in (0.1, 0.2, 0.3)])
     assert study.get_trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
 
 
-def test_a_study_that_has_the_trial_as_dead_or_is_away_stops_no_training(journal, study, monkeypatch):
+def test_a_study_that_put_the_trial_back_or_is_unreachable_stops_no_training(journal, study, monkeypatch):
     study.ask(SPACE)
     decide = judged(journal, MEDIAN, 0)
     put_back(study, study.get_trials()[0], "its process died.")
@@ -523,7 +523,7 @@ def test_a_storage_that_cannot_be_used_is_named_in_one_sentence(place):
     assert place in str(refused.value)
 
 
-def test_a_storage_url_keeps_a_study(tmp_path):
+def test_a_database_can_store_a_study(tmp_path):
     place = f"sqlite:///{tmp_path / 'study.db'}"
     study = open_study(open_storage(place), "study", ["maximize"])
     study.sampler = SeededSampler(BUILD["tpe"], 0)
@@ -536,7 +536,7 @@ def test_a_storage_url_keeps_a_study(tmp_path):
     assert states(study) == ["COMPLETE"] * 3
 
 
-def test_a_category_is_what_it_was(journal, study):
+def test_a_category_keeps_its_type(journal, study):
     choices = [True, None, 0.5, 3, "a b"]
     study.enqueue_trial({"k": None})
     assert study.ask({"k": CategoricalDistribution(choices)}).params == {"k": None}

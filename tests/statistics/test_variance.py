@@ -74,14 +74,14 @@ def test_repetitions_that_do_not_differ_leave_all_to_the_cells():
         ({"a": [0.5, 0.5], "b": [0.5]}, "All values are equal"),
     ],
 )
-def test_what_the_repetitions_do_not_tell_is_none_and_said(values, remark):
+def test_what_the_repetitions_do_not_show_is_none_with_a_remark(values, remark):
     components = variance_components(values)
     assert remark in components.remark
     assert components.within_share is components.within_share_interval is components.within_sd is None
     assert list(components.cells) == list(values)
 
 
-def test_cells_run_once_are_said_and_count_for_the_spread_between_cells():
+def test_cells_run_once_give_a_remark_and_count_for_the_spread_between_cells():
     few = variance_components({"a": [0.70, 0.72], "b": [0.60, 0.61]})
     more = variance_components({"a": [0.70, 0.72], "b": [0.60, 0.61], "c": [0.2], "d": [0.9]})
     assert more.remark == "2 of 4 cells were run once: they count only for the variance between cells."

@@ -63,7 +63,7 @@ def test_trials_without_a_result_are_counted_after_the_table(tmp_path, capsys, k
     assert told in table.read_text()
 
 
-def test_a_sweep_all_of_whose_trials_have_results_says_nothing_of_them(tmp_path):
+def test_a_complete_sweep_has_no_remark(tmp_path):
     board = Board(tmp_path, "parent")
     for job, state in enumerate(DONE):
         board.write(job, TrialStatus(state, [], 0.0))

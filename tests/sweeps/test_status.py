@@ -51,7 +51,7 @@ def test_a_board_that_another_command_clears_can_be_read(board, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"state": "done"}', '{"state": "done", "overrides": 1, "started": 0}'])
-def test_a_status_that_is_damaged_is_said_and_left_out(board, content, caplog):
+def test_a_damaged_status_is_reported_and_skipped(board, content, caplog):
     for job in range(2):
         board.write(job, TrialStatus("done", ["lr=1"], started=0.0, value=0.5))
     (board.folder / "0.json").write_text(content)
@@ -74,6 +74,6 @@ def test_the_time_left_is_that_of_trials_like_those_to_come(board, times):
     assert f"best {(2 * times - 1) / 1e4:.4f} (model=fast lr={times - 1})" in text
 
 
-def test_nothing_is_said_of_the_time_left_before_a_trial_has_ended(board):
+def test_the_time_left_is_shown_only_after_a_trial_has_ended(board):
     board.write(0, TrialStatus("running", ["lr=1"], started=0.0))
     assert re.fullmatch(r"0/2 trials  \|  1 running  \|  elapsed \S+", line(board, [["lr=1"], ["lr=2"]]))

@@ -35,14 +35,14 @@ def taken(tmp_path, *gpus: str, place: int = 0) -> list[FileLock]:
     return locks
 
 
-def test_a_job_keeps_its_gpu_for_all_its_trials(environment, tmp_path):
+def test_a_job_uses_the_same_gpu_for_all_its_trials(environment, tmp_path):
     first = environment()
     locks = taken(tmp_path, "1", "2")
     assert first == environment() == environment() == {"CUDA_VISIBLE_DEVICES": "0"}
     assert all(lock.is_locked for lock in locks)
 
 
-def test_a_trial_on_several_gpus_gets_as_many_or_says_that_they_are_not_free(environment, tmp_path):
+def test_a_trial_on_several_gpus_gets_all_of_them_or_an_error(environment, tmp_path):
     (other,) = taken(tmp_path, "1")
     assert environment(2) == {"CUDA_VISIBLE_DEVICES": "0,2"}
     with pytest.raises(TrialFailed, match=r"on 3 of the 3 GPUs, .* start fewer jobs"):
@@ -52,7 +52,7 @@ def test_a_trial_on_several_gpus_gets_as_many_or_says_that_they_are_not_free(env
     assert environment(1) == {"CUDA_VISIBLE_DEVICES": "0"}
 
 
-def test_jobs_share_gpus_where_told_to(environment, tmp_path):
+def test_jobs_share_gpus_if_configured(environment, tmp_path):
     locks = taken(tmp_path, "0", "1", "2")
     with pytest.raises(TrialFailed):
         environment()

@@ -122,7 +122,7 @@ def test_every_resample_holds_what_its_scores_need():
     assert MultiClass(NAMES).for_evaluation().required(targets[:2])[1] == []  # too few of each
 
 
-def test_the_confusion_table_names_what_was_taken_for_what():
+def test_the_confusion_table_names_true_and_predicted_labels():
     target, logits, targets = example(MultiClass)
     table = target.confusion(logits.softmax(dim=1), targets)
     assert list(table.columns) == list(table.index) == list(NAMES)

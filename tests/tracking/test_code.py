@@ -83,7 +83,7 @@ def test_of_this_package_of_torch_and_of_python_nothing_is_hashed(target):
     assert code.own_code({"model": {"_target_": target}}) == ""
 
 
-def test_of_an_installed_package_the_sums_of_its_installer_are_taken(monkeypatch):
+def test_the_hash_of_an_installed_package_uses_the_hashes_of_its_installer(monkeypatch):
     before = code.own_code({"loss": {"_target_": "filelock.FileLock"}})
     assert before and before == code.own_code({"loss": [{"_target_": "filelock.Timeout"}]})
     listed = SimpleNamespace(read_text=lambda name: "filelock/a.py,sha256=other,1\n")
@@ -96,7 +96,7 @@ def test_of_an_installed_package_the_sums_of_its_installer_are_taken(monkeypatch
     code._source.cache_clear()
 
 
-def test_the_version_of_this_package_tells_its_code(tmp_path, monkeypatch):
+def test_the_version_of_this_package_includes_a_hash_of_its_code(tmp_path, monkeypatch):
     version, plus, digest = code.package().partition("+")
     assert (version, plus) == (code.ecgexp.__version__, "+")
     monkeypatch.setattr(code.ecgexp, "__file__", str(tmp_path / "__init__.py"))
@@ -107,7 +107,7 @@ def test_the_version_of_this_package_tells_its_code(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("function", ["get_class", "get_method", "get_object"])
-def test_what_hydra_is_told_to_import_counts(folder, monkeypatch, function):
+def test_names_that_hydra_imports_count(folder, monkeypatch, function):
     monkeypatch.syspath_prepend(str(folder))
     config = {"model": {"_target_": "ecgexp.models.Ribeiro", "act": {"_target_": f"hydra.utils.{function}"}}}
     assert code.own_code(config) == code.own_code({"a": {"_target_": "hydra.utils.get_class"}})

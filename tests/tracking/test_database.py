@@ -50,7 +50,7 @@ def dumped(database: Path) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_store_lies_in_a_folder_of_any_name_and_makes_no_other(tmp_path, name):
+def test_a_store_can_be_in_a_folder_of_any_name_and_creates_no_other(tmp_path, name):
     store = opened(tmp_path / name)
     run_id = recorded(store)
     assert opened(tmp_path / name).experiment_id == store.experiment_id
@@ -66,7 +66,7 @@ def test_a_name_that_a_tool_would_misread_is_refused(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_moved_store_is_used_where_it_lies_and_says_so_once(tmp_path, caplog):
+def test_a_moved_store_is_used_in_its_new_place_with_one_warning(tmp_path, caplog):
     old, new = tmp_path / "a b", tmp_path / "ä#?%41"
     run_id = recorded(opened(old))
     old.rename(new)
@@ -265,7 +265,7 @@ def test_a_database_that_is_damaged_while_it_is_used_is_named_too(tmp_path):
     "name", ["mlruns", *(f"mlruns/{name}" for name in ("artifacts", "checkpoints", "locks", "sweeps"))]
 )
 @pytest.mark.parametrize("obstacle", ["file", "dangling link"])
-def test_what_stands_in_the_place_of_a_folder_is_named(tmp_path, name, obstacle):
+def test_an_obstacle_in_place_of_a_folder_is_named(tmp_path, name, obstacle):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     if obstacle == "file":

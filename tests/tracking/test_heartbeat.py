@@ -81,7 +81,7 @@ def test_a_clock_that_is_set_makes_no_process_look_dead(monkeypatch):
 
 
 @pytest.mark.timeout(60)
-def test_a_run_beats_while_it_lives_and_not_after(store, hasty):
+def test_a_run_has_heartbeats_until_it_ends(store, hasty):
     with Run(store, "trial", {}) as run:
         (thread,) = [thread for thread in threading.enumerate() if thread.name == "Heartbeat"]
         first = float(store.client.get_run(run.id).data.tags["heartbeat"])

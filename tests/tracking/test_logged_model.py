@@ -80,7 +80,7 @@ def test_it_belongs_to_the_run_and_its_experiment_and_lies_among_its_artifacts(l
     assert packages == {"mlflow", "numpy", "torch"}
 
 
-def test_it_says_what_goes_in_and_comes_out(logged):
+def test_the_signature_describes_inputs_and_outputs(logged):
     *_, uri = logged
     information = mlflow.models.get_model_info(uri)
     assert information.signature.inputs.inputs[0].shape == (-1, 3, 50)

@@ -82,7 +82,7 @@ def same_word(module: str, text: str) -> str | None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_name_stands_elsewhere(module):
+def test_no_other_module_contains_such_a_name(module):
     found = [
         f"line {line}: {text!r}"
         for line, text in texts(MODULES[module])

@@ -62,7 +62,7 @@ def test_without_the_file_or_its_key_nothing_is_claimed(written, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"nothing of numpy's"])
-def test_a_damaged_file_is_said(written, tmp_path, content):
+def test_a_damaged_file_is_reported(written, tmp_path, content):
     written.write_bytes(content)
     with pytest.raises(UserError, match=r"trained_on\.npz is damaged"):
         find_overlap(written, store_in(tmp_path), split("r1/Doe"))

@@ -55,7 +55,7 @@ def test_the_key_is_its_owners_alone_and_one_for_all_processes(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "ab" * 31, "no hexadecimal number"])
-def test_a_damaged_key_is_said(tmp_path, content):
+def test_a_damaged_key_is_reported(tmp_path, content):
     (tmp_path / KEY).write_text(content)
     with pytest.raises(UserError, match=r"patients\.key"):
         hashed_patients(store_in(tmp_path), PATIENTS)
@@ -87,7 +87,7 @@ def test_the_predictions_of_a_trial_name_no_patient(trained):
     assert key.encode() not in (trained.mlruns / "mlflow.db").read_bytes()
 
 
-def test_an_evaluation_has_the_same_hashes_unless_told_to_keep_patients(trained, tmp_path, monkeypatch):
+def test_an_evaluation_has_the_same_hashes_unless_configured_to_keep_patients(trained, tmp_path, monkeypatch):
     moved = trained.moved_to(tmp_path / "copy")
     words = [f"run={trained.run_id}", "split=val", f"dataset.root={trained.folder}/data/synthetic"]
     words += [f"dataset.cache_dir={trained.folder}/data/cache"]

@@ -33,7 +33,7 @@ class Hits:
         return 0.0
 
 
-def test_a_run_says_which_metrics_are_shown_and_which_way_is_better():
+def test_a_run_records_which_metrics_are_shown_and_their_direction():
     target = MultiLabel("AB")
     target.extra = (as_metric("hits", Hits()),)
     note = note_of(run(**{Tag.METRICS: to_tag(metric_note(target))}))
@@ -82,7 +82,7 @@ def test_trials_of_an_earlier_form_stand_until_there_are_later_ones():
     assert left_out([*old, new]) == ["Left out: 2 trials of an earlier form of the configuration."]
 
 
-def test_a_sweep_says_once_that_trials_of_an_earlier_form_are_trained_again(monkeypatch, capsys):
+def test_a_sweep_warns_once_that_trials_of_an_earlier_form_are_trained_again(monkeypatch, capsys):
     monkeypatch.setattr(session, "children", lambda store, parent: [run(OLD), run({}, 1, **{Tag.FORM: str(FORM)})])
     session._warn_of_earlier_form(None, run())
     said = capsys.readouterr().err

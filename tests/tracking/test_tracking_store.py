@@ -114,7 +114,7 @@ def answering(address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -
     server.server_close()
 
 
-def test_a_trial_that_begins_while_the_server_is_away_waits_for_it_and_says_so(tmp_path, caplog):
+def test_a_trial_that_begins_while_the_server_is_unreachable_waits_and_reports_it(tmp_path, caplog):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         address = one.getsockname()

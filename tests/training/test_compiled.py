@@ -139,7 +139,7 @@ def test_machine_code_gives_the_same_gradients():
         (False, 10**6, True, False),
     ],
 )
-def test_compiled_is_what_is_told_or_pays_and_works(monkeypatch, setting, steps, works, expected):
+def test_a_net_is_compiled_if_configured_or_if_it_saves_time_and_works(monkeypatch, setting, steps, works, expected):
     monkeypatch.setattr(compiled, "can_compile", lambda device: works)
     assert compiles(setting, steps, "cuda") is expected
     assert compiles(setting, steps, "cpu") is False
@@ -150,7 +150,7 @@ def test_compiled_or_not_it_is_the_same_trial():
     assert cell({**config, "compile": "auto"}) == cell({**config, "compile": False}) == cell(config)
 
 
-def test_a_machine_that_cannot_compile_is_told_of_once(monkeypatch, caplog):
+def test_a_machine_that_cannot_compile_gives_one_warning(monkeypatch, caplog):
     def fail(function):
         raise RuntimeError("Failed to find C compiler.\nSet CC.")
 

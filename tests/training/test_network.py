@@ -61,7 +61,7 @@ def test_scalar_normalisation_moves_all_leads_alike():
     torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_statistics_are_kept_with_the_weights():
+def test_the_statistics_are_saved_with_the_weights():
     statistics = (np.array([[1.0], [2.0]], np.float32), np.array([[3.0], [4.0]], np.float32))
     state = Network(nn.Identity(), {"signal": statistics}).state_dict()
     again = restored(nn.Identity(), state)

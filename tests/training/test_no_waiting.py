@@ -77,7 +77,7 @@ class Reads(pl.Callback):
 
 
 @pytest.mark.parametrize("net", [partial(Ribeiro, width=4, depth=2), partial(Rajpurkar, width=4, depth=5)])
-def test_a_step_reads_nothing_but_the_loss_which_a_gpu_keeps(net):
+def test_a_step_reads_only_the_loss_and_on_a_gpu_not_even_that(net):
     reads = Reads()
     optimizer = partial(torch.optim.Adam, fused=True)
     network = Network(speed_up(net(LEADS, SAMPLES, 5)), None)

@@ -39,7 +39,7 @@ def loaded(dataset, monitor="val/loss", objective="best/val/loss", **keys):
 
 
 @pytest.mark.parametrize("kind", [MultiLabel, MultiClass])
-def test_data_that_are_as_the_configuration_says_are_loaded(kind):
+def test_data_that_agree_with_the_configuration_are_loaded(kind):
     assert len(loaded(Beats(kind)).splits["train"]) == 4
 
 

@@ -108,7 +108,7 @@ def expect(sweep, here=ALIKE):
 TWO = {**ALIKE, "threads": 2}
 
 
-def test_a_run_that_another_took_the_place_of_stands_again_when_it_is_wanted_again(shared_store):
+def test_a_run_that_another_one_replaced_counts_again_when_it_is_needed_again(shared_store):
     sweep = Sweep(shared_store)
     for here, what in ((TWO, "trained"), (ALIKE, "trained"), (TWO, "taken"), (ALIKE, "taken")):
         assert sweep.start(here) == [what] * 2
@@ -117,7 +117,7 @@ def test_a_run_that_another_took_the_place_of_stands_again_when_it_is_wanted_aga
 
 
 @pytest.mark.parametrize("change", [{"data": "B"}, {"device": "cuda"}, {"threads": 2}, {"code": "new"}])
-def test_what_changes_and_changes_back_is_said_in_the_table(shared_store, change):
+def test_changes_and_their_reversal_are_reported_with_the_table(shared_store, change):
     sweep = Sweep(shared_store, name=f"back {change}")
     sweep.start()
     sweep.start({**ALIKE, **change})
@@ -263,7 +263,7 @@ def test_a_trial_that_failed_before_its_data_were_read_has_one_row(shared_store)
     expect(sweep)
 
 
-def test_a_process_that_dies_early_does_not_spoil_a_finished_run(shared_store):
+def test_the_early_death_of_a_process_does_not_replace_a_finished_run(shared_store):
     sweep = Sweep(shared_store, name="lost", values=("0.1",))
     sweep.start()
     config = {"dataset": {}, "trainer": {}, "net": sweep.net, "lr": "0.1"}
@@ -306,7 +306,7 @@ def test_resume_false_trains_again(shared_store):
     expect(sweep)
 
 
-def test_trials_that_differ_in_what_no_key_says_are_pointed_out(shared_store):
+def test_trials_that_differ_in_more_than_their_keys_are_reported(shared_store):
     sweep = Sweep(shared_store, name="grows", values=("0.1",))
     sweep.start()
     sweep.values = ("0.1", "0.2")
@@ -337,7 +337,7 @@ def test_trials_of_another_version_of_this_package_are_pointed_out(shared_store)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(8))
-def test_whatever_happens_every_cell_is_there_once_with_the_right_value(tmp_path, chunk):
+def test_after_any_events_every_cell_occurs_once_with_the_right_value(tmp_path, chunk):
     store = new_store(tmp_path)
     for number in range(25):
         chance = random.Random(1000 * chunk + number)
