@@ -1,4 +1,4 @@
-"""What is said of what went wrong, whatever a file had in it."""
+"""Error messages, with any content of the file that caused them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test-set access: what it measures, and that it is noted."""
+"""A test-set access: its measurements, and its record."""
 
 from __future__ import annotations
 
@@ -113,18 +113,18 @@ def test_everything_is_measured_logged_and_printed(trained, moved):
     assert "fingerprint" not in done.stdout
 
 
-def test_each_look_is_counted_for_the_run_and_for_its_sweeps(trained, moved, monkeypatch, capsys):
+def test_each_access_is_counted_for_the_run_and_for_its_sweeps(trained, moved, monkeypatch, capsys):
     client = moved.client
     experiment = client.get_run(trained.run_id).info.experiment_id
     sweep, other = (client.create_run(experiment, tags={"kind": "sweep"}).info.run_id for _ in range(2))
     client.set_tag(trained.run_id, PARENT, sweep)
     took_over = client.create_run(experiment, tags={PARENT: other, "reused_from": trained.run_id}).info.run_id
     sibling = client.create_run(experiment, tags={PARENT: sweep}).info.run_id
-    said = []
+    printed = []
     for run in (trained.run_id, took_over):
         assert call(monkeypatch, "evaluate", moved.folder, f"run={run}", "split=test", *places(trained)) == 0
-        said += [line for line in capsys.readouterr().out.splitlines() if "test-set access number" in line]
-    assert said == [f"This is test-set access number {number} of this sweep." for number in (1, 2)]
+        printed += [line for line in capsys.readouterr().out.splitlines() if "test-set access number" in line]
+    assert printed == [f"This is test-set access number {number} of this sweep." for number in (1, 2)]
     store, _ = find_run(trained.run_id, moved.folder, None)
     for run in (trained.run_id, took_over, sweep, other):
         found = accesses(store, run)
@@ -177,15 +177,15 @@ def test_an_access_to_other_test_records_is_reported_and_stored_separately(train
     table.with_name("SHA256SUMS.txt").unlink()
     others = (f"dataset.root={data}", "dataset.cache_dir=cache")
     assert call(monkeypatch, "evaluate", moved.folder, *words, *others) == 0
-    said = capsys.readouterr().out
-    assert f"their table lists {len(tested) - len(tested[::4])} test records, not {len(tested)}" in said
+    printed = capsys.readouterr().out
+    assert f"their table lists {len(tested) - len(tested[::4])} test records, not {len(tested)}" in printed
     store, run = find_run(trained.run_id, moved.folder, None)
     one, two = accesses(store, trained.run_id)
     assert one["records"] > two["records"]
     assert one["data"] != two["data"]
     assert (one["place"], two["place"]) == ("test", f"test-{two['data'][:8]}")
     assert (one["same_data"], two["same_data"]) == (True, False)
-    assert f"The {two['records']} test records are not the {one['records']} of this run's first access" in said
+    assert f"The {two['records']} test records are not the {one['records']} of this run's first access" in printed
     assert {path: path.read_bytes() for path in first} == first
     apart = moved.artifacts / "evaluation" / two["place"]
     assert len(pd.read_parquet(apart / "predictions_test.parquet")) == two["records"]
@@ -208,15 +208,15 @@ def test_the_commit_is_noted(trained, moved, monkeypatch, capsys):
     assert accesses(store, trained.run_id)[0]["git_commit"] == "abc"
 
 
-def test_a_look_that_fails_afterwards_is_noted_and_one_that_could_not_begin_is_not(trained, moved, monkeypatch):
+def test_an_access_that_fails_afterwards_is_recorded_and_one_that_could_not_begin_is_not(trained, moved, monkeypatch):
     import ecgexp.commands.evaluate
 
     store, _ = find_run(trained.run_id, moved.folder, None)
     words = (f"run={trained.run_id}", "split=test")
     empty = moved.folder / "file"
     empty.touch()
-    said = call(monkeypatch, "evaluate", moved.folder, *words, f"dataset.root={empty}")
-    assert is_one_sentence(said), said
+    message = call(monkeypatch, "evaluate", moved.folder, *words, f"dataset.root={empty}")
+    assert is_one_sentence(message), message
     assert accesses(store, trained.run_id) == []
 
     def broken(*_):
@@ -228,7 +228,7 @@ def test_a_look_that_fails_afterwards_is_noted_and_one_that_could_not_begin_is_n
     assert len(accesses(store, trained.run_id)) == 1
 
 
-def test_the_validation_split_rehearses_without_a_look(trained, moved, monkeypatch, capsys):
+def test_an_evaluation_of_the_validation_split_is_no_test_set_access(trained, moved, monkeypatch, capsys):
     before = moved.client.get_run(trained.run_id).data
     assert call(monkeypatch, "evaluate", moved.folder, f"run={trained.run_id}", "split=val", *places(trained)) == 0
     assert "test-set access" not in capsys.readouterr().out
@@ -249,7 +249,7 @@ def test_other_data_than_those_of_the_training_are_pointed_out(trained, moved, m
     name = f"{int(trained.validation()['id'][0]):05d}_lr.dat"
     (file,) = data.rglob(name)
     content = bytearray(file.read_bytes())
-    # Two samples of all leads change places, which the checksums in the header do not tell.
+    # Two samples of all leads change places; the checksums in the header do not detect it.
     content[240:264], content[480:504] = content[480:504], content[240:264]
     file.write_bytes(content)
     words = (f"run={trained.run_id}", "split=val", f"dataset.root={data}", "dataset.cache_dir=cache")
@@ -271,12 +271,14 @@ def with_folds(trained: Trained, folder: Path, swap: dict[int, int]) -> list[str
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("swap", "how"), [({1: 10, 10: 1}, "trained on"), ({9: 10, 10: 9}, "used in validation")])
-def test_test_records_that_the_run_has_seen_are_refused_before_a_look(trained, moved, monkeypatch, capsys, swap, how):
+def test_test_records_that_the_run_was_trained_on_are_refused_before_an_access(
+    trained, moved, monkeypatch, capsys, swap, how
+):
     before = moved.client.get_run(trained.run_id).data
     others = with_folds(trained, moved.folder, swap)
-    said = call(monkeypatch, "evaluate", moved.folder, f"run={trained.run_id}", "split=test", *others)
-    assert is_one_sentence(said), said
-    assert re.match(rf"(2\d) of the \1 test records were {how}", said), said
+    message = call(monkeypatch, "evaluate", moved.folder, f"run={trained.run_id}", "split=test", *others)
+    assert is_one_sentence(message), message
+    assert re.match(rf"(2\d) of the \1 test records were {how}", message), message
     assert capsys.readouterr().out == ""
     after = moved.client.get_run(trained.run_id).data
     assert (after.metrics, after.tags) == (before.metrics, before.tags)
@@ -287,12 +289,12 @@ def test_test_records_that_the_run_has_seen_are_refused_before_a_look(trained, m
 def test_validation_records_that_were_trained_on_are_reported_before_and_after(trained, moved, monkeypatch, capsys):
     words = (f"run={trained.run_id}", "split=val", *with_folds(trained, moved.folder, {1: 9, 9: 1}))
     assert call(monkeypatch, "evaluate", moved.folder, *words) == 0
-    said = capsys.readouterr().out
-    found = re.findall(r"((\d+) of the \2 val records were trained on)", said)
+    printed = capsys.readouterr().out
+    found = re.findall(r"((\d+) of the \2 val records were trained on)", printed)
     told, count = found[0]
     assert int(count) == len(pd.read_parquet(next(moved.artifacts.glob("evaluation/val-*/*.parquet"))))
-    first, second = said.index(told), said.rindex(told)
-    assert first < said.index("mlcm_f1_macro") < second
+    first, second = printed.index(told), printed.rindex(told)
+    assert first < printed.index("mlcm_f1_macro") < second
     (written,) = (moved.artifacts / "evaluation").glob("val-*/metrics.json")
     assert told in json.loads(written.read_text())["trained_on"]
 
@@ -301,7 +303,7 @@ def test_validation_records_that_were_trained_on_are_reported_before_and_after(t
     assert "It cannot be checked whether val records were trained on" in capsys.readouterr().out
 
 
-def test_records_of_the_first_look_with_other_labels_are_not_called_other_records():
+def test_records_of_the_first_access_with_other_labels_are_not_called_other_records():
     assert other_records(12, "a", {"records": 12, "names": "a"}).endswith("but their labels or signals differ")
     assert other_records(12, "b", {"records": 12, "names": "a"}).startswith("The 12 test records are not the 12 of")
     assert other_records(12, "b", {"records": 11}).endswith("or their labels or signals differ")
@@ -326,9 +328,9 @@ def test_records_of_the_first_look_with_other_labels_are_not_called_other_record
 )
 def test_what_cannot_be_done_is_reported_in_one_sentence(trained, tmp_path, monkeypatch, words, named):
     words = [word.format(trained=trained.folder, run=trained.run_id) for word in words]
-    said = call(monkeypatch, "evaluate", tmp_path, *words)
-    assert is_one_sentence(said), said
-    assert named in said
+    message = call(monkeypatch, "evaluate", tmp_path, *words)
+    assert is_one_sentence(message), message
+    assert named in message
     assert not list(tmp_path.iterdir())
 
 
@@ -340,9 +342,9 @@ def test_a_config_that_names_a_foreign_class_is_refused(trained, moved, monkeypa
     at = lines.index(f"{group}:") + 1
     lines[at] = "  _target_: os.system"
     path.write_text("\n".join([*lines[: at + 1], "  command: touch marker", *lines[at + 1 :]]))
-    said = call(monkeypatch, "evaluate", moved.folder, f"run={trained.run_id}", "split=test", *places(trained))
-    assert is_one_sentence(said), said
-    assert "os.system" in said
+    message = call(monkeypatch, "evaluate", moved.folder, f"run={trained.run_id}", "split=test", *places(trained))
+    assert is_one_sentence(message), message
+    assert "os.system" in message
     assert not (moved.folder / "marker").exists()
 
 

@@ -1,4 +1,4 @@
-"""What is used of other libraries beside their public API does what we rely on, and is used in one place alone."""
+"""The private API of other libraries works as we rely on it, and is used in one package only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sweeper as a plugin of Hydra's, in applications that are not ours."""
+"""The sweeper as a plugin of Hydra, in other applications."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_hydra_discovers_it():
 
 def test_importing_it_imports_nothing_heavy():
     code = "import sys, hydra_plugins.ecgexp_optuna_sweeper; print(*sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"optuna", "torch", "pandas", "mlflow", "pytorch_lightning", "ecgexp.trials.run"} & set(said)
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"optuna", "torch", "pandas", "mlflow", "pytorch_lightning", "ecgexp.trials.run"} & set(printed)
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("basic", [*ONE, "hydra.sweeper.n_trials=1"])])
@@ -105,7 +105,7 @@ def test_trials_are_jobs_with_folders_of_their_own(hydra_sweep_runner, tmp_path,
         found = trials(tmp_path)
         assert len([trial for trial in found if trial.value is not None]) == 5
         for trial in found:
-            if trial.value is None:  # two asked for the last one
+            if trial.value is None:  # two workers asked for the last trial
                 continue
             assert trial.value == trial.params["foo"]
             folder = tmp_path / str(trial.number)

@@ -1,4 +1,4 @@
-"""Imports run one way: from the doors down to the libraries, and never in a circle."""
+"""Imports run one way: from the commands down to the libraries, and never in a circle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process has started ends with it, also where it is killed, and whatever it was doing."""
+"""All processes that a command starts end with it, even if it is killed at any moment."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_records(told: Connection, folder: Path) -> None:
 
 
 def train(told: Connection) -> None:
-    """Train with a second process, which does not come to joining this one."""
+    """Train with a second process, which never joins this one."""
     from ecgexp.training.ranks import other_ranks
 
     with other_ranks(2, never_ready, told):

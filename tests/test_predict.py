@@ -1,4 +1,4 @@
-"""What a trained net says of single records, wherever net and records come from."""
+"""Predictions of a trained net for single records, from all sources of nets and records."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def test_another_length_is_adapted_and_reported_outside_the_table(
     read = wfdb.rdrecord(str(record))
     path = write(tmp_path, "other", change(read.p_signal), 100, read.sig_name)
     assert call(monkeypatch, "predict", trained.folder, f"run={trained.run_id}", path) == 0
-    said = capsys.readouterr()
-    assert said.err == f"record {path}: {note}\n"
-    assert "cropped" not in said.out
-    assert "padded" not in said.out
+    printed = capsys.readouterr()
+    assert printed.err == f"record {path}: {note}\n"
+    assert "cropped" not in printed.out
+    assert "padded" not in printed.out
 
 
 def test_leads_are_matched_by_name(trained, record, tmp_path, monkeypatch, capsys):
@@ -152,8 +152,8 @@ def test_a_pattern_names_several(trained, monkeypatch, capsys):
 def test_a_file_that_is_no_record_is_named(trained, tmp_path, monkeypatch, capsys):
     (tmp_path / "holter.EDF").write_bytes(b"0       ")
     assert call(monkeypatch, "predict", trained.folder, f"run={trained.run_id}", tmp_path / "holter.EDF") == 1
-    said = capsys.readouterr().err
-    assert "holter.EDF is an EDF file, and only WFDB records are read (a .hea file with its .dat or .mat)" in said
+    printed = capsys.readouterr().err
+    assert "holter.EDF is an EDF file, and only WFDB records are read (a .hea file with its .dat or .mat)" in printed
 
 
 def test_a_record_without_gains_is_refused_unless_they_are_assumed(trained, record, tmp_path, monkeypatch, capsys):
@@ -203,9 +203,9 @@ def test_a_run_that_was_copied_from_another_machine(trained, record, tmp_path, m
     assert call(monkeypatch, "predict", tmp_path, f"run={trained.run_id}", uri, "format=json", record) == 0
     assert probabilities(answer(capsys)["records"][0]) == pytest.approx(expected, abs=1e-6)
     shutil.rmtree(moved.mlruns / "artifacts")
-    said = call(monkeypatch, "predict", moved.folder, f"run={trained.run_id}", record)
-    assert is_one_sentence(said)
-    assert "mlruns/artifacts" in said
+    message = call(monkeypatch, "predict", moved.folder, f"run={trained.run_id}", record)
+    assert is_one_sentence(message)
+    assert "mlruns/artifacts" in message
 
 
 def test_an_exported_folder(trained, exported, record, tmp_path, monkeypatch, capsys):
@@ -225,16 +225,16 @@ def test_a_registered_model_is_loaded_from_its_run(trained, record, tmp_path, mo
         assert call(monkeypatch, "predict", moved.folder, f"run={uri}", "format=json", record) == 0
         assert probabilities(answer(capsys)["records"][0]) == pytest.approx(expected, abs=1e-6)
     for uri in ("models:/ecg/2", "models:/other/1", "models:/ecg@none", "models:/ecg"):
-        said = call(monkeypatch, "predict", moved.folder, f"run={uri}", record)
-        assert is_one_sentence(said)
-        assert uri in said
+        message = call(monkeypatch, "predict", moved.folder, f"run={uri}", record)
+        assert is_one_sentence(message)
+        assert uri in message
 
 
 def test_an_exported_graph_is_loaded_only_where_it_is_trusted(trained, record, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(trained.model, tmp_path / "model")
-    said = call(monkeypatch, "predict", tmp_path, f"run={folder}", record)
-    assert is_one_sentence(said)
-    assert "trust=pt2" in said
+    message = call(monkeypatch, "predict", tmp_path, f"run={folder}", record)
+    assert is_one_sentence(message)
+    assert "trust=pt2" in message
     assert call(monkeypatch, "predict", tmp_path, f"run={folder}", "trust=pt2", "format=json", record) == 0
     expected = trained.validation().iloc[0][[f"probability/{label}" for label in LABELS]].tolist()
     assert probabilities(answer(capsys)["records"][0]) == pytest.approx(expected, abs=1e-5)
@@ -280,9 +280,9 @@ def spoil(exported: Path, model: object) -> None:
 )
 def test_a_config_that_names_what_is_no_net_of_ours_is_refused(exported, record, tmp_path, monkeypatch, model):
     spoil(exported, model)
-    said = call(monkeypatch, "predict", tmp_path, f"run={exported}", record)
-    assert is_one_sentence(said), said
-    assert said.startswith("The run's config")  # before Hydra, which would refuse some of them too, has seen it
+    message = call(monkeypatch, "predict", tmp_path, f"run={exported}", record)
+    assert is_one_sentence(message), message
+    assert message.startswith("The run's config")  # before Hydra, which would refuse some of them too, has seen it
     assert not (tmp_path / "marker").exists()
 
 
@@ -301,10 +301,10 @@ def test_a_foreign_class_is_not_even_imported_unless_its_package_is_trusted(
     spoil(exported, {"_target_": "strangenets.Net", **shape})
     words = (f"run={exported}", "format=json", record)
     for trust in ((), ("trust=other",), ("trust=strange",)):
-        said = call(monkeypatch, "predict", tmp_path, *words, *trust)
-        assert is_one_sentence(said)
-        assert "strangenets.Net" in said
-        assert "trust=" in said
+        message = call(monkeypatch, "predict", tmp_path, *words, *trust)
+        assert is_one_sentence(message)
+        assert "strangenets.Net" in message
+        assert "trust=" in message
     assert not (tmp_path / "marker").exists()
     for target in ("strangenets.Net", "strangenets.make"):
         spoil(exported, {"_target_": target, **shape})
@@ -361,9 +361,9 @@ def save_other(path: Path) -> None:
 )
 def test_weights_that_are_no_weights_are_refused(exported, record, tmp_path, monkeypatch, save):
     save(exported / "weights.pt")
-    said = call(monkeypatch, "predict", tmp_path, f"run={exported}", record)
-    assert is_one_sentence(said), said
-    assert "weights.pt" in said
+    message = call(monkeypatch, "predict", tmp_path, f"run={exported}", record)
+    assert is_one_sentence(message), message
+    assert "weights.pt" in message
     assert not (tmp_path / "marker").exists()
 
 
@@ -381,17 +381,17 @@ def test_weights_that_are_no_weights_are_refused(exported, record, tmp_path, mon
 )
 def test_a_config_that_no_run_writes_is_refused(exported, record, tmp_path, monkeypatch, text):
     (exported / "config.yaml").write_text(text)
-    said = call(monkeypatch, "predict", tmp_path, f"run={exported}", record)
-    assert is_one_sentence(said), said
-    assert "config.yaml" in said
+    message = call(monkeypatch, "predict", tmp_path, f"run={exported}", record)
+    assert is_one_sentence(message), message
+    assert "config.yaml" in message
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "{", '{"labels": ["a"], "leads": 3, "sampling_rate": "x", "samples": 1}'])
 def test_a_description_that_no_run_writes_is_refused(exported, record, tmp_path, monkeypatch, text):
     (exported / "data.json").write_text(text)
-    said = call(monkeypatch, "predict", tmp_path, f"run={exported}", record)
-    assert is_one_sentence(said), said
-    assert "data.json" in said
+    message = call(monkeypatch, "predict", tmp_path, f"run={exported}", record)
+    assert is_one_sentence(message), message
+    assert "data.json" in message
 
 
 # --- sentences
@@ -421,10 +421,10 @@ def test_a_description_that_no_run_writes_is_refused(exported, record, tmp_path,
 )
 def test_what_cannot_be_done_is_reported_in_one_sentence(trained, tmp_path, monkeypatch, capsys, words, named):
     words = [word.format(trained=trained.folder, run=trained.run_id) for word in words]
-    said = call(monkeypatch, "predict", tmp_path, *words)
-    said = capsys.readouterr().err.strip() if said == 1 else said
-    assert is_one_sentence(said), said
-    assert named in said
+    printed = call(monkeypatch, "predict", tmp_path, *words)
+    printed = capsys.readouterr().err.strip() if printed == 1 else printed
+    assert is_one_sentence(printed), printed
+    assert named in printed
     assert not list(tmp_path.iterdir())  # no store was made on the way
 
 
@@ -442,9 +442,9 @@ def test_a_run_without_weights_is_refused(trained, record, tmp_path, monkeypatch
     for key, value in tags.items():
         moved.client.set_tag(trained.run_id, key, value)
     moved.client.update_run(trained.run_id, status=status)
-    said = call(monkeypatch, "predict", tmp_path, f"run={trained.run_id}", record)
-    assert is_one_sentence(said)
-    assert named in said
+    message = call(monkeypatch, "predict", tmp_path, f"run={trained.run_id}", record)
+    assert is_one_sentence(message)
+    assert named in message
 
 
 def test_a_net_that_gives_no_numbers_is_refused(exported, record, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The report of a sweep: what is in it, for whom it is refused, and that a page needs nothing else."""
+"""The report of a sweep: its content, refused arguments, and a page that needs no other file."""
 
 from __future__ import annotations
 
@@ -182,8 +182,8 @@ def test_a_best_cell_of_one_run_has_no_standard_deviation(store):
     sweep.end()
     runs, results = merge({"one run": sweep_runs(store, sweep.parent)})
     study = Report([store.client.get_run(sweep.parent)], runs, results, [], {}, [], [], [], {})
-    (said,) = (line for line in study.findings() if "best cell" in line)
-    assert re.fullmatch(r"The best cell is lr=0\.2: 1\.000, from one run, so its spread is not known\.", said)
+    (message,) = (line for line in study.findings() if "best cell" in line)
+    assert re.fullmatch(r"The best cell is lr=0\.2: 1\.000, from one run, so its spread is not known\.", message)
 
 
 KEYS = ("lr", "batch_size", "optimizer", "model.some_rate", "early_stopping.patience", "scheduler")
@@ -293,8 +293,8 @@ def test_the_latest_sweep_is_the_default_and_named(store, folder, seeds, monkeyp
     sweep.trial("lr=0.2", skill=0.9)
     sweep.end()
     report(monkeypatch, folder)
-    said = capsys.readouterr().out
-    assert said.rstrip().endswith(str(folder / "reports" / "latest" / "report.html"))
+    printed = capsys.readouterr().out
+    assert printed.rstrip().endswith(str(folder / "reports" / "latest" / "report.html"))
     report(monkeypatch, folder, f"sweep={seeds.parent}", "out=by_id")
     assert len(pd.read_csv(folder / "by_id" / "results.csv")) == 6
 
@@ -331,7 +331,7 @@ def test_a_reused_trial_has_the_predictions_of_the_run_that_trained(store, folde
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["sweep=nothing"], "There is no sweep nothing in .* only "),
         (["sweeps=x"], "There is no key 'sweeps': did you mean 'sweep'"),
@@ -340,11 +340,11 @@ def test_a_reused_trial_has_the_predictions_of_the_run_that_trained(store, folde
         (["sweep=seeds", "out=occupied"], "The folder occupied cannot be created"),
     ],
 )
-def test_what_cannot_be_reported_is_refused_in_a_sentence(words, said, store, seeds, folder, monkeypatch):
+def test_what_cannot_be_reported_is_refused_in_a_sentence(words, message, store, seeds, folder, monkeypatch):
     Sweep(store, "empty").end()
     (folder / "occupied").write_text("a file")
     sentence = call(monkeypatch, "report", folder, *words)
-    assert is_one_sentence(sentence) and re.match(said, sentence)
+    assert is_one_sentence(sentence) and re.match(message, sentence)
 
 
 def test_a_store_without_a_sweep_is_refused(tmp_path, monkeypatch):
@@ -433,8 +433,8 @@ def test_the_choice_of_the_epoch_is_reported_if_there_was_one(store, folder, mon
     sweep.trial("lr=0.1", skill=0.6)
     sweep.end()
     report(monkeypatch, folder, "sweep=epochs", "out=epochs")
-    said = "Each value is from the epoch with the best val/loss. The same validation records chose this epoch"
-    assert said in capsys.readouterr().out and said in Page(folder / "epochs" / "report.html").text
+    message = "Each value is from the epoch with the best val/loss. The same validation records chose this epoch"
+    assert message in capsys.readouterr().out and message in Page(folder / "epochs" / "report.html").text
     other = Sweep(store, "by training loss")
     other.trial("lr=0.1", skill=0.6, params={"monitor": "train/loss"})
     other.end()
@@ -448,8 +448,8 @@ def test_without_patients_the_report_says_that_records_are_resampled(store, fold
     sweep.trial("lr=0.2", skill=0.1)
     sweep.end()
     report(monkeypatch, folder, "sweep=anonymous", "out=anonymous")
-    said = capsys.readouterr().out
-    assert "60 records of 60 patients" in said and "Each record counts as a separate patient" in said
+    printed = capsys.readouterr().out
+    assert "60 records of 60 patients" in printed and "Each record counts as a separate patient" in printed
 
 
 def test_lost_predictions_cost_the_interval_only(store, folder, monkeypatch, capsys):
@@ -506,8 +506,8 @@ def test_classes_that_validation_lacks_are_named():
         Predictions(ids, targets, probabilities, kind(("N", "V", "S", "F")), None) for kind in (MultiClass, MultiLabel)
     ]
     groups = [Group(["run"], found, "few", True) for found in lacking]
-    (said,) = Report([], [], pd.DataFrame(), groups, {}, [], [], [], {})._about_data()
-    assert said == "Macro averages leave out S, F, which no validation record has."
+    (message,) = Report([], [], pd.DataFrame(), groups, {}, [], [], [], {})._about_data()
+    assert message == "Macro averages leave out S, F, which no validation record has."
 
 
 # --- the paper's study

@@ -1,4 +1,4 @@
-"""A training that was interrupted ends as if it had not been: bit for bit on a CPU."""
+"""A resumed training gives the same result as an uninterrupted one, bit for bit on a CPU."""
 
 from __future__ import annotations
 
@@ -222,11 +222,11 @@ def test_a_trial_interrupted_while_it_writes_its_checkpoint_is_killed_and_resume
 
 @pytest.mark.parametrize("context", [None, ValueError("something else")])
 def test_an_error_of_torch_itself_in_a_write_is_not_replaced(tmp_path, monkeypatch, context):
-    said = RuntimeError("what torch says")
-    said.__context__ = context
+    error = RuntimeError("what torch says")
+    error.__context__ = context
 
     def fail(content, file):
-        raise said
+        raise error
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(RuntimeError, match="what torch says"):

@@ -1,4 +1,4 @@
-"""What is read back is what was written, or it is said: one flipped bit is enough."""
+"""A file is read as it was written, or refused: one flipped bit is enough."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ def test_a_flipped_bit_in_a_run_is_reported_instead_of_used(trained, tmp_path, m
     whole = (run / name).read_bytes()
     for bit in random.integers(0, 8 * len(whole), 5):
         flip(run / name, int(bit))
-        said = call(monkeypatch, "predict", tmp_path, f"run={run}", trained.records / "00001_lr")
-        assert is_one_sentence(said), said
-        assert f"{name} is damaged" in said
+        message = call(monkeypatch, "predict", tmp_path, f"run={run}", trained.records / "00001_lr")
+        assert is_one_sentence(message), message
+        assert f"{name} is damaged" in message
         (run / name).write_bytes(whole)
     assert call(monkeypatch, "predict", tmp_path, f"run={run}", trained.records / "00001_lr") == 0
 
@@ -142,9 +142,9 @@ def test_a_description_of_another_net_is_refused(trained, tmp_path, monkeypatch,
     (signal,) = data["inputs"]
     earlier = {"labels": data["labels"], "leads": signal["coordinates"]["lead"], "sampling_rate": 100, "samples": 1000}
     (run / "data.json").write_text(json.dumps(earlier | change))
-    said = call(monkeypatch, "predict", tmp_path, f"run={run}", trained.records / "00001_lr")
-    assert is_one_sentence(said), said
-    assert words in said
+    message = call(monkeypatch, "predict", tmp_path, f"run={run}", trained.records / "00001_lr")
+    assert is_one_sentence(message), message
+    assert words in message
 
 
 def test_a_file_of_many_brackets_is_damaged(tmp_path):
@@ -178,9 +178,9 @@ def test_damaged_predictions_have_no_interval_and_the_report_names_them(trained,
     table.loc[0, "probability/NORM"] += 0.1
     table.to_parquet(path, index=False)
     assert call(monkeypatch, "report", moved.folder, f"sweep={sweep}") == 0
-    said = capsys.readouterr()
-    assert "predictions_val.parquet is damaged" in said.err
-    assert "There is no interval for trial 0, whose predictions are missing or damaged" in said.out
+    printed = capsys.readouterr()
+    assert "predictions_val.parquet is damaged" in printed.err
+    assert "There is no interval for trial 0, whose predictions are missing or damaged" in printed.out
 
 
 def test_torch_itself_takes_a_flipped_bit(tmp_path):

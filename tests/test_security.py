@@ -1,4 +1,4 @@
-"""Each sentence of SECURITY.md has a test that says so."""
+"""Each sentence of SECURITY.md has a test."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_malicious_releases_of_lightning_are_excluded():
 
 
 def test_no_usage_data_are_sent():
-    """MLflow reports its use unless it is told not to before it is imported."""
+    """MLflow sends usage data unless a variable forbids it before the import."""
     code = (
         "import ecgexp.tracking.store, os\n"
         "from mlflow.telemetry.client import get_telemetry_client\n"

@@ -1,4 +1,4 @@
-"""What a stranger's files can make the doors do: nothing outside of the folder in which they were asked."""
+"""A stranger's files make no command write outside the current folder."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def test_a_link_in_a_run_leads_no_file_out_of_it(trained, copied, tmp_path, monk
     other = tmp_path / "other"
     other.mkdir()
     (copied.artifacts / "evaluation").symlink_to(other)
-    said = call(monkeypatch, "evaluate", copied.folder, *words(trained))
-    assert is_one_sentence(said), said
-    assert "leads out" in said
+    message = call(monkeypatch, "evaluate", copied.folder, *words(trained))
+    assert is_one_sentence(message), message
+    assert "leads out" in message
     assert not list(other.iterdir())
 
 

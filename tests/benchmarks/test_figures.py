@@ -1,4 +1,4 @@
-"""What the benchmarks make of the times that were taken."""
+"""How the benchmarks summarise measured times."""
 
 from __future__ import annotations
 

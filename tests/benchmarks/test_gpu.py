@@ -1,4 +1,4 @@
-"""The GPU benchmark in miniature, on a CPU: a machine with a GPU may be there for minutes only."""
+"""The GPU benchmark in miniature, on a CPU, since a GPU may be available only for minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks of trials, metrics and preparation in miniature: each part runs, and each figure is there."""
+"""The benchmarks of trials, metrics and preparation in miniature: each part runs and gives each figure."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def test_a_part_has_its_figures(tmp_path, part):
     measure, number = PARTS[part]
     figures = measure(tmp_path)
     assert len({one.figure + one.peer_name for one in figures}) == number
-    # what an epoch takes beside a bare loop may be less than nothing where it is this short
+    # the difference to a bare loop may be negative for such a short epoch
     assert all(one.ours > 0 for one in figures if one.unit not in ("%", "ms"))

@@ -17,7 +17,7 @@ from ecgexp.models import ConvBlocks, Recurrent
 
 
 class Net:
-    """A class of a user's own, which says what its arguments are."""
+    """A class of a user's own, with annotated arguments."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ def test_every_metric_may_be_watched_or_aimed_at(cfg, key, name):
 
 
 class Focal:
-    """A loss of a user's own, which does not say what records it is for."""
+    """A loss of a user's own, without the attribute `fits`."""
 
 
 def composed(*words):
@@ -366,9 +366,9 @@ def test_what_is_within_a_class_is_found():
 def test_a_refused_value_is_named_by_a_key_that_there_is(cfg, key, value, sentence):
     with open_dict(cfg):
         OmegaConf.update(cfg, key, value, force_add=True)
-    said = refusal(cfg)
-    assert sentence in said
-    assert " _" not in said
+    message = refusal(cfg)
+    assert sentence in message
+    assert " _" not in message
 
 
 @pytest.mark.parametrize("target", ["ecgexp.models", "ecgexp.CONF"])

@@ -39,7 +39,7 @@ def test_a_net_of_a_users_own_keeps_its_arguments():
     own = {"_target_": "mine.Net", "classes": 5}
     new = upgrade({**OLD, "model": own, "dataset": {"_target_": "mine.Data", "classes": 5}})
     assert new["model"] == own
-    assert new["dataset"] == {"_target_": "mine.Data"}  # whose labels only the data say
+    assert new["dataset"] == {"_target_": "mine.Data"}  # its labels are known only from the data
 
 
 @pytest.mark.parametrize(

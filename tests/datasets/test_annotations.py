@@ -1,4 +1,4 @@
-"""Annotation files, generated and damaged, beside what was written into them."""
+"""Annotation files, generated and damaged, compared with what was written."""
 
 from __future__ import annotations
 

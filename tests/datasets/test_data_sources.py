@@ -1,4 +1,4 @@
-"""The hash of what records are read from: any change of contents is seen, whatever names, sizes and times say."""
+"""The hash of the source files of records detects any change of contents, even with equal names, sizes and times."""
 
 import os
 import shutil
@@ -80,7 +80,7 @@ def test_segments_of_a_multi_segment_record(tmp_path):
 
 
 def test_copies_of_equal_size_and_time(tmp_path):
-    """Two folders that only the contents tell apart, one put in the place of the other."""
+    """Two folders that differ only in the contents of files; one replaces the other."""
     for name, k in (("x", 1), ("y", 2)):
         write_record(tmp_path / name / "r", ramp(k), ["I"], 100)
         for file in (tmp_path / name).iterdir():
@@ -168,7 +168,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_of_full_size_is_looked_through_in_a_second(tmp_path):
+def test_a_folder_of_full_size_is_checked_in_a_second(tmp_path):
     records = [f"{i // 1000:05d}/{i:05d}_lr" for i in range(21_799)]
     for record in records:
         path = tmp_path / "data" / record

@@ -375,7 +375,7 @@ def test_no_usable_checksum_list(server, root, answer, reason):
 
 def test_a_server_that_is_down(root):
     with Server() as server:
-        pass  # closed again: nobody listens on its port
+        pass  # closed again, so that no process listens on its port
     with pytest.raises(UserError) as error:
         fetch(server, root)
     assert server.url in one_sentence(error) and "no connection" in one_sentence(error)

@@ -87,7 +87,7 @@ def test_labels_from_columns_or_from_text(own, columns):
     train = dataset.load("train")
     assert dataset.label_names == ("PVC", "AF")
     expected = [[i % 4 == 0, i % 3 == 0] for i in range(30)]
-    np.testing.assert_array_equal(train.targets, expected)  # those without a label are kept
+    np.testing.assert_array_equal(train.targets, expected)  # records without a label are not left out
     assert train.ids.tolist() == [f"part{i % 2}/rec{i:02d}" for i in range(30)]
     assert train.patients.tolist() == [f"p{i // 2}" for i in range(30)]
     assert dataset.load("val").ids.tolist() == own.table.record[30:36].tolist()

@@ -1,4 +1,4 @@
-"""Records as named inputs: what an input says of itself, and what a dataset with several of them comes to."""
+"""Records as named inputs: the attributes of an input, and datasets with several inputs."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ def test_other_contents_of_equal_size_and_time_are_cut_again(copied, name):
     before = (root / name).stat()
     content = bytearray((root / name).read_bytes())
     if name.endswith(".dat"):
-        # Samples change places, which the checksum in the header does not tell.
+        # Samples change places; the checksum in the header does not detect it.
         content[1200:1296], content[3600:3696] = content[3600:3696], content[1200:1296]
     else:
         content[0] ^= 1  # a beat comes one sample earlier or later

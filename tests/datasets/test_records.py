@@ -282,7 +282,7 @@ def test_several_samples_per_frame_have_the_full_rate(mitdb, tmp_path):
         lines = [f"r.dat 16x{count} 200(1024)/mV 11 1024 0 0 0 {name}" for name in ("MLII", "V5")]
         raw_record(tmp_path / "r", "\n".join([f"r 2 {360 / count:g} {len(frames)}", *lines]) + "\n", frames)
         signal = read(tmp_path / "r", ("MLII", "V5"), samples=900).signal
-        np.testing.assert_array_equal(signal[20:], reference[20:])  # the line that goes on before the first differs
+        np.testing.assert_array_equal(signal[20:], reference[20:])  # the line before the first sample differs
         whole = read(tmp_path / "r", ("MLII", "V5"), rate=360, samples=3600, exact=True).signal
         np.testing.assert_array_equal(whole, ((steps - 1024) / 200).astype(np.float32))
 

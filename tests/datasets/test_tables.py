@@ -1,4 +1,4 @@
-"""Tables as spreadsheets and pandas write them: each is read right, or refused by one sentence."""
+"""Tables as spreadsheets and pandas write them: each is read correctly, or refused in one sentence."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The faster layers, nets and trainings do what plain PyTorch does, but for rounding."""
+"""The faster layers, nets and trainings agree with plain PyTorch, except for rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the faster layers are fast; that they do what the plain ones do is in test_agreement and test_layers."""
+"""How the faster layers save time; test_agreement and test_layers compare their results with the plain ones."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from ecgexp.trials.identity import cell
 MODEL = {"_target_": "ecgexp.models.Ribeiro", "leads": 2, "samples": 64, "width": 2, "depth": 1}
 
 
-@pytest.mark.parametrize(("said", "expected"), [({"fast": True}, True), ({"fast": False}, False), ({}, True)])
-def test_a_net_is_sped_up_unless_the_configuration_forbids_it(said, expected):
-    net = build_net(OmegaConf.create({"model": MODEL, **said}))
+@pytest.mark.parametrize(("settings", "expected"), [({"fast": True}, True), ({"fast": False}, False), ({}, True)])
+def test_a_net_is_sped_up_unless_the_configuration_forbids_it(settings, expected):
+    net = build_net(OmegaConf.create({"model": MODEL, **settings}))
     kinds = {type(layer).__name__ for layer in net.modules()}
     assert ("FastSameConv" in kinds) is expected
     assert ("SameConv" in kinds) is not expected

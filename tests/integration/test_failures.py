@@ -1,4 +1,4 @@
-"""What becomes of runs, exit status and table where trials fail or are interrupted."""
+"""Runs, exit status and table after trials fail or are interrupted."""
 
 from __future__ import annotations
 

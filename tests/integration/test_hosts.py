@@ -1,4 +1,4 @@
-"""What a machine leaves behind that dies, as another one sees it. The other machine is a hostname of its own."""
+"""Runs of a machine that died, seen from another machine, which is simulated by another hostname."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def elsewhere(tmp_path) -> Path:
 
 
 def begun(folder: Path, python: Path, *words: str) -> subprocess.Popen[str]:
-    """A sweep on another machine whose first trial has finished an epoch, and goes on."""
+    """A sweep on another machine whose first trial has finished an epoch, and still trains."""
     process = start(folder, *words, python=python)
     until(lambda: any((folder / "mlruns" / "checkpoints").glob("*/last.ckpt")), process)
     return process
@@ -59,7 +59,7 @@ def test_what_a_dead_machine_left_running_is_ended_and_gone_on_with(tmp_path, el
 
     assert {client.get_run(run_id).data.tags["host"] for run_id in left} == {"elsewhere"}
     ecgexp(tmp_path, *OTHER).expect()
-    assert statuses() == ["RUNNING"] * 2, "as far as can be told from here, it may live"
+    assert statuses() == ["RUNNING"] * 2, "it may be alive, as far as this machine knows"
     for run_id in left:  # time passes
         client.set_tag(run_id, "heartbeat", time.time() - HEARTBEAT_TIMEOUT - 1)
     ecgexp(tmp_path, *OTHER).expect()

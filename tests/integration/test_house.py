@@ -165,7 +165,7 @@ def test_a_kind_of_target_has_other_outputs_than_names_and_metrics_of_its_own(sw
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
         assert probabilities.min() >= 0
         true = targets.argmax(axis=1)
-        # the median: at most half of the probability lies on either side of it
+        # the median: at most half of the probability is on either side
         grades = [int(np.argmax(np.cumsum(row) >= 0.5)) for row in probabilities.astype(float)]
         assert best_metrics(run)["grade_error"] == pytest.approx(np.abs(grades - true).mean())
         if len(set(grades)) > 1:

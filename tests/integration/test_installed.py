@@ -143,7 +143,7 @@ def test_a_users_own_net_loss_optimizer_and_dataset_are_trained(tmp_path, python
         chosen = [run.data.tags[group] for group in ("model", "loss", "optimizer", "dataset")]
         assert chosen == ["mynet", "focal", "signs", "noise"]
         assert "f1/quiet--not-" in best_metrics(run)
-    # The loud lead tells the label: a net that is really trained on these data finds it.
+    # The loud lead shows the label: a net that is trained on these data finds it.
     assert max(best_metrics(run)["auroc_macro"] for run in runs) > 0.9
 
 
@@ -159,10 +159,10 @@ def test_a_study_outside_of_the_package_is_trained_evaluated_and_reported(tmp_pa
     trust = "trust=housestudy"
     for words in (("evaluate", f"run={first.info.run_id}", "split=val", trust), ("report", "sweep=house", trust)):
         command, *arguments = words
-        said = subprocess.run(
+        printed = subprocess.run(
             [python, "-m", f"ecgexp.{command}", *arguments], cwd=folder, check=True, capture_output=True, text=True
         ).stdout
-        assert "grade_error" in said
+        assert "grade_error" in printed
 
 
 def test_a_mistake_in_ones_own_configuration_is_one_sentence(tmp_path, python):

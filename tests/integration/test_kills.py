@@ -1,4 +1,4 @@
-"""A sweep that SIGKILL hits, whatever it is doing, ends as if it had not been."""
+"""A sweep that is killed at any moment and resumed gives the same result as an uninterrupted one."""
 
 from __future__ import annotations
 

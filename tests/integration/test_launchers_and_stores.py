@@ -1,4 +1,4 @@
-"""One sweep under every launcher with every store: the same table each time, also where it was killed meanwhile."""
+"""One sweep under every launcher with every store: the same table each time, even if it was killed meanwhile."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def local(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[dict[str, Server]]:
-    """The servers that a test has asked for so far, by store."""
+    """The servers that tests have needed so far, by store."""
     running: dict[str, Server] = {}
     yield running
     for server in running.values():
@@ -157,8 +157,8 @@ def test_a_preempted_job_is_resumed_and_resubmitted_once(tmp_path, undisturbed):
     table = Place((), local(tmp_path), "ecgexp").table()
     pd.testing.assert_frame_equal(table, undisturbed, check_exact=True)
     (folder,) = tmp_path.glob("multirun/*/*/.submitit")
-    said = "".join(path.read_text() for path in folder.glob("*/*_log.err"))
-    assert said.count("Caught signal SIGUSR2") == 1
+    log = "".join(path.read_text() for path in folder.glob("*/*_log.err"))
+    assert log.count("Caught signal SIGUSR2") == 1
     assert not (tmp_path / ".submitit").exists()
 
 

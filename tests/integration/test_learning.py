@@ -1,4 +1,4 @@
-"""A trained net is better than saying the same of everybody, by more than the records' chance."""
+"""A trained net is better than a constant prediction, by more than chance."""
 
 from __future__ import annotations
 

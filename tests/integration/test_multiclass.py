@@ -94,18 +94,19 @@ def door(name: str, folder: Path, *words: str) -> subprocess.CompletedProcess[st
 
 def expected(true, probability, counted=CLASSES) -> dict[str, float]:
     """Scores by scikit-learn; macro averages over the counted classes."""
-    of, said = true.argmax(axis=1), probability.argmax(axis=1)
+    of, chosen = true.argmax(axis=1), probability.argmax(axis=1)
     labels = [CLASSES.index(name) for name in counted]
     options = {"labels": labels, "average": "macro", "zero_division": 0}
     return {
-        "accuracy": oracle.accuracy_score(of, said),
-        "f1_macro": oracle.f1_score(of, said, **options),
-        "precision_macro": oracle.precision_score(of, said, **options),
-        "recall_macro": oracle.recall_score(of, said, **options),
+        "accuracy": oracle.accuracy_score(of, chosen),
+        "f1_macro": oracle.f1_score(of, chosen, **options),
+        "precision_macro": oracle.precision_score(of, chosen, **options),
+        "recall_macro": oracle.recall_score(of, chosen, **options),
         "auroc_macro": np.mean([oracle.roc_auc_score(true[:, k], probability[:, k]) for k in labels]),
         "ap_macro": np.mean([oracle.average_precision_score(true[:, k], probability[:, k]) for k in labels]),
         **{
-            f"recall/{name}": oracle.recall_score(of == k, said == k, zero_division=0) for k, name in enumerate(CLASSES)
+            f"recall/{name}": oracle.recall_score(of == k, chosen == k, zero_division=0)
+            for k, name in enumerate(CLASSES)
         },
     }
 
@@ -227,19 +228,19 @@ def test_the_logged_model_gives_the_same_probabilities(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["loss=bce"], "choose loss=cross_entropy"),
         (["target=multilabel"], "choose loss=bce, or target=multiclass"),
         (["objective=best/val/mlcm_f1_macro"], "best/val/f1_macro"),
     ],
 )
-def test_what_does_not_fit_together_is_refused_before_training(folder, words, said):
+def test_what_does_not_fit_together_is_refused_before_training(folder, words, message):
     before = len(trials(folder))
     rest = [word for word in WORDS if word.partition(".")[0] != "loss"]
     done = ecgexp(folder, *rest, *words)
     assert done.status == 1
-    assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert len(trials(folder)) == before
 
 

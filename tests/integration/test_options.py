@@ -1,4 +1,4 @@
-"""Every option of the groups trains, and the ones that only change how change no number."""
+"""Every option of the config groups trains, and options that only change the execution change no number."""
 
 from __future__ import annotations
 

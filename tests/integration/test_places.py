@@ -1,4 +1,4 @@
-"""Where things are written, whatever folder the command or Hydra works in."""
+"""The places of files, in any working folder of the command or of Hydra."""
 
 from __future__ import annotations
 
@@ -143,9 +143,9 @@ def test_a_run_that_is_deleted_while_it_trains_stops_and_its_trial_stays_in_the_
     client.delete_run(deleted)
     done = finish(process, tmp_path, timeout=120).expect(1)
     assert "Traceback" not in done.stdout + done.stderr
-    said = f"Run {deleted} was deleted in the MLflow store"
-    assert said in done.stderr
+    message = f"Run {deleted} was deleted in the MLflow store"
+    assert message in done.stderr
     stands_in = only(trials(tmp_path))
     assert (stands_in.info.status, stands_in.info.run_id != deleted) == ("FAILED", True)
-    assert stands_in.data.tags["error"].startswith(said)
+    assert stands_in.data.tags["error"].startswith(message)
     assert stands_in.data.tags["attempts"] == "1"

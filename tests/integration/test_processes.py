@@ -128,7 +128,7 @@ def run_by(module: str, script: Path) -> Path:
 
 
 def srun(folder: Path, *arguments: str) -> Done:
-    """The same as srun does, as far as the environment tells."""
+    """The environment that srun sets."""
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": str(20000 + os.getpid() % 10000), "SLURM_NODEID": "0"}
     processes: list[subprocess.Popen[str]] = []
     for rank in ("0", "1"):

@@ -1,4 +1,4 @@
-"""The same words on real records."""
+"""The same command lines with real records."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_sentence_trains_on_ptbxl(ptbxl_folder, tmp_path):
         assert counts["val"]["records"] == len(ids)
         assert list(counts["val"]["labels"].values()) == true.sum(axis=0).tolist()
         assert "labels" not in counts.get("test", {})
-    # Means and deviations of the leads tell something of the heart (about 0.7), but far from all.
+    # Means and deviations of the leads contain some information on the labels (about 0.7), but not most of it.
     assert 0.6 < max(best_metrics(run)["auroc_macro"] for run in runs) < 0.9
 
 

@@ -44,7 +44,7 @@ SEARCH = ("-m", "hydra/sweeper=optuna")
 FAST = (*LINEAR, "max_epochs=3", "dataset.records=120")
 NET = (*SMALL, "model=ribeiro", "model.width=4", "model.depth=2", "dataset.records=120")
 LR = "lr=tag(log, interval(1e-3, 1e-1))"
-# Worse than any loss, whose negative the study is told: every trial is stopped after its first epoch.
+# Above any negative loss, which is reported to the study: every trial is stopped after its first epoch.
 PRUNE = ("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.lower=0")
 
 
@@ -53,7 +53,7 @@ def sweeper(**settings: object) -> list[str]:
 
 
 def study_of(folder: Path) -> list[FrozenTrial]:
-    """Trials of the one study of a folder, as they stand; none where it has not begun."""
+    """Current trials of the single study of a folder; empty if it has not begun."""
     journals = list(folder.glob("mlruns/sweeps/*/study.journal"))
     if not journals:
         return []
@@ -377,13 +377,13 @@ def test_a_trial_that_fails_is_listed_and_tried_again_by_the_next_start(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [("raise KeyError('heads')", "heads"), ("return {'model.nonsense': 3}", "model.nonsense"), ("return 3", "space")],
 )
-def test_a_space_that_does_not_work_ends_the_search_with_a_sentence(tmp_path, body, said):
+def test_a_space_that_does_not_work_ends_the_search_with_a_sentence(tmp_path, body, message):
     (tmp_path / "spaces.py").write_text(f"def space(trial):\n    trial.suggest_int('batch_size', 8, 16)\n    {body}\n")
     done = ecgexp(tmp_path, *SEARCH, *FAST, *sweeper(n_trials=3, space="spaces.space")).expect(1)
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

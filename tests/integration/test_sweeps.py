@@ -1,4 +1,4 @@
-"""A sweep survives what happens to its trials and to itself."""
+"""A sweep survives failures of its trials and of its own process."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_a_failing_trial_does_not_stop_the_others(tmp_path, launcher, monkeypatc
     assert "this net raises" in found["raises"].data.tags["error"]
     assert "SIGKILL" in found["killed"].data.tags["error"]
     for name in ("raises", "killed"):
-        said = artifact(folder, found[name], "traceback.txt").read_text()
-        assert ("this net raises" if name == "raises" else "SIGKILL") in said
+        details = artifact(folder, found[name], "traceback.txt").read_text()
+        assert ("this net raises" if name == "raises" else "SIGKILL") in details
         assert f"experiment={name}" in done.stderr
     assert found["diverges"].data.tags["diverged"] == "true"
     assert found["diverges"].data.metrics["best/val/mlcm_f1_macro"] == 0

@@ -1,4 +1,4 @@
-"""Runs on a real MLflow server with PostgreSQL, also where that is killed in the middle."""
+"""Runs on a real MLflow server with PostgreSQL, even if the server is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -161,9 +161,9 @@ def report_predict_and_evaluate_take_the_words_of_training(sweep: Interrupted) -
     run_id = child.info.run_id
 
     def door(name: str, *words: str) -> str:
-        said = warm.run(f"ecgexp.{name}", folder, *server.words, *words)
-        assert said.returncode == 0, said.stderr
-        return said.stdout
+        done = warm.run(f"ecgexp.{name}", folder, *server.words, *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     door("report", "out=report")
     assert len(pd.read_csv(folder / "report" / "results.csv")) == len(sweep.rates)
@@ -187,8 +187,8 @@ def test_a_trial_that_ends_while_the_server_is_unreachable_waits_and_reports_it(
     until(lambda: most(tmp_path) >= 2, process)
     running.kill()
     until(lambda: most(tmp_path) == 12, process)
-    said = tmp_path / "out" / "0" / "trial.log"
-    until(lambda: "does not answer: trying again for up to 900 s" in said.read_text(), process)
+    log = tmp_path / "out" / "0" / "trial.log"
+    until(lambda: "does not answer: trying again for up to 900 s" in log.read_text(), process)
     running.start()
     finish(process, tmp_path).expect(0)
     runs = running.runs("ends")

@@ -1,4 +1,4 @@
-"""Commands after one another in one folder: every table has every cell once, with the value of a fresh folder."""
+"""Commands one after another in one folder: every table has every cell once, with the value of a new folder."""
 
 from __future__ import annotations
 

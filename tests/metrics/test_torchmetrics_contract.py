@@ -1,4 +1,4 @@
-"""What torchmetrics asks of each of its own metrics, asked of the MLCM; of functions, what needs no state."""
+"""The requirements of torchmetrics for its own metrics, applied to the MLCM; for functions, those without a state."""
 
 from __future__ import annotations
 

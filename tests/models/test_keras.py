@@ -1,4 +1,4 @@
-"""The nets beside the same nets written in Keras, on TensorFlow or on what KERAS_BACKEND names; runs where both are."""
+"""The nets compared with the same nets in Keras, on TensorFlow or the backend in KERAS_BACKEND, if installed."""
 
 import math
 import os

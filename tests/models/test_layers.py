@@ -25,7 +25,7 @@ from ecgexp.models.layers import (
 
 @pytest.fixture(params=["plain", "fast"])
 def made(request):
-    """A layer as it is, or as it is sped up: both do what is said here."""
+    """A plain layer, or its faster version: the tests hold for both."""
     return speed_up if request.param == "fast" else lambda layer: layer
 
 

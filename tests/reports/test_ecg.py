@@ -1,4 +1,4 @@
-"""A drawn record is what a cardiologist's ruler expects."""
+"""A drawn record has the scale that a cardiologist's ruler expects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals of a user's own metrics, which say how they are resampled."""
+"""Intervals of a user's own metrics, which define their resampling."""
 
 from __future__ import annotations
 
@@ -70,6 +70,6 @@ def breaks_later(probabilities, targets):
 def test_a_failing_metric_is_reported_and_the_others_have_intervals(resampled, message):
     found = with_metric(resampled)
     assert list(found.scores) == ["mlcm_f1_macro", "auroc_macro"]
-    (said,) = found.undefined.values()
-    assert said.startswith("There is no interval of error, ")
-    assert re.search(message, said)
+    (remark,) = found.undefined.values()
+    assert remark.startswith("There is no interval of error, ")
+    assert re.search(message, remark)

@@ -41,7 +41,7 @@ def by_half(results, objective):
 
 
 def breaks(results, objective):
-    results[objective] = 0.0  # what it does to its copy is nobody's table
+    results[objective] = 0.0  # it changes only a copy of the table
     raise ArithmeticError("no\nvariance")
 
 
@@ -57,9 +57,9 @@ def test_a_sentence_and_a_table_are_saved_and_shown(tmp_path):
     assert (found.trials, spread.sentence) == (3, f"{F1} spreads over 0.20.")
     assert halves.columns == ["later", F1, "n", "sd"]
     assert halves.rows == [["False", pytest.approx(0.5), 1, None], ["True", pytest.approx(0.65), 2, None]]
-    said = lines_of(found.found)
-    assert f"spread: {F1} spreads over 0.20." in said
-    assert "0.65" in said
+    message = lines_of(found.found)
+    assert f"spread: {F1} spreads over 0.20." in message
+    assert "0.65" in message
 
 
 @pytest.mark.parametrize(

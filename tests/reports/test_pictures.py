@@ -1,4 +1,4 @@
-"""Pictures stay small and legible whatever there is to draw."""
+"""Pictures stay small and legible with any content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report shows of a search: its study, kept as a file, and pictures of it."""
+"""The part of a report about a search: the copy of its study, and pictures."""
 
 from __future__ import annotations
 

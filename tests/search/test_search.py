@@ -1,4 +1,4 @@
-"""What chooses the trials of a search, and what each of its workers does."""
+"""The space and sampler of a search, and its workers."""
 
 from __future__ import annotations
 

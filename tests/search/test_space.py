@@ -1,4 +1,4 @@
-"""What Hydra's words for several values become in Optuna, and back."""
+"""Hydra's syntax for several values as Optuna's distributions, and back."""
 
 from __future__ import annotations
 

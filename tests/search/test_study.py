@@ -1,4 +1,4 @@
-"""A study that several processes work on, and that survives them."""
+"""A study that several processes share, and that survives their death."""
 
 from __future__ import annotations
 
@@ -154,9 +154,9 @@ def test_a_journal_with_an_incomplete_last_line_continues_without_it(journal, ta
     run(study, 2)
     whole = journal.read_bytes()
     journal.write_bytes(whole + tail)
-    run(study, 1)  # by one that has it open
+    run(study, 1)  # by a process that has the file open
     journal.write_bytes(journal.read_bytes() + tail)
-    assert states(opened(journal)) == ["COMPLETE"] * 3  # by one that opens it
+    assert states(opened(journal)) == ["COMPLETE"] * 3  # by a process that opens the file
     assert journal.read_bytes().startswith(whole)
     run(opened(journal), 1)
     assert states(study) == ["COMPLETE"] * 4
@@ -277,7 +277,7 @@ def test_a_process_on_another_machine_is_judged_by_its_last_heartbeat(study, att
 
 
 def test_a_trial_without_a_process_is_dead_only_after_a_while(study, monkeypatch):
-    study.sampler = optuna.samplers.RandomSampler()  # as one who was killed before noting it
+    study.sampler = optuna.samplers.RandomSampler()  # as a process that was killed before it was recorded
     study.ask(SPACE)
     put_back_dead(study)
     assert states(study) == ["RUNNING"]
@@ -297,7 +297,7 @@ def test_the_trial_of_a_dead_process_is_resumed_unchanged_before_any_new_trial(j
     assert trial.intermediate_values == {1: 0.5}
     assert trial.user_attrs[Attribute.PROCESS]["pid"] == os.getpid()
     put_back_dead(opened(journal))
-    assert states(study) == ["RUNNING"], "it is not taken for the dead one"
+    assert states(study) == ["RUNNING"], "it is not considered dead"
     assert study.ask(SPACE).params != lost.params
 
 
@@ -335,7 +335,7 @@ def test_a_study_whose_processes_die_proposes_the_same_as_an_uninterrupted_one(t
     assert [trial.values for trial in killed] == [trial.values for trial in whole]
 
 
-# The two others learn nothing from what is tried again.
+# The other two learn nothing from retries.
 @pytest.mark.parametrize("sampler", sorted(set(BUILD) - {"cmaes", "nsgaii"}))
 def test_retries_and_surplus_trials_do_not_change_later_proposals(tmp_path, sampler):
     run(opened(tmp_path / "whole", sampler), 8)
@@ -359,7 +359,7 @@ def test_searches_with_other_seeds_have_no_setting_in_common(tmp_path, sampler):
     for seed in range(3):
         study = opened(tmp_path / f"{seed}", sampler)
         study.sampler = SeededSampler(BUILD[sampler], seed)
-        run(study, 4)  # before any of them learns, and may come to the same end of the space
+        run(study, 4)  # before any sampler learns, and may converge to the same part of the space
         found |= {(trial.params["lr"], trial.params["rate"]) for trial in study.get_trials()}
     assert len(found) == 3 * 4
 
@@ -395,7 +395,9 @@ def test_only_one_of_several_processes_resumes_a_dead_trial(journal, study):
         racer.join()
         assert racer.exitcode == 0
     assert len(set(numbers)) == 60
-    assert len(study.get_trials()) == 60, "20 that died, each taken up by one of three, and two new ones beside each"
+    assert len(study.get_trials()) == 60, (
+        "20 dead ones, each resumed by one of three processes, and two new ones each time"
+    )
 
 
 def test_putting_back_a_finished_trial_does_nothing(study):
@@ -446,10 +448,10 @@ def test_each_epoch_is_reported_to_the_study_once_and_the_study_decides_when_to_
         trial = study.ask(SPACE)
         decide = judged(journal, MEDIAN, number, sign)
         epochs = [{"val/f1": sign * value} for value in values]
-        said = [decide(epochs[: count + 1]) for count in range(3)]
+        decisions = [decide(epochs[: count + 1]) for count in range(3)]
         assert study.get_trials()[number].intermediate_values == {1: values[0], 2: values[1], 3: values[2]}
         tell(study, trial, [values[-1]])
-    assert said == [False, True, False]  # 0.4 comes before the second epoch, 0.5 is worse than 0.6, 0.8 is best
+    assert decisions == [False, True, False]  # 0.4 comes before the second epoch, 0.5 is worse than 0.6, 0.8 is best
 
 
 def test_a_pruned_trial_has_its_reports_and_no_value(journal, study):
@@ -459,7 +461,7 @@ def test_a_pruned_trial_has_its_reports_and_no_value(journal, study):
     (found,) = opened(journal).get_trials()
     assert (found.state, found.value, found.intermediate_values) == (TrialState.PRUNED, None, {1: -0.7})
     assert found.user_attrs[Attribute.REPORTED] == "-val/f1"
-    tell(study, trial, state=TrialState.PRUNED)  # too late, which is only said
+    tell(study, trial, state=TrialState.PRUNED)  # too late, which only gives a warning
 
 
 @pytest.mark.parametrize("pruner", ["median", "asha"])

@@ -1,4 +1,4 @@
-"""What a sweep says at its end: of its best trial, and of trials without a result."""
+"""The output at the end of a sweep: its best trial, and trials without a result."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def test_trials_without_a_result_are_counted_after_the_table(tmp_path, capsys, k
         patch.setattr(session, "_write_study", lambda *_: None)
         patch.setattr(_Plan, "study", lambda *_: ("storage", "study"))
         session._report(run, plan)
-    said, left = capsys.readouterr().out, planned - 2
+    printed, left = capsys.readouterr().out, planned - 2
     told = f"Not complete: {left} of the {planned} trials {'has' if left == 1 else 'have'} no result."
-    assert said.index("killed") < said.index(told) < said.index("Best: trial ")
+    assert printed.index("killed") < printed.index(told) < printed.index("Best: trial ")
     table = sweep.store.root / "artifacts" / sweep.parent / "artifacts" / "table.txt"
     assert told in table.read_text()
 

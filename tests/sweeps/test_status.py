@@ -1,4 +1,4 @@
-"""Where the trials of a sweep stand."""
+"""The status of the trials of a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job gives the process that trains its trial."""
+"""The environment that a job gives to the process of its trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every kind of target has to keep to, and what targets say before anything is read."""
+"""The rules for every kind of target, and the properties of targets that are known before data are read."""
 
 from __future__ import annotations
 

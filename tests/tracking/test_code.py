@@ -1,4 +1,4 @@
-"""What code a trial was trained with: a change of it is a change of the trial."""
+"""The hash of the code of a trial: a change of the code gives another trial."""
 
 from __future__ import annotations
 

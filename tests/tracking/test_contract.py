@@ -1,4 +1,4 @@
-"""A net is used only for what it was trained for: each change of its contract is found."""
+"""A net is used only as it was trained: each change of its contract is detected."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def network() -> Network:
     return Network(Linear(leads=2, samples=40, outputs=3), {"signal": statistics}).eval()
 
 
-def write_run(folder: Path, said: Contract) -> Path:
+def write_run(folder: Path, contract: Contract) -> Path:
     folder.mkdir()
     net = network()
-    said.bind(net)
+    contract.bind(net)
     torch.save(net.state_dict(), folder / "weights.pt")
-    (folder / "data.json").write_text(json.dumps({**said.to_json(), "counts": {"train": {"records": 3}}}))
+    (folder / "data.json").write_text(json.dumps({**contract.to_json(), "counts": {"train": {"records": 3}}}))
     model = {"_target_": "ecgexp.models.Linear", "leads": 2, "samples": 40, "outputs": 3}
     config = {"model": model, "target": TARGET, "dataset": {"root": "data"}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -75,7 +75,7 @@ def exported(tmp_path_factory) -> Path:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """All that stands in plain values, with where it stands."""
+    """All leaves of nested plain values, each with its path."""
     if path:
         yield path, value
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -121,9 +121,9 @@ def mutations() -> list[tuple[str, dict[str, Any]]]:
 def refusal(folder: Path) -> str:
     with pytest.raises(UserError) as caught:
         load_trained(str(folder), trust=["pt2"])
-    said = str(caught.value)
-    assert is_one_sentence(said) and said.endswith("."), said
-    return said
+    message = str(caught.value)
+    assert is_one_sentence(message) and message.endswith("."), message
+    return message
 
 
 def test_every_field_is_in_the_plain_values_that_are_mutated():

@@ -1,4 +1,4 @@
-"""A local store in whatever place, and whatever its folder is called."""
+"""A local store in any place, in a folder of any name."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ DAMAGES = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """A database that nobody changes."""
+    """A database that does not change."""
     root = tmp_path_factory.mktemp("whole")
     opened(root)
     return root / "mlruns" / "mlflow.db"
@@ -272,8 +272,8 @@ def test_an_obstacle_in_place_of_a_folder_is_named(tmp_path, name, obstacle):
         path.write_text("in the way")
     else:
         path.symlink_to("nowhere")
-    said = "it is a file" if obstacle == "file" else "it is a link to nowhere, which does not exist"
-    with pytest.raises(UserError, match=f"{name} cannot be written: {said}.*tracking.root"):
+    message = "it is a file" if obstacle == "file" else "it is a link to nowhere, which does not exist"
+    with pytest.raises(UserError, match=f"{name} cannot be written: {message}.*tracking.root"):
         opened(tmp_path)
     assert list(tmp_path.rglob("mlflow.db")) == []
 

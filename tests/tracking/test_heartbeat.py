@@ -1,4 +1,4 @@
-"""A run whose process died on another machine ends; one whose process lives does not."""
+"""A run whose process died on another machine is ended; a run with a living process is not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def status(store, run) -> str:
 def test_runs_of_another_machine_end_once_their_heartbeat_stopped(store):
     now = time.time()
     dead, alive, fast_clock, older_version = (Run(store, "trial", {}) for _ in range(4))
-    # Its process number exists here, which says nothing.
+    # A process with this number exists here, but it is another one.
     for run, beat in (
         (dead, now - HEARTBEAT_TIMEOUT - 1),
         (alive, now - HEARTBEAT_TIMEOUT + 60),
@@ -71,7 +71,7 @@ def test_of_a_process_of_this_machine_its_number_and_start_tell_and_not_its_hear
     assert not is_alive({}), "nothing of ours"
 
 
-def test_a_clock_that_is_set_makes_no_process_look_dead(monkeypatch):
+def test_a_change_of_the_clock_makes_no_process_seem_dead(monkeypatch):
     tags = {key: str(value) for key, value in process_tags().items()}
     booted = psutil.boot_time()
     # Linux counts it back from the clock, and the time of a process's start forth from it.

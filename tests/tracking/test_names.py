@@ -1,4 +1,4 @@
-"""The names under which facts about runs are kept stand in one module, and nowhere else as texts."""
+"""The names of tags, metrics and files of runs are defined in one module; no other module has them as texts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ PARTS = re.compile(
 
 
 def values() -> set[str]:
-    """All names that are kept: public constants of the module, and of its classes."""
+    """All names: public constants of the module, and of its classes."""
     holders = [names, *(value for value in vars(names).values() if isinstance(value, type))]
     found = {value for one in holders for key, value in vars(one).items() if not key.startswith("__")}
     return {value for value in found if isinstance(value, str)}

@@ -1,4 +1,4 @@
-"""Whether a run has seen records and patients is told by hashes that name none."""
+"""Hashes show which records and patients a run was trained on, without naming them."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def test_the_file_has_eight_bytes_each_and_no_name_or_order(written, tmp_path):
 
 def test_without_the_file_or_its_key_nothing_is_claimed(written, tmp_path):
     assert "earlier version" in find_overlap(tmp_path / "no.npz", store_in(tmp_path), split("r1/Doe"))
-    said = find_overlap(written, store_in(tmp_path / "elsewhere"), split("r1/Doe"))
-    assert isinstance(said, str)
-    assert str(tmp_path / "elsewhere" / KEY) in said
+    message = find_overlap(written, store_in(tmp_path / "elsewhere"), split("r1/Doe"))
+    assert isinstance(message, str)
+    assert str(tmp_path / "elsewhere" / KEY) in message
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"nothing of numpy's"])

@@ -1,4 +1,4 @@
-"""Whose records they are is known within a store, and who that is to nobody without its key."""
+"""Hashes identify the patients within a store, and reveal their names to nobody without the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says of its target and of the form of its configuration, also one of an earlier version."""
+"""The target of a run and the form of its configuration, also for runs of earlier versions."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_trials_of_an_earlier_form_stand_until_there_are_later_ones():
 def test_a_sweep_warns_once_that_trials_of_an_earlier_form_are_trained_again(monkeypatch, capsys):
     monkeypatch.setattr(session, "children", lambda store, parent: [run(OLD), run({}, 1, **{Tag.FORM: str(FORM)})])
     session._warn_of_earlier_form(None, run())
-    said = capsys.readouterr().err
-    assert said.startswith("1 trial of this sweep was trained by an earlier version") and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("1 trial of this sweep was trained by an earlier version") and printed.count("\n") == 1
     session._warn_of_earlier_form(None, None)
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Compiled training, on a CPU with torch's other backends: what is compiled, how often, and to what."""
+"""Compiled training, on a CPU with other backends of torch: what is compiled, how often, and with which result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that torchrun or srun started, as their environment tells."""
+"""Processes that torchrun or srun started, as their environment shows."""
 
 from __future__ import annotations
 

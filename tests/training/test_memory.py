@@ -1,4 +1,4 @@
-"""What a step frees is there for the next one."""
+"""Memory that a step frees is reused by the next step."""
 
 from __future__ import annotations
 

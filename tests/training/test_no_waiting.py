@@ -1,4 +1,4 @@
-"""A GPU works ahead of Python as long as nothing asks it for a value; what asks can be counted on a CPU."""
+"""A GPU works ahead of Python until a value is read from it; such reads can be counted on a CPU."""
 
 from __future__ import annotations
 

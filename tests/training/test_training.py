@@ -1,4 +1,4 @@
-"""What a trial asks of its data before it trains."""
+"""Checks of the data before a trial trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which run stands for which trial, whatever happened in between: threads, devices, data, code, deletions, kills."""
+"""Which run stands for which trial, after changes of threads, devices, data and code, deletions and kills."""
 
 from __future__ import annotations
 
@@ -123,10 +123,10 @@ def test_changes_and_their_reversal_are_reported_with_the_table(shared_store, ch
     sweep.start({**ALIKE, **change})
     sweep.start()
     expect(sweep)
-    (said,) = sweep.table.attrs["remarks"]
+    (remark,) = sweep.table.attrs["remarks"]
     (what,) = change
-    assert said.startswith("Left out, since another run stands for the same trial: run ")
-    assert f"of trial 0 (other {what}" in said and f"of trial 1 (other {what}" in said
+    assert remark.startswith("Left out, since another run stands for the same trial: run ")
+    assert f"of trial 0 (other {what}" in remark and f"of trial 1 (other {what}" in remark
 
 
 def test_a_reused_run_brings_none_of_its_sweeps_marks_along(shared_store):
@@ -237,7 +237,7 @@ def test_a_killed_trial_is_resumed_in_the_run_that_it_had(shared_store):
     sweep = Sweep(shared_store, name="killed")
     with pytest.raises(Killed):
         sweep.start(killed_in=1)
-    assert sweep.start(TWO) == ["trained", "trained"], "on other threads it is another trial"
+    assert sweep.start(TWO) == ["trained", "trained"], "with other threads it is another trial"
     expect(sweep, TWO)
     assert sweep.start() == ["taken", "resumed"]
     expect(sweep)
@@ -269,7 +269,7 @@ def test_the_early_death_of_a_process_does_not_replace_a_finished_run(shared_sto
     config = {"dataset": {}, "trainer": {}, "net": sweep.net, "lr": "0.1"}
     job = Job(["lr=0.1"], {"model": "linear"}, "", "", 0, sweep.parent, False, None, ("lr",))
     shared_store.client.set_terminated(begin_for_dead(shared_store, config, job), "FAILED")
-    assert list(sweep.table["status"]) == ["FAILED"], "what was asked for last"
+    assert list(sweep.table["status"]) == ["FAILED"], "the latest claim"
     assert sweep.start() == ["taken"]
     expect(sweep)
 
@@ -311,10 +311,10 @@ def test_trials_that_differ_in_more_than_their_keys_are_reported(shared_store):
     sweep.start()
     sweep.values = ("0.1", "0.2")
     sweep.trial(1, "0.2", {"data": "B", "device": "cuda", "threads": 3, "code": "new"})
-    said = " ".join(sweep.table.attrs["remarks"])
+    remark = " ".join(sweep.table.attrs["remarks"])
     for what in ("data", "device", "number of threads", "code of your own classes"):
-        assert f"The trials differ in {what}, which no swept key explains" in said
-    assert "(A: trial 0, B: trial 1)" in said
+        assert f"The trials differ in {what}, which no swept key explains" in remark
+    assert "(A: trial 0, B: trial 1)" in remark
     assert "The trials differ in data" in sweep_table(sweep.table, ["lr"], [F1])
 
 
@@ -331,8 +331,8 @@ def test_trials_of_another_version_of_this_package_are_pointed_out(shared_store)
     sweep.start()
     run_id = sweep.table["run_id"][1]
     shared_store.client.set_tag(run_id, "package", "0.0.9+abc")
-    said = sweep.table.attrs["remarks"]
-    assert any("has changed since trial 1 was trained (by 0.0.9+abc, now" in sentence for sentence in said)
+    remarks = sweep.table.attrs["remarks"]
+    assert any("has changed since trial 1 was trained (by 0.0.9+abc, now" in sentence for sentence in remarks)
 
 
 @pytest.mark.slow
