@@ -135,7 +135,7 @@ class Contract:
             what = ", ".join(f"{one.name} ({', '.join(one.axes)})" for one in self.inputs)
             raise UserError(
                 f"The net of {name} takes {what}, but records are read as one signal (lead, time): "
-                "python -m ecgexp.evaluate uses the net on its own data set."
+                "python -m ecgexp.evaluate uses it on its own data set."
             )
         return first
 
