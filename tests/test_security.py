@@ -19,6 +19,7 @@ TESTS = {
         "test_predict.py::test_weights_that_are_no_weights_are_refused",
         "test_predict.py::test_a_config_that_names_what_is_no_net_of_ours_is_refused",
         "test_evaluate.py::test_a_config_that_names_a_foreign_class_is_refused",
+        "integration/test_transfer.py::test_the_folder_of_a_stranger_is_read_as_tensors_and_its_config_builds_nothing",
     ],
     "Classes of other packages,": [
         "test_predict.py::test_a_foreign_class_is_not_even_imported_unless_its_package_is_trusted",

@@ -147,6 +147,10 @@ def _run(args: argparse.Namespace) -> None:
 
         for cfg in planned.configurations:
             check_device(cfg)
+    if launched()[0] == 0 and any(cfg.init.run is not None for cfg in planned.configurations):
+        from ecgexp.trials.start import check_starts
+
+        check_starts(planned.configurations)
     if multirun:
         from ecgexp.processes import leave_nothing
         from ecgexp.sweeps.session import sweep_session

@@ -216,3 +216,60 @@ def test_a_dataset_with_other_inputs_is_refused(changes, words):
         contract().check_data(dataset)
     with pytest.raises(UserError, match="predicts the labels A, B, C, but those of the data are B, A, C"):
         contract().check_data(SimpleNamespace(inputs=contract().inputs, label_names=("B", "A", "C")))
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "clauses"),
+    [
+        ({}, {}, []),
+        ({"coordinates": {"lead": ("i", "ii")}}, {}, []),  # spelt in another way
+        ({"rate": 500.0}, {}, ["rate 500 Hz, there 100 Hz"]),
+        ({"normalize_over": None}, {}, ["normalised not at all, there over records, time"]),
+        ({"unit": "V"}, {}, ["unit V, there mV"]),
+        ({"rate": None, "normalize_over": ("lead",)}, {"unit": "V"},
+         ["unit mV, there V", "rate unknown, there 100 Hz", "normalised over records, lead, there over records, time"]),
+    ],
+)  # fmt: skip
+def test_where_a_net_starts_from_trained_weights_each_difference_of_the_records_is_told(here, there, clauses):
+    assert contract(**there).differences(contract(**here)) == clauses
+
+
+def test_another_length_and_another_number_of_leads_are_told_and_their_names_are_not_compared():
+    one = Contract((Input("ecg", ("lead", "time"), (1, 50), coordinates={"lead": ("V5",)}),), ("X", "Y"), TARGET)
+    other = Contract(
+        (Input("signal", ("lead", "time"), (2, 40), coordinates={"lead": LEADS}),), ("A", "B", "C"), TARGET
+    )
+    assert other.differences(one) == ["leads 1, there 2", "samples 50, there 40"]
+
+
+def test_a_single_lead_that_is_another_one_is_told():
+    one, other = (
+        Contract((Input("signal", ("lead", "time"), (1, 40), coordinates={"lead": (name,)}),), ("A", "B"), TARGET)
+        for name in ("II", "MLII")
+    )
+    assert other.differences(one) == ["leads II, there MLII"]
+
+
+def test_an_input_that_the_source_did_not_have_is_told():
+    table = Input("table", ("feature",), (2,), coordinates={"feature": ("age", "sex")})
+    more = Contract((*contract().inputs, table), ("A", "B", "C"), TARGET)
+    assert contract().differences(more) == ["the input table is new"]
+
+
+def test_outputs_that_mean_others_are_told():
+    said = contract().differences(Contract(contract().inputs, ("A", "C", "B"), TARGET))
+    assert said[0].startswith("the outputs are A, C, B, there A, B, C")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"coordinates": {"lead": ("II", "I")}}, "the leads I, II, and the data have them in another order, II, I"),
+        ({"coordinates": {"lead": ("I", "V1")}}, "the leads I, II, and the data have others, I, V1"),
+        ({"unit": "V", "normalize_over": None}, "in mV, and the data are in V and not normalised"),
+    ],
+)
+def test_records_that_weights_would_take_for_others_are_refused(change, words):
+    with pytest.raises(UserError) as refused:
+        contract().differences(contract(**change))
+    assert words in str(refused.value)

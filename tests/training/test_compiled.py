@@ -20,6 +20,7 @@ from ecgexp.training.compiled import can_compile, compiles
 from ecgexp.training.data import TrainingData
 from ecgexp.training.module import TrainingModule
 from ecgexp.training.network import Network
+from ecgexp.training.transfer import Start
 from ecgexp.trials.identity import cell
 
 LEADS, SAMPLES = 3, 40
@@ -55,12 +56,16 @@ class Noise(SignalDataset):
         )
 
 
-def train(net: nn.Module, batch_size: int, compile_for: int | None, precision: str = "32-true") -> TrainingModule:
+def train(
+    net: nn.Module, batch_size: int, compile_for: int | None, precision: str = "32-true", start: Start | None = None
+) -> TrainingModule:
     torch.manual_seed(1)
+    start = start or Start()
+    start.apply(net)
     optimizer = partial(torch.optim.SGD, lr=0.1)
     lossf, target = nn.BCEWithLogitsLoss(), MultiLabel(Noise.label_names)
     module = TrainingModule(
-        Network(net, None), lossf, optimizer, None, "epoch", "val/loss", target, compile_for=compile_for
+        Network(net, None), lossf, optimizer, None, "epoch", "val/loss", target, compile_for, start.still(net)
     )
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -104,6 +109,18 @@ def test_compiled_training_is_training(graphs, name):
     assert graphs.frame_count == 1
     for key, value in expected.items():
         torch.testing.assert_close(actual[key], value, rtol=1e-9, atol=1e-12, msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", ["ribeiro", "plain ribeiro"])
+def test_frozen_weights_and_statistics_stay_in_a_compiled_net(graphs, name, precision):
+    net = NETS[name]()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    frozen = tuple(key for key in before if key.startswith(("stem.", "blocks.0.")))
+    train(net, 8, compile_for=8, precision=precision, start=Start(frozen=frozen))
+    assert graphs.frame_count == 1
+    assert {key for key, value in net.state_dict().items() if torch.equal(value, before[key])} == set(frozen)
 
 
 @pytest.mark.slow

@@ -64,6 +64,12 @@ class _EarlyStopping(Checked):
     min_delta: Annotated[float, Field(ge=0)]
 
 
+class _Init(Checked):
+    run: Annotated[str, Field(min_length=1)] | None
+    freeze: list[Annotated[str, Field(min_length=1)]]
+    reset: list[Annotated[str, Field(min_length=1)]]
+
+
 class _Tracking(Checked):
     root: str
     uri: str | None
@@ -100,6 +106,7 @@ class _Trial(Checked):
     privacy: _Privacy
     resume: bool
     early_stopping: _EarlyStopping
+    init: _Init
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     batch_size: Annotated[int, Field(ge=1)]
     max_epochs: Annotated[int, Field(ge=1)]
@@ -137,6 +144,7 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"Config key '{error.full_key}' cannot be resolved: {message}.") from error
     validated(_Trial, values)
     check_address(values["tracking"]["uri"])
+    _check_init(values["init"])
     _check_component("dataset", values["dataset"])
     for name in DATA_SHAPE:
         if name in values["dataset"]:
@@ -306,6 +314,16 @@ def _check_trainer(trainer: dict[str, Any], batch_size: int) -> None:
         raise UserError(
             f"Config key 'batch_size' is {batch_size}, which trainer.devices={devices} cannot share equally."
         )
+
+
+def _check_init(init: dict[str, Any]) -> None:
+    """Refuse to freeze or reset what starts anew in any case."""
+    for key in ("freeze", "reset"):
+        if init[key] and init["run"] is None:
+            raise UserError(
+                f"Config key 'init.{key}' is [{', '.join(init[key])}], but there are no weights to start from: name "
+                "their run with init.run, or leave it out."
+            )
 
 
 def _check_label_names(names: Any) -> None:

@@ -39,6 +39,7 @@ NOT_RANKED = (
     "The trials have {} validation sets (column validation_set). They are ranked only within each set, and * marks the "
     "best trial of each."
 )
+_STARTS = 5  # notes on weights to start from that are shown
 # Keys whose values repeat a cell.
 REPETITIONS = ("seed", "dataset.val_fold")
 # Columns in which trials may differ although the command line does not say so: their names in sentences, and the config
@@ -46,11 +47,12 @@ REPETITIONS = ("seed", "dataset.val_fold")
 _HIDDEN_DIFFERENCES = {
     Tag.DATASET: ("data", ("dataset", "experiment")),
     Tag.CODE: ("code of your own classes", ("model", "dataset", "loss", "optimizer", "scheduler", "experiment")),
+    Tag.INIT_WEIGHTS: ("weights to start from", ("init", "experiment")),
     Tag.DEVICE: ("device", ("trainer",)),
     Tag.THREADS: ("number of threads", ("trainer",)),
 }
 # Columns for the origin of a trial, named like the tags.
-_PROVENANCE = (Tag.DEVICE, Tag.THREADS, Tag.DATASET, Tag.CODE, Tag.PACKAGE)
+_PROVENANCE = (Tag.DEVICE, Tag.THREADS, Tag.DATASET, Tag.CODE, Tag.INIT_WEIGHTS, Tag.PACKAGE)
 # Columns of the results that are not swept keys.
 FIXED = (
     "trial", "run_id", "status", "diverged", "pruned", "error", "reused", "reused_from_commit", "source_run_id",
@@ -81,7 +83,8 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
         Columns ``trial``, ``run_id``, ``status``, ``diverged``, ``pruned``, ``error``, ``reused``,
         ``reused_from_commit`` (where it is not the sweep's own), ``source_run_id`` (the run that holds the files:
         the reused one's), ``device``, ``threads``, ``dataset_fingerprint``, ``code`` (of the user's own classes),
-        ``package`` (version and code of ecgexp), ``warning`` (of the data), ``validation_set`` (see
+        ``init_weights`` (hash of the weights that it starts from), ``package`` (version and code of ecgexp),
+        ``warning`` (of the data), ``validation_set`` (see
         `validation_sets`), then each overridden key (also listed in
         ``attrs["overridden"]``; for a trial that does not override it, the value it was trained with), then all
         metrics. ``attrs["metrics"]``: metrics that tables show; ``attrs["lower_is_better"]``: metrics of which a
@@ -119,8 +122,19 @@ def results_table(runs: Sequence[MlflowRun], remarks: Sequence[str] = ()) -> pd.
     results.attrs["overridden"] = list(keys)
     results.attrs["metrics"] = list(dict.fromkeys(name for note in notes for name in note.table))
     results.attrs["lower_is_better"] = list(dict.fromkeys(name for note in notes for name in note.lower_is_better))
-    results.attrs["remarks"] = [*remarks, *_same_trainings(results), *_differences(results)]
+    results.attrs["remarks"] = [*remarks, *_starts(runs, numbers), *_same_trainings(results), *_differences(results)]
     return results
+
+
+def _starts(runs: Sequence[MlflowRun], numbers: Sequence[int]) -> list[str]:
+    """What has to be said of trials that start from trained weights: each note once, with its trials."""
+    trials: dict[str, list[int]] = {}
+    for number, run in zip(numbers, runs, strict=True):
+        if (note := run.data.tags.get(Tag.INIT_NOTE)) is not None:
+            trials.setdefault(note, []).append(number)
+    said = [f"{_counted(found).capitalize()}: {note}" for note, found in trials.items()]
+    more = len(said) - _STARTS
+    return [*said[:_STARTS], *[f"{more} more ways to start: {File.INIT} of each run tells them."] * (more > 0)]
 
 
 def _error_of(run: MlflowRun) -> str:

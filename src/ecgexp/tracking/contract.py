@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ecgexp.config.schema import SIZES
 from ecgexp.datasets.base import SIGNAL, Dataset, Input
 from ecgexp.errors import UserError
 
@@ -164,6 +165,83 @@ class Contract:
                         f"The net of this run takes the input '{wanted.name}' with {field.name}={_shown(one)}, but "
                         f"the data have {_shown(other)}."
                     )
+
+    def differences(self, here: Contract) -> list[str]:
+        """How records differ from those that the net of this contract was trained on, where a net starts from it.
+
+        Returns
+        -------
+        list of str
+            A clause for each difference that training can make up for: another length, rate, or number of leads.
+
+        Raises
+        ------
+        UserError
+            Where weights would take one thing for another: as many leads (or other named positions), more than one,
+            with other names or in another order; or values in another unit that nothing normalises.
+        """
+        said = []
+        pairs = {one.name: other for one in here.inputs for other in self.inputs if other.name == one.name}
+        if not pairs and len(self.inputs) == len(here.inputs) == 1:
+            pairs = {here.inputs[0].name: self.inputs[0]}
+        for one in here.inputs:
+            if one.name in pairs:
+                said += _differences(one, pairs[one.name])
+            else:
+                said.append(f"the input {one.name} is new")
+        if self.labels != here.labels and len(self.labels) == len(here.labels):
+            said.append(
+                f"the outputs are {', '.join(here.labels)}, there {', '.join(self.labels)}, of the same number, so "
+                "that the last layer may be loaded (init.reset lets it start anew)"
+            )
+        return said
+
+
+def _differences(one: Input, other: Input) -> list[str]:
+    """How an input differs from that of the source, see `Contract.differences`."""
+    said = []
+    for axis, size in zip(one.axes, one.shape, strict=True):
+        what = SIZES.get(axis, axis)
+        before = other.size(axis) if axis in other.axes else None
+        names, known = one.coordinates.get(axis, ()), other.coordinates.get(axis, ())
+        if size != before:
+            said.append(f"{what} {size}, there {before or 'no such axis'}")
+        elif names and known and size == 1 and _folded(names) != _folded(known):
+            said.append(f"{what} {names[0]}, there {known[0]}")  # alone it is taken for no other
+        elif names and known and _folded(names) != _folded(known):
+            same = sorted(_folded(names)) == sorted(_folded(known))
+            order = "have them in another order" if same else "have others"
+            raise UserError(
+                f"Config key 'init.run' names weights that were trained with the {what} {', '.join(known)}, and the "
+                f"data {order}, {', '.join(names)}: each weight would take one for another. Give the dataset "
+                "those of the source in its order, or leave init.run out."
+            )
+    if one.unit != other.unit:
+        if one.normalize_over is None:
+            raise UserError(
+                f"Config key 'init.run' names weights that were trained on '{other.name}' in {other.unit}, and the "
+                f"data are in {one.unit} and not normalised: bring them into that unit, or normalise them."
+            )
+        said.append(f"unit {one.unit}, there {other.unit}")
+    if one.rate != other.rate:
+        said.append(f"rate {_hertz(one.rate)}, there {_hertz(other.rate)}")
+    if one.normalize_over != other.normalize_over:
+        said.append(f"normalised {_over(one)}, there {_over(other)}")
+    return said
+
+
+def _folded(names: Sequence[str]) -> list[str]:
+    return [name.casefold() for name in names]
+
+
+def _hertz(rate: float | None) -> str:
+    return "unknown" if rate is None else f"{rate:g} Hz"
+
+
+def _over(one: Input) -> str:
+    if one.normalize_over is None:
+        return "not at all"
+    return f"over {', '.join(('records', *one.normalize_over))}"
 
 
 def _input(data: dict[str, Any]) -> Input:

@@ -55,6 +55,7 @@ class Tag:
     DATASET = "dataset_fingerprint"
     VALIDATION = "validation_fingerprint"  # hash of the validation records and their labels
     CODE = "code"  # hash of the user's own code
+    INIT_WEIGHTS = "init_weights"  # hash of the weights that the net started from, if it was given any
     DEVICE = "device"  # 'cpu', or the name of the GPU
     THREADS = "threads"  # of torch
     PRECISION = "precision"
@@ -68,6 +69,8 @@ class Tag:
     GIT_DIRTY = "git_dirty"  # 'true' if there were uncommitted changes
     PACKAGE = "package"  # version of ecgexp, and a hash of its source
     TORCH = "torch"  # version of torch
+    INIT_RUN = "init_run"  # run that trained the weights that the net started from
+    INIT_NOTE = "init_note"  # what was loaded of them, what was not, and what is frozen, in words
     WARNING = "warning"  # a warning that belongs to all results on these data
 
     # Result of the run
@@ -96,6 +99,7 @@ EPOCHS = "epochs"  # number of trained epochs
 TRAIN_SECONDS = "train_seconds"  # of all epochs
 EPOCH_SECONDS = "epoch_seconds"  # of each epoch; it is logged as the last metric of the epoch
 LEARNING_RATE = "lr"  # of each epoch
+TRAINED_PARAMETERS = "trained_parameters"  # of a net that started from trained weights: those that are not frozen
 
 
 class File:
@@ -108,6 +112,7 @@ class File:
     CONFIG = "config.yaml"  # its configuration, resolved
     OVERRIDES = "overrides.yaml"
     ENVIRONMENT = "environment.txt"  # installed packages
+    INIT = "init.json"  # what a net that starts from trained weights has of them
     DATA = "data.json"  # the contract of the net, and counts of the records
     WEIGHTS = "weights.pt"  # best weights
     TRAINED_ON = "trained_on.npz"  # keyed hashes of the records and patients of its training

@@ -39,7 +39,11 @@ class Overlap:
     of_patients: int
 
 
-def write_trained_on(path: Path, store: Store, splits: Mapping[SplitName, Split]) -> None:
+Seen = Mapping[str, NDArray[np.uint64]]
+"""Hashes of what a run has seen, by name, as `write_trained_on` says."""
+
+
+def write_trained_on(path: Path, store: Store, splits: Mapping[SplitName, Split], earlier: Seen | None = None) -> None:
     """Write hashes of the training and validation records and of their patients, 8 bytes each.
 
     Parameters
@@ -51,21 +55,25 @@ def write_trained_on(path: Path, store: Store, splits: Mapping[SplitName, Split]
         Store with the key.
     splits : mapping
         The records of 'train' and 'val'.
+    earlier : mapping, optional
+        What the weights that the run started from have seen; the run has seen it, too.
     """
     hashes: dict[str, Any] = {"key": _hashes(store, "key", np.array([""]))}
     for name in _SEEN:
         for what, names in _named(splits[name]).items():
             hashes[f"{name}_{what}"] = _hashes(store, what, names)
+    for entry, found in (earlier or {}).items():
+        hashes[entry] = np.union1d(hashes[entry], found)
     np.savez(path, **hashes)
 
 
-def find_overlap(path: Path, store: Store, split: Split) -> dict[str, Overlap] | str:
-    """Compare a split with what `write_trained_on` wrote.
+def read_trained_on(path: Path, store: Store) -> Seen | str:
+    """Read what `write_trained_on` wrote.
 
     Returns
     -------
-    dict of str to Overlap, or str
-        Overlap with the run's 'train' and with its 'val'; a reason if it is not known.
+    mapping of str to array, or str
+        The hashes; a reason if they cannot be compared with names of records.
 
     Raises
     ------
@@ -84,6 +92,28 @@ def find_overlap(path: Path, store: Store, split: Split) -> dict[str, Overlap] |
         raise UserError(f"{path} is damaged: {first_line(error)}") from error
     if not np.array_equal(seen["key"], _hashes(store, "key", np.array([""]))):
         return f"{File.TRAINED_ON} was made with another key than {store.root / KEY}: copy that of the training"
+    return seen
+
+
+def find_overlap(path: Path, store: Store, split: Split) -> dict[str, Overlap] | str:
+    """Compare a split with what `write_trained_on` wrote.
+
+    Returns
+    -------
+    dict of str to Overlap, or str
+        Overlap with the run's 'train' and with its 'val'; a reason if it is not known.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged.
+    """
+    seen = read_trained_on(path, store)
+    return seen if isinstance(seen, str) else overlap_of(seen, store, split)
+
+
+def overlap_of(seen: Seen, store: Store, split: Split) -> dict[str, Overlap]:
+    """Overlap of a split with the 'train' and the 'val' that were seen."""
     own = {what: _hashes(store, what, names) for what, names in _named(split).items()}
     total = [len(hashes) for hashes in own.values()]
     return {

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import yaml  # type: ignore[import-untyped]
 from mlflow.exceptions import MlflowException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from ecgexp.config.build import build_net
@@ -40,6 +40,8 @@ from ecgexp.training.inference import run_net
 from ecgexp.training.network import Network, restored
 
 EXPORTED = "pt2"
+_MLMODEL = "MLmodel"  # file of an MLflow model
+_NET = "net."  # before each name of a net's weights in a network
 # The same buffer in an exported graph, whose first part is the network.
 _EXPORTED_BUFFER = f"0.{BUFFER}"
 _CHANGED = (
@@ -87,6 +89,44 @@ class Restored:
     cfg: DictConfig
     network: Network
     contract: Contract
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the files of a trained net lie.
+
+    Attributes
+    ----------
+    name : str
+        Where they come from, for people.
+    folder : Path
+        With the files.
+    run_id : str, optional
+        The run that trained it; None of a folder that the user named.
+    """
+
+    name: str
+    folder: Path
+    run_id: str | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights that another net may start from.
+
+    Attributes
+    ----------
+    weights : dict of str to Tensor
+        Of the net, by their names in it; without the normalisation of its data.
+    contract : Contract, optional
+        What the net took and said; None where the folder holds nothing but weights.
+    dataset : str, optional
+        Name of the class of its dataset.
+    """
+
+    weights: dict[str, Tensor]
+    contract: Contract | None
+    dataset: str | None
 
 
 def load_run(store: Store, run_id: str, trust: Collection[str] = ()) -> Restored:
@@ -142,18 +182,51 @@ def load_trained(source: str, root: str | Path = ".", uri: str | None = None, tr
     UserError
         If there is no such net, or it is damaged or not trusted.
     """
+    with opened(source, root, uri) as place:
+        if (place.folder / _MLMODEL).is_file() and not (place.folder / File.CONFIG).is_file():
+            return _from_exported(place.folder, place.name, trust)
+        return _from_config(place.folder, place.name, trust)
+
+
+@contextmanager
+def opened(source: str, root: str | Path = ".", uri: str | None = None) -> Iterator[Place]:
+    """Where the files of a trained net lie, for the time of the body; arguments and errors as of `load_trained`."""
     if source.startswith("models:/"):
-        return _load_registered(source, find_store(root, uri), trust)
-    if Path(source).is_dir():
-        return _load_from_folder(Path(source), source, trust)
-    if "/" in source or "." in source:
+        store = find_store(root, uri)
+        run_id = _registered(source, store)
+        with run_folder(store, run_id) as folder:
+            yield Place(source, folder, run_id)
+    elif Path(source).is_dir():
+        yield Place(source, _inner_folder(Path(source)), None)
+    elif "/" in source or "." in source:
         raise UserError(f"The model run={source} is not a folder: give a run's id, a folder, or models:/NAME/VERSION.")
-    store, run = find_run(source, root, uri)
-    with run_folder(store, run.info.run_id) as folder:
-        return _from_config(folder, f"run {source}", trust)
+    else:
+        store, run = find_run(source, root, uri)
+        with run_folder(store, run.info.run_id) as folder:
+            yield Place(f"run {source}", folder, run.info.run_id)
 
 
-def _load_registered(uri: str, store: Store, trust: Collection[str]) -> Trained:
+def read_source(folder: Path) -> Source:
+    """The weights in a folder, and what they were trained for where the folder says so; nothing of it is built.
+
+    Raises
+    ------
+    UserError
+        Where there are none, or files are damaged or do not fit each other.
+    """
+    if (folder / _MLMODEL).is_file() and not (folder / File.WEIGHTS).is_file():
+        raise UserError(f"{folder} holds an exported graph, and no {File.WEIGHTS}: name the run itself.")
+    state = read_weights(folder / File.WEIGHTS)
+    inside = {name.removeprefix(_NET): value for name, value in state.items() if name.startswith(_NET)}
+    if not (folder / File.CONFIG).is_file():
+        return Source(inside or state, None, None)
+    cfg = read_config(folder / File.CONFIG)
+    contract = _contract(cfg, state.get(BUFFER), folder / File.DATA)
+    return Source(inside, contract, str(OmegaConf.select(cfg, "dataset._target_")))
+
+
+def _registered(uri: str, store: Store) -> str:
+    """Run that trained a registered model."""
     found = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))", uri)
     if found is None:
         raise UserError(
@@ -168,16 +241,14 @@ def _load_registered(uri: str, store: Store, trust: Collection[str]) -> Trained:
         raise UserError(f"There is no {uri} in {store.uri}: check name and version in the UI.") from error
     if not run_id:
         raise UserError(f"{uri} was registered without the run that trained it: give the model's folder instead.")
-    with run_folder(store, run_id) as folder:
-        return _from_config(folder, uri, trust)
+    return str(run_id)
 
 
-def _load_from_folder(folder: Path, name: str, trust: Collection[str]) -> Trained:
-    for place in (folder, folder / "artifacts"):
-        if (place / File.CONFIG).is_file():
-            return _from_config(place, name, trust)
-        if (place / "MLmodel").is_file():
-            return _from_exported(place, name, trust)
+def _inner_folder(folder: Path) -> Path:
+    for names in ((File.CONFIG, _MLMODEL), (File.WEIGHTS,)):
+        for place in (folder, folder / "artifacts"):
+            if any((place / name).is_file() for name in names):
+                return place
     raise UserError(f"The folder {folder} contains neither {File.CONFIG} and {File.WEIGHTS} nor an MLflow model.")
 
 

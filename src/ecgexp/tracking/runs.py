@@ -28,6 +28,7 @@ from ecgexp.tracking.store import Store, find_store
 _REASONS = {
     Tag.DATASET: "data",
     Tag.CODE: "code",
+    Tag.INIT_WEIGHTS: "weights to start from",
     Tag.DEVICE: "device",
     Tag.THREADS: "threads",
     Tag.PRECISION: "precision",

@@ -40,6 +40,7 @@ from ecgexp.training.inference import logits_of, predictions_of
 from ecgexp.training.module import Diverged, TrainingModule
 from ecgexp.training.network import Network, as_float, check_layers, check_takes
 from ecgexp.training.predictions import Predictions
+from ecgexp.training.transfer import Start
 
 ShouldPrune = Callable[[list[dict[str, float]]], bool]
 
@@ -114,6 +115,7 @@ def fit(
     log: Callable[[list[dict[str, float]]], None] = lambda epochs: None,
     quiet: bool = True,
     should_prune: ShouldPrune | None = None,
+    start: Start | None = None,
 ) -> Fitted:
     """Train in this process, alone or as one of several ranks.
 
@@ -135,6 +137,8 @@ def fit(
         Whether to hide the progress display.
     should_prune : callable, optional
         Called after each epoch with all epochs so far; returns whether to prune the trial.
+    start : Start, optional
+        Trained weights that the net starts from, and what of it is frozen.
 
     Raises
     ------
@@ -143,6 +147,8 @@ def fit(
     """
     target = parts.dataset.target
     fit_labels((parts.net, parts.loss), data.splits["train"], target)
+    start = start or Start()
+    start.apply(parts.net)  # after the labels, by which a net may set weights
     module = TrainingModule(
         Network(parts.net, parts.dataset.normalization()),
         parts.loss,
@@ -152,6 +158,7 @@ def fit(
         cfg.monitor,
         target,
         _compile_for(cfg, len(data.splits["train"])),
+        start.still(parts.net),
     )
     history = History(log)
     # On a GPU an epoch may take less time than writing its checkpoint.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class TrainingModule(pl.LightningModule):
     compile_for : int, optional
         Size of the training batches for which the net is compiled. Other batches, such as the last of an epoch, run
         without compilation. None: nothing is compiled.
+    still : sequence of nn.Module
+        Layers of the net that stay in evaluation mode, since their statistics are frozen.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class TrainingModule(pl.LightningModule):
         monitor: str,
         target: Target,
         compile_for: int | None = None,
+        still: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.net, self.loss, self.compile_for = net, loss, compile_for
@@ -63,6 +66,14 @@ class TrainingModule(pl.LightningModule):
         self._seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"train": [], "val": []}
         self._scheduler: Any = None
         self._restored: dict[str, Any] = {}
+        self._still = tuple(still)
+        self._keep_still()
+
+    def train(self, mode: bool = True) -> TrainingModule:
+        """Go into training mode, but for frozen statistics."""
+        super().train(mode)
+        self._keep_still()
+        return self
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits, (batch, outputs)."""
@@ -148,6 +159,10 @@ class TrainingModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read what `on_save_checkpoint` added."""
         self._restored = checkpoint["ecgexp"]
+
+    def _keep_still(self) -> None:
+        for layer in self._still:
+            layer.eval()
 
     def _any_rank(self, here: bool) -> bool:
         """Whether `here` is true in any process: if one stopped alone, the others would wait for it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from ecgexp.training.callbacks import find_checkpoint
 from ecgexp.trials.identity import identity
 from ecgexp.trials.job import Interrupted, Job
 from ecgexp.trials.ledger import Claim, claim, claim_unidentified, exclusive, tags_of, use_finished
+from ecgexp.trials.start import Transfer, changed_source, find_transfer
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ class Claimed:
         The run, if the trial has to be trained; None if it was finished before.
     checkpoint : Path, optional
         Checkpoint of an interrupted training to resume.
+    transfer : Transfer, optional
+        What the net takes from trained weights; None if it starts anew.
     is_own : bool
         Whether this sweep began the run, for this trial.
     """
@@ -62,6 +67,7 @@ class Claimed:
     run_id: str
     run: Run | None
     checkpoint: Path | None
+    transfer: Transfer | None
     is_own: bool
 
 
@@ -93,6 +99,8 @@ def claim_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None]) -> I
     tags = _tags(cfg, job, threads)
     try:
         parts = _build(cfg, tags)
+        transfer = find_transfer(cfg, parts, store)
+        tags |= transfer.tags if transfer is not None else {}
         tags |= {Tag.IDENTITY: _identity(cfg, tags)}
     except Exception:
         claimed = claim_unidentified(store, tags, job)
@@ -108,14 +116,17 @@ def claim_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None]) -> I
                 store.scratch(claimed.earlier.info.run_id), ignore_errors=True
             )  # left if a process was killed here
             run_id = use_finished(store, claimed, job, tags).info.run_id
-            yield Claimed(cfg, job, store, parts, run_id, None, None, claimed.is_own)
+            yield Claimed(cfg, job, store, parts, run_id, None, None, transfer, claimed.is_own)
             return
         checkpoint, restarted = _checkpoint(store, claimed)
+        if transfer is not None:
+            print(transfer.note, file=sys.stderr)
+            restarted |= _tell_of_other_weights(store, tags, job) if claimed.earlier is None else {}
         tags |= {**claimed.tags, Tag.ATTEMPTS: claimed.attempts, **restarted}
         with Run(store, job.name, tags, job.parent, claimed.earlier) as run, _no_exit(job):
             announce(run.id)
-            _record_settings(run, cfg, job)
-            yield Claimed(cfg, job, store, parts, run.id, run, checkpoint, claimed.is_own)
+            _record_settings(run, cfg, job, transfer)
+            yield Claimed(cfg, job, store, parts, run.id, run, checkpoint, transfer, claimed.is_own)
         shutil.rmtree(run.scratch, ignore_errors=True)
 
 
@@ -132,9 +143,22 @@ def _build(cfg: DictConfig, tags: dict[str, Any]) -> Parts:
 
 
 def _identity(cfg: DictConfig, tags: dict[str, Any]) -> str:
-    return identity(
-        plain(cfg), tags[Tag.DATASET], device_kind(cfg), tags[Tag.THREADS], tags[Tag.PRECISION], tags[Tag.CODE]
+    here = (tags[Tag.DATASET], device_kind(cfg), tags[Tag.THREADS], tags[Tag.PRECISION], tags[Tag.CODE])
+    return identity(plain(cfg), *here, start=tags.get(Tag.INIT_WEIGHTS, ""))
+
+
+def _tell_of_other_weights(store: Store, tags: dict[str, Any], job: Job) -> dict[str, str]:
+    """Say that a trial was begun from other weights under the same name, and so is not resumed; tags for its run."""
+    earlier = changed_source(store, tags, job.parent)
+    if earlier is None:
+        return {}
+    before, now = earlier.data.tags[Tag.INIT_WEIGHTS], tags[Tag.INIT_WEIGHTS]
+    print(
+        f"Run {earlier.info.run_id} of this trial began from other weights of the same name ({before}, now {now}), so "
+        "that the trial starts anew.",
+        file=sys.stderr,
     )
+    return {Tag.RESTARTED: f"init.run has other weights ({now}) than it had ({before})"}
 
 
 def _checkpoint(store: Store, claimed: Claim) -> tuple[Path | None, dict[str, Any]]:
@@ -178,10 +202,12 @@ def _tags(cfg: DictConfig, job: Job, threads: int) -> dict[str, Any]:
     }
 
 
-def _record_settings(run: Run, cfg: DictConfig, job: Job) -> None:
+def _record_settings(run: Run, cfg: DictConfig, job: Job, transfer: Transfer | None = None) -> None:
     config = plain(cfg)
     run.log_params(dict(provenance.flatten(config)))
     with run.artifacts() as folder:
         for name, content in ((File.CONFIG, config), (File.OVERRIDES, job.overrides)):
             (folder / name).write_text(without_passwords(OmegaConf.to_yaml(content)))
         (folder / File.ENVIRONMENT).write_text(provenance.packages())
+        if transfer is not None:
+            (folder / File.INIT).write_text(json.dumps(transfer.to_json(), indent=1))

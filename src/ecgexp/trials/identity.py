@@ -18,6 +18,8 @@ _TRAINER = ("accelerator", "threads", "strategy")
 def cell(config: dict[str, Any]) -> str:
     """Hash of the parts of a resolved configuration that define a trial; equal for equal cells of a grid."""
     config = copy.deepcopy(config)
+    if (config.get("init") or {}).get("run") is None:  # as all trials were before there was such a key
+        config.pop("init", None)
     for keys, part in ((_TOP, config), (_DATASET, config["dataset"]), (_TRAINER, config["trainer"])):
         for key in keys:
             part.pop(key, None)
@@ -51,7 +53,13 @@ def _is_left_out(key: str) -> bool:
 
 
 def identity(
-    config: dict[str, Any], fingerprint: str, device: str, threads: int, precision: int | str, code: str
+    config: dict[str, Any],
+    fingerprint: str,
+    device: str,
+    threads: int,
+    precision: int | str,
+    code: str,
+    start: str = "",
 ) -> str:
     """Hash of everything that a trial's result depends on.
 
@@ -69,7 +77,13 @@ def identity(
         Precision as resolved on this machine; 'auto' gives the same trial as the value that it resolves to.
     code : str
         Hash of the user's own code, see `own_code`; empty if there is none.
+    start : str
+        Hash of the weights that the net starts from; empty if it starts anew. The trial is the same wherever the
+        weights are kept.
     """
-    parts = {"cell": cell({**config, "precision": precision}), "dataset": fingerprint, "device": device}
+    config = {**config, "precision": precision}
+    if start:
+        config["init"] = {**config["init"], "run": start}
+    parts = {"cell": cell(config), "dataset": fingerprint, "device": device}
     parts |= {"code": code} if code else {}
     return config_hash({**parts, "threads": threads} if device == "cpu" else parts)

@@ -21,6 +21,7 @@ from ecgexp.tracking.names import (
     EPOCH_SECONDS,
     EPOCHS,
     TRAIN_SECONDS,
+    TRAINED_PARAMETERS,
     File,
     Tag,
     best_metric,
@@ -52,13 +53,15 @@ def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
     """
     cfg = claimed.cfg
     _record_training(run, fitted)
+    if claimed.transfer is not None:
+        run.log_metrics({TRAINED_PARAMETERS: claimed.transfer.fit.trained})
     if fitted.pruned:
         return
     predictions = {split: predict(fitted, split) for split in SPLITS}
     _record_metrics(run, cfg, fitted, predictions)
     contract = Contract.of(fitted.dataset, plain(cfg.target))
     contract.bind(fitted.network)
-    _record_files(run, cfg, fitted, contract, predictions["val"])
+    _record_files(claimed, run, fitted, contract, predictions["val"])
     if _logs_model(cfg, claimed.job):
         inputs = example(fitted.dataset, fitted.data.splits["val"])
         log_model(claimed.store, run.id, fitted.network, inputs, contract, fitted.target)
@@ -127,8 +130,9 @@ def _record_metrics(run: Run, cfg: DictConfig, fitted: Fitted, predictions: dict
     run.set_tags({labels_left_out(name): ", ".join(labels) for name, labels in left_out.items()})
 
 
-def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, contract: Contract, predictions: Predictions) -> None:
+def _record_files(claimed: Claimed, run: Run, fitted: Fitted, contract: Contract, predictions: Predictions) -> None:
     """Write the files of a run; `predictions` are those of the validation split."""
+    cfg, seen = claimed.cfg, claimed.transfer.seen if claimed.transfer is not None else None
     dataset, target = fitted.dataset, fitted.target
     description = {**contract.to_json(), "counts": dataset.summary()}
     run.set_tags({Tag.VALIDATION: validation_fingerprint(predictions.ids, predictions.targets, target.names)})
@@ -138,7 +142,7 @@ def _record_files(run: Run, cfg: DictConfig, fitted: Fitted, contract: Contract,
         write_predictions(folder / predictions_file("val"), predictions)
         write_confusion(folder, "val", predictions)
         write_curves(folder / File.CURVES, fitted.history, shown(cfg, target), fitted.best_epoch)
-        write_trained_on(folder / File.TRAINED_ON, run.store, fitted.data.splits)
+        write_trained_on(folder / File.TRAINED_ON, run.store, fitted.data.splits, seen)
         (folder / File.DATA).write_text(json.dumps(description, indent=1))
         torch.save(fitted.network.cpu().state_dict(), folder / File.WEIGHTS)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ecgexp.targets import Target
 from ecgexp.tracking.run import EpochLog, Run
 from ecgexp.training.fit import Fitted, ShouldPrune, best_is, fit, load
 from ecgexp.training.ranks import other_ranks
+from ecgexp.training.transfer import Start
 from ecgexp.trials.claim import Claimed
 from ecgexp.trials.job import Job
 
@@ -28,20 +29,24 @@ def train_trial(claimed: Claimed, run: Run) -> Fitted:
     """
     cfg, job, parts = claimed.cfg, claimed.job, claimed.parts
     epoch_log = EpochLog(run, cfg.tracking.system_metrics)
-    rank = (plain(cfg), claimed.checkpoint, _reports_epochs(cfg, job))
+    start = claimed.transfer.fit.start if claimed.transfer is not None else Start()
+    rank = (plain(cfg), claimed.checkpoint, _reports_epochs(cfg, job), start.frozen)
     with epoch_log as log, other_ranks(cfg.trainer.devices, fit_rank, *rank):
         data, quiet = load(cfg, parts), job.parent is not None
         should_prune = _should_prune(cfg, parts.dataset.target, job)
-        return fit(cfg, parts, data, claimed.checkpoint, run.scratch, log, quiet, should_prune)
+        return fit(cfg, parts, data, claimed.checkpoint, run.scratch, log, quiet, should_prune, start)
 
 
-def fit_rank(config: dict[str, Any], checkpoint: Path | None, may_prune: bool, ready: Callable[[], None]) -> None:
-    """Train as a rank above 0; only rank 0 records."""
+def fit_rank(
+    config: dict[str, Any], checkpoint: Path | None, may_prune: bool, frozen: Sequence[str], ready: Callable[[], None]
+) -> None:
+    """Train as a rank above 0; only rank 0 records, and sends the weights to start from."""
     cfg = OmegaConf.create(config)
     parts = build(cfg)
     data = load(cfg, parts)
     ready()
-    fit(cfg, parts, data, checkpoint, should_prune=(lambda epochs: False) if may_prune else None)  # rank 0 decides
+    should_prune = (lambda epochs: False) if may_prune else None  # rank 0 decides
+    fit(cfg, parts, data, checkpoint, should_prune=should_prune, start=Start(frozen=tuple(frozen)))
 
 
 def _reports_epochs(cfg: DictConfig, job: Job) -> bool:
