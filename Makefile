@@ -8,6 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 JOBS ?= 3
 DATASET ?= ptbxl
 RATE ?=
+SIZE ?=
 ARGS ?= optimizer=sgd,adam lr=0.001,0.01
 STUDY ?= $(shell ls -t mlruns/sweeps/*/study.journal 2>/dev/null | head -1)
 
@@ -48,8 +49,8 @@ format: setup ## Put the code into the project's format
 	ruff check --fix .
 	ruff format .
 
-data: setup ## Download PTB-XL into data/ptbxl (RATE=500 for 500 Hz; DATASET=mitbih for the MIT-BIH database)
-	python -m ecgexp.datasets.download --dataset $(DATASET) $(if $(RATE),--sampling-rate $(RATE))
+data: setup ## Download PTB-XL (RATE=500 for 500 Hz), or DATASET=mitbih, or DATASET=bloodmnist (SIZE=64, 128, 224) and others
+	python -m ecgexp.datasets.download --dataset $(DATASET) $(if $(RATE),--sampling-rate $(RATE)) $(if $(SIZE),--size $(SIZE))
 
 sweep: setup ## Run a sweep: make sweep ARGS="dataset=ptbxl lr=0.001,0.01"
 	python -m ecgexp -m $(ARGS)

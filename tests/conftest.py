@@ -61,3 +61,19 @@ def mitdb_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real recordings of the MIT-BIH Arrhythmia Database in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pbc_folder() -> Path:
+    folder = REAL_DATA / "pbc"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real blood cells in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def flowers_folder() -> Path:
+    folder = REAL_DATA / "flowers17"
+    if not folder.is_dir():
+        pytest.skip(f"needs the photographs of flowers in {folder}")
+    return folder

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
@@ -35,14 +36,20 @@ def kill(start: Callable[..., None], *args: object) -> tuple[list[psutil.Process
 def read_records(told: Connection, folder: Path) -> None:
     """Read two records in two processes, of which one is done, and waits for more."""
     from ecgexp.datasets.cache import create_array
-    from ecgexp.datasets.ecg.signals import _in_processes
+    from ecgexp.datasets.reading import Kind, _in_processes
 
     create_array(folder / "signals.npy", (2, 10, 1))
-    layout = {"lead_names": ("I",), "sampling_rate": 100.0, "samples": 10, "exact": False}
-    done = _in_processes({start: (folder / "signals.npy", start, folder, ["none"], layout) for start in (0, 1)}, 2)
+    kind = Kind(unreadable, (10, 1), "float32", None, 1)
+    done = _in_processes({start: (folder / "signals.npy", start, folder, ["none"], kind) for start in (0, 1)}, 2)
     next(done)
     told.send(None)
     time.sleep(600)
+
+
+def unreadable(path: Path) -> NoReturn:
+    from ecgexp.datasets.reading import RecordError
+
+    raise RecordError(path, "it is missing")
 
 
 def train(told: Connection) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ecgexp.errors import UserError
 
 # Keys of a dataset that say where its data are and how to read them, but not which data they are.
-PLACES = ("root", "cache_dir", "labels_csv", "on_bad_record", "workers")
+PLACES = ("root", "file", "cache_dir", "labels_csv", "on_bad_record", "workers")
 
 
 def database_file(root: str | Path) -> Path:

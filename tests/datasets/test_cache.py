@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from folders import LEADS
 
-from ecgexp.datasets import cache
+from ecgexp.datasets import cache, reading
 from ecgexp.datasets.ecg import signals
 from ecgexp.datasets.ecg.signals import cached_signals
 from ecgexp.errors import UserError
@@ -107,7 +107,7 @@ def test_bad_records_are_kept_with_their_reason(folder, tmp_path):
 def test_processes_read_what_one_reads(folder, tmp_path, monkeypatch):
     folder.path(2).with_suffix(".dat").unlink()
     monkeypatch.setattr(signals, "WORTH_A_PROCESS", 10)
-    monkeypatch.setattr(signals, "CHUNK", 3)
+    monkeypatch.setattr(reading, "CHUNK", 3)
     parallel = cached_signals(folder.root, FILES, LAYOUT, tmp_path / "parallel", workers=2)
     alone = cached_signals(folder.root, FILES, LAYOUT, tmp_path / "alone", workers=1)
     np.testing.assert_array_equal(parallel.array, alone.array)
@@ -168,13 +168,13 @@ def test_ctrl_c_leaves_nothing(folder, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_ends_the_reading_processes(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(signals, "WORTH_A_PROCESS", 10)
-    monkeypatch.setattr(signals, "CHUNK", 1)
+    monkeypatch.setattr(reading, "CHUNK", 1)
 
-    class Interrupted(signals.tqdm):
+    class Interrupted(reading.tqdm):
         def update(self, n):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(signals, "tqdm", Interrupted)
+    monkeypatch.setattr(reading, "tqdm", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         read(folder, tmp_path, workers=2)
     assert multiprocessing.active_children() == []
@@ -263,7 +263,7 @@ def test_a_file_that_changes_while_it_is_read(folder, tmp_path, monkeypatch):
 
 def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):
     (tmp_path / "cache").touch()
-    with pytest.raises(UserError, match=r"The signal cache .*cache cannot be used .*dataset\.cache_dir"):
+    with pytest.raises(UserError, match=r"The cache .*cache cannot be used .*dataset\.cache_dir"):
         read(folder, tmp_path)
     (tmp_path / "cache").unlink()
     usage = cache.shutil.disk_usage(tmp_path)._replace(free=20 * 1000 * 12 * 4 - 1)

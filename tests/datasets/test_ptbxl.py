@@ -131,7 +131,7 @@ def test_identical_signals_across_splits(folder):
     dataset = folder.dataset()
     assert dataset.summary()["identical"] == [["train/3", "val/19"]]
     dataset.load("test")
-    assert dataset.identical_signals() == [["train/3", "val/19", "test/20"]]
+    assert dataset.identical() == [["train/3", "val/19", "test/20"]]
 
 
 def test_the_fingerprint_is_what_training_sees(folder, tmp_path):

@@ -129,8 +129,11 @@ def refusal(folder: Path) -> str:
 def test_every_field_is_in_the_plain_values_that_are_mutated():
     whole = contract().to_json()
     assert set(whole) == {field.name for field in fields(Contract)}
-    # how a dataset stores an input in memory does not concern the net
-    assert set(whole["inputs"][0]) == {field.name for field in fields(Input)} - {"stored"}
+    # how a dataset stores an input in memory does not concern the net; fixed statistics are there where there are some
+    assert set(whole["inputs"][0]) == {field.name for field in fields(Input)} - {"stored", "statistics"}
+    fixed = contract(normalize_over=None, statistics=(0.0, 255.0))
+    assert fixed.to_json()["inputs"][0]["statistics"] == [0.0, 255.0]
+    assert fixed.digest != contract(normalize_over=None, statistics=(0.0, 1.0)).digest
     assert Contract.from_json(json.loads(json.dumps(whole))) == contract()
 
 

@@ -149,7 +149,7 @@ def run(values: dict[str, list[str]]) -> None:
         raise UserError(f"{target.records.capitalize()} take no thresholds: leave out thresholds=tuned.")
     difference = _check_data(restored.contract, dataset, store, run)
     records = dataset.load(split)  # errors in the data are reported before an access is noted
-    overlap = _overlap(store, run, records, split, bool(difference))
+    overlap = _overlap(store, run, records, split, bool(difference), dataset.patients_known)
     data, names = records.fingerprint(), hashlib.sha256("\n".join(records.ids).encode()).hexdigest()[:16]
     number, counted, place, first = 0, "", split if not difference else f"{split}-{data[:8]}", None
     if split == "test":
@@ -167,13 +167,17 @@ def run(values: dict[str, list[str]]) -> None:
     predictions = predict_split(network, dataset, split, cfg)
     validation = predict_split(network, dataset, "val", cfg) if tune else None
     findings = evaluate(predictions, _loss(cfg, dataset), dataset.metadata(split), validation)
-    if not keep_patients:
+    if not dataset.patients_known:
+        predictions = replace(predictions, patients=None)
+    elif not keep_patients:
         predictions = replace(predictions, patients=hashed_patients(store, records.patients))
     folder = _record(store, run, split, predictions, findings, number, dataset.warning, place, data, overlap)
     overlaps = [overlap] if overlap else []
     print("\n\n".join([*overlaps, _summary(run, split, predictions, findings), *overlaps]))
     if dataset.warning:
         print(f"\n{dataset.warning}")
+    for sentence in dataset.remarks():
+        print(f"\n{sentence}")
     if difference:
         print(f"\nThe data are not those that the run was trained on: {difference}.")
     if first is not None and place != split:
@@ -216,7 +220,7 @@ def _check_data(contract: Contract, dataset: Dataset, store: Store, run: MlflowR
     return "" if noted in (None, found) else f"their table lists {found} test records, not {noted}"
 
 
-def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, differ: bool) -> str:
+def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, differ: bool, patients_known: bool) -> str:
     """A sentence on records that the run used in another split; refuse such records in the test split."""
     with run_folder(store, run.info.run_id) as folder:
         found = find_overlap(folder / File.TRAINED_ON, store, records)
@@ -237,7 +241,8 @@ def _overlap(store: Store, run: MlflowRun, records: Split, split: SplitName, dif
         elif seen.patients:
             sentences.append(f"Other records of {seen.patients} of the {seen.of_patients} {split} patients were {use}.")
         elif differ:
-            sentences.append(f"No {split} record, and no other record of these patients, was {use}.")
+            others = ", and no other record of these patients," if patients_known else ""
+            sentences.append(f"No {split} record{others} was {use}.")
     return "\n".join(sentences)
 
 
@@ -345,7 +350,8 @@ def _write(
         "labels_left_out": findings.left_out,
         "interval": findings.uncertainty
         if isinstance(findings.uncertainty, str)
-        else f"{LEVEL:.0%}, {findings.uncertainty.resamples} resamples of {findings.uncertainty.patients} patients, "
+        else f"{LEVEL:.0%}, {findings.uncertainty.resamples} resamples of {findings.uncertainty.patients} "
+        f"{'records' if predictions.patients is None else 'patients'}, "
         f"{findings.uncertainty.redraws} redrawn; covers records, not seeds",
     }
     (folder / File.METRICS).write_text(json.dumps(content, indent=1))
@@ -353,11 +359,12 @@ def _write(
 
 def _summary(run: MlflowRun, split: SplitName, predictions: Predictions, findings: Findings) -> str:
     """The text that the terminal shows."""
-    patients = len(np.unique(predictions.groups))
+    known = predictions.patients is not None
+    of_patients = f" of {len(np.unique(predictions.groups))} patients" if known else ""
     target = predictions.target
     blocks = [
         f"Run {run.info.run_id} ({run.info.run_name})\n"
-        f"{split} split: {len(predictions)} records of {patients} patients, {target.rule}"
+        f"{split} split: {len(predictions)} records{of_patients}, {target.rule}"
     ]
     rows = []
     for name in (name for name in target.displayed() if name in findings.metrics):
@@ -371,7 +378,8 @@ def _summary(run: MlflowRun, split: SplitName, predictions: Predictions, finding
     if isinstance(findings.uncertainty, str):
         blocks.append(f"No intervals: {findings.uncertainty}")
     else:
-        blocks.append("The intervals cover the choice of the records (patients), but not of the seed.")
+        what = "records (patients)" if known else "records"
+        blocks.append(f"The intervals cover the choice of the {what}, but not of the seed.")
         blocks.extend(findings.uncertainty.undefined.values())
     for left_out in dict.fromkeys(findings.left_out.values()):
         which = ", ".join(name for name, labels in findings.left_out.items() if labels == left_out)

@@ -28,6 +28,9 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("ecgexp.values", _values, replace=True)
     OmegaConf.register_new_resolver("ecgexp.label_names", _label_names, replace=True)
     OmegaConf.register_new_resolver("ecgexp.ptbxl_labels", _ptbxl_labels, replace=True)
+    OmegaConf.register_new_resolver("ecgexp.medmnist_labels", _medmnist_labels, replace=True)
+    OmegaConf.register_new_resolver("ecgexp.medmnist_channels", _medmnist_channels, replace=True)
+    OmegaConf.register_new_resolver("ecgexp.image_labels", _image_labels, replace=True)
 
 
 def _mode(monitor: str, *, _root_: DictConfig) -> str:
@@ -76,4 +79,26 @@ def _ptbxl_labels(labels: Any) -> ListConfig:
 
     with suppress(UserError):
         return ListConfig(list(statement_labels(list(labels) if isinstance(labels, ListConfig) else labels)))
+    return ListConfig([])
+
+
+def _medmnist_labels(name: Any) -> ListConfig:
+    from ecgexp.datasets.image.medmnist_sets import SETS
+
+    return ListConfig(list(SETS[name].labels) if name in SETS else [])
+
+
+def _medmnist_channels(name: Any) -> int | None:
+    from ecgexp.datasets.image.medmnist_sets import SETS
+
+    return SETS[name].channels if name in SETS else None
+
+
+def _image_labels(labels: Any, root: Any, labels_csv: Any) -> ListConfig:
+    from ecgexp.datasets.image.folder import folder_labels
+
+    if isinstance(labels, ListConfig):
+        return _label_names(labels)
+    with suppress(UserError):
+        return ListConfig(folder_labels(str(root), labels_csv))
     return ListConfig([])

@@ -21,12 +21,21 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "val", "test"]
 Normalization = Literal["none", "scalar", "per_lead"]
+ImageNormalization = Literal["unit", "none", "scalar", "per_channel"]
 Statistics = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Mean and standard deviation of an input. Each has the input's shape, with length 1 for the axes averaged over."""
 
 SIGNAL = "signal"
 """Name of the signal input of a `SignalDataset`."""
+IMAGE = "image"
+"""Name of the image input of an `ImageDataset`."""
+CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
+"""Names of the channels of an image, by their number."""
 
+NO_PATIENTS = (
+    "The data do not say which patient a record is from, so that a split by patient was not possible: records of one "
+    "patient may be in training and in validation, and intervals are too narrow where a patient has several."
+)
 CONSTANT = 1e-12
 """A variance below this share of the mean square is a rounding error: float32 resolves 1e-7 of a value."""
 
@@ -55,6 +64,8 @@ class Input:
     normalize_over : tuple of str, optional
         Axes over which mean and standard deviation are computed, in addition to the records. The net gets
         (value - mean) / deviation. None: the net gets the values unchanged.
+    statistics : pair of float, optional
+        Mean and deviation that are fixed rather than computed, for all positions of all axes.
 
     Raises
     ------
@@ -70,6 +81,7 @@ class Input:
     coordinates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stored: tuple[str, ...] = ()
     normalize_over: tuple[str, ...] | None = None
+    statistics: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stored", tuple(self.stored) or tuple(self.axes))
@@ -85,6 +97,10 @@ class Input:
                 raise ValueError(f"Input '{self.name}' has no axis '{axis}' of length {len(names)}.")
         if not set(self.normalize_over or ()) <= set(self.axes):
             raise ValueError(f"Input '{self.name}' lacks some of the axes {self.normalize_over} of normalize_over.")
+        if self.statistics is not None and (self.normalize_over is not None or not self.statistics[1] > 0):
+            raise ValueError(
+                f"Input '{self.name}' must have a deviation above 0 in statistics, or axes in normalize_over, not both."
+            )
 
     def size(self, axis: str) -> int:
         """Length of an axis."""
@@ -117,7 +133,7 @@ class Split:
     ids : str array, (records,)
         Record identifiers, unique.
     patients : str array, (records,)
-        Patient identifiers.
+        Patient identifiers; the `ids` where `Dataset.patients_known` is false.
     """
 
     inputs: Mapping[str, NDArray[Any]]
@@ -169,12 +185,16 @@ class Dataset(ABC):
         directly does not have it.
     warning : str or None
         A caution for every result on these data: each run, table and report shows it.
+    patients_known : bool
+        Whether the data tell which patient a record is from; if not, each record counts as a patient, and the report
+        says so.
     """
 
     label_names: tuple[str, ...]
     inputs: tuple[Input, ...]
     target: Target
     warning: str | None = None
+    patients_known: bool = True
 
     @abstractmethod
     def load(self, split: SplitName) -> Split:
@@ -204,7 +224,17 @@ class Dataset(ABC):
 
     def summary(self) -> dict[str, Any]:
         """What a run records about its data: JSON-able counts and findings, without the test labels."""
-        return {split: self._counts(self.load(split)) for split in ("train", "val")}
+        return {split: self._counts(self.load(split)) for split in ("train", "val")} | self._noted()
+
+    def remarks(self) -> list[str]:
+        """Sentences on the data that the report shows with the results; the warning is none of them."""
+        return [] if self.patients_known else [NO_PATIENTS]
+
+    def _noted(self) -> dict[str, Any]:
+        """What `summary` says of the whole data set, where there is something to say."""
+        remarks = self.remarks()
+        noted = {} if self.patients_known else {"patients_known": False}
+        return {**noted, "remarks": remarks} if remarks else noted
 
     def fingerprint(self) -> str:
         """Hash of the data that training uses: ids, targets and inputs of the train and validation splits."""
@@ -225,11 +255,12 @@ class Dataset(ABC):
         UserError
             If values are constant: their deviation is 0 and cannot divide.
         """
+        fixed = {one.name: _fixed(one, one.statistics) for one in self.inputs if one.statistics is not None}
         wanted = [one for one in self.inputs if one.normalize_over is not None]
         if not wanted:
-            return {}
+            return fixed
         split = self.load("train")
-        return {one.name: self._statistics(one, split) for one in wanted}
+        return fixed | {one.name: self._statistics(one, split) for one in wanted}
 
     def _statistics(self, one: Input, split: Split) -> Statistics:
         over = (0, *(place for place, axis in enumerate(one.stored, 1) if axis in (one.normalize_over or ())))
@@ -271,12 +302,17 @@ class Dataset(ABC):
                 yield (one.name, one.axes, one.shape, sorted(one.coordinates.items()), one.rate)
 
     def _counts(self, split: Split) -> dict[str, Any]:
+        counts = {"records": len(split), "patients": len(np.unique(split.patients))}
+        if split.targets.dtype.kind not in "bui":  # values, which no count describes
+            return counts
         positives = split.targets.sum(axis=0, dtype=np.int64).tolist()
-        return {
-            "records": len(split),
-            "patients": len(np.unique(split.patients)),
-            "labels": dict(zip(self.label_names, positives, strict=True)),
-        }
+        return {**counts, "labels": dict(zip(self.label_names, positives, strict=True))}
+
+
+def _fixed(one: Input, statistics: tuple[float, float]) -> Statistics:
+    """Fixed statistics of an input, in the form of computed ones."""
+    mean, deviation = (np.full([1] * len(one.shape), value, np.float32) for value in statistics)
+    return mean, deviation
 
 
 class SignalDataset(Dataset):
@@ -328,4 +364,49 @@ class SignalDataset(Dataset):
         return (
             f"dataset.normalize={self.normalize} divides by the deviation: leave such leads or records out, or set "
             f"dataset.normalize to {others}"
+        )
+
+
+class ImageDataset(Dataset):
+    """Records whose first input is an image: uint8 (rows, columns, channels) in a `Split`, channels first for a net.
+
+    A subclass sets the attributes below; `inputs` follows from them. A subclass with further inputs extends `inputs`.
+
+    Attributes
+    ----------
+    channels : {1, 3}
+        Grey, or red, green and blue.
+    height, width : int
+        In pixels.
+    normalize : {'unit', 'none', 'scalar', 'per_channel'}
+        'unit': the net gets value / 255; 'scalar': (value - mean) / deviation, with one mean and deviation for all
+        channels; 'per_channel': with those of each channel; 'none': the values from 0 to 255.
+    """
+
+    channels: int
+    height: int
+    width: int
+    normalize: ImageNormalization = "unit"
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:  # type: ignore[override]
+        """The image as the only input."""
+        over = {"scalar": ("channel", "row", "column"), "per_channel": ("row", "column")}
+        image = Input(
+            IMAGE,
+            axes=("channel", "row", "column"),
+            shape=(self.channels, self.height, self.width),
+            coordinates={"channel": CHANNELS[self.channels]},
+            stored=("row", "column", "channel"),
+            normalize_over=over.get(self.normalize),
+            statistics=(0.0, 255.0) if self.normalize == "unit" else None,
+        )
+        return (image,)
+
+    def _advice_on_constant(self, one: Input) -> str:
+        if one.name != IMAGE:
+            return super()._advice_on_constant(one)
+        return (
+            f"dataset.normalize={self.normalize} divides by the deviation: leave such images out, or set "
+            "dataset.normalize to unit or none"
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ecgexp.datasets.files import Sources, file_stamp, lasting_stamp, read_checked, warn_damaged, write_checked
 from ecgexp.errors import UserError
@@ -29,7 +29,7 @@ STALE = 24 * 3600
 
 def cached_array(
     cache_dir: Path, sources: Sources, settings: Any, make: Callable[[Path], dict[str, Any]]
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
+) -> tuple[NDArray[Any], dict[str, Any]]:
     """Return an array and its facts from the cache; make them first if the cache lacks them.
 
     A cached array is two files in `cache_dir`: the array, and a JSON file that makes it valid. Their name is a hash
@@ -51,7 +51,7 @@ def cached_array(
 
     Returns
     -------
-    array : float32 array
+    array : array
         Memory-mapped, read-only.
     facts : dict
         What `make` returned, after a round trip through JSON.
@@ -69,25 +69,25 @@ def cached_array(
             found = _open(cache_dir, key)
     except OSError as error:
         raise UserError(
-            f"The signal cache {cache_dir} cannot be used ({error}): set dataset.cache_dir to another folder."
+            f"The cache {cache_dir} cannot be used ({error}): set dataset.cache_dir to another folder."
         ) from error
     if found is None:
-        raise UserError(f"The signal cache {cache_dir} was changed by another program: remove it and start again.")
+        raise UserError(f"The cache {cache_dir} was changed by another program: remove it and start again.")
     return found
 
 
-def create_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float32]]:
+def create_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.memmap[Any, np.dtype[Any]]:
     """Create a .npy file of zeros, memory-mapped for writing; OSError if the disk has too little free space."""
     # A memory-mapped file that outgrows the disk kills the process without a message.
-    size = 4 * math.prod(shape)
+    size = np.dtype(dtype).itemsize * math.prod(shape)
     if size > shutil.disk_usage(path.parent).free:
         raise OSError(f"{size / 1e9:.1f} GB are needed and less is free")
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     array.flush()
     return array
 
 
-def _open(cache_dir: Path, key: str) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
+def _open(cache_dir: Path, key: str) -> tuple[NDArray[Any], dict[str, Any]] | None:
     """The cached array and its facts; None if they are missing or damaged."""
     meta, path = cache_dir / f"{key}.json", cache_dir / f"{key}.npy"
     entry = read_checked(meta)

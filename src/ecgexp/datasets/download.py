@@ -1,8 +1,8 @@
-"""Download a published data set from PhysioNet: ``python -m ecgexp.datasets.download``.
+"""Download a published data set from PhysioNet or Zenodo: ``python -m ecgexp.datasets.download``.
 
 PhysioNet serves each release as a plain folder whose ``SHA256SUMS.txt`` names every file, and its servers
 answer range requests. This module exists because `wfdb.dl_files` neither checks these sums nor retries, and
-downloads only the newest release.
+downloads only the newest release. The files of MedMNIST are on Zenodo; their MD5 sums are known here.
 
 The folder itself is the state of a download. A file under its own name is complete and has been checked. An
 incomplete file has the suffix ``.part`` and is continued. So to resume a stopped download, run the command again. That
@@ -17,8 +17,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
@@ -37,12 +37,15 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from ecgexp import __version__
+from ecgexp.datasets.image.medmnist_sets import SETS, SEVERAL, SIZES, URL, Published, file_name
 from ecgexp.errors import UserError
 
 SUMS = "SHA256SUMS.txt"
 TIMEOUT = (10.0, 30.0)  # seconds: to connect, and between two packets
 # When the connection breaks, urllib3 drops the unfinished chunk, so chunks are small.
 CHUNK = 8192
+INTERVAL = 0.5  # seconds between two looks at what has been received
+MD5_DIGITS = 32
 
 Check = Callable[[Path], str | None]
 
@@ -56,14 +59,34 @@ class Source:
     url : str
         Folder of the release.
     files : tuple of str
-        Files that are needed for every sampling rate.
+        Files that are needed in every case.
     signals : mapping of int to str
-        Pattern of the signal files, by sampling rate in Hz; the first rate is the default.
+        Pattern of the signal files, by sampling rate in Hz, or of the images, by size in pixels; the first is the
+        default.
+    sums : mapping of str to str, optional
+        MD5 sums of the files, by name, where the server has no ``SHA256SUMS.txt``.
     """
 
     url: str
     files: tuple[str, ...]
     signals: Mapping[int, str]
+    sums: Mapping[str, str] | None = None
+
+    @property
+    def option(self) -> str:
+        """The option that chooses one of `signals`."""
+        return "--sampling-rate" if self.sums is None else "--size"
+
+    def named(self, variant: int) -> str:
+        """One of `signals` in words."""
+        return f"{variant} Hz" if self.sums is None else f"{variant} x {variant} pixels"
+
+
+def _images(name: str, published: Published) -> Source:
+    """A set of MedMNIST."""
+    files = {size: file_name(name, size) for size in SIZES}
+    sums = dict(zip(files.values(), published.md5, strict=True))
+    return Source(URL, files=(), signals=files, sums=sums)
 
 
 SOURCES = {
@@ -77,6 +100,7 @@ SOURCES = {
         files=("RECORDS",),
         signals={360: "[12][0-9][0-9].[adh][aet][art]"},  # .atr, .dat, .hea
     ),
+    **{name: _images(name, published) for name, published in SETS.items()},
 }
 
 
@@ -106,7 +130,7 @@ def download(
     attempts: int = 7,
     delay: float = 0.5,
 ) -> Downloaded:
-    """Download the files of `source` at one sampling rate into `root`, and check each against its published checksum.
+    """Download the files of `source` at one rate or size into `root`, and check each against its published checksum.
 
     Parameters
     ----------
@@ -115,7 +139,7 @@ def download(
     root : Path
         Destination folder; files in it that match their checksums are kept.
     rate : int
-        Sampling rate in Hz.
+        One of `source.signals`: a sampling rate in Hz, or a size in pixels.
     url : str, optional
         Folder of a mirror, in place of `source.url`.
     connections : int
@@ -138,13 +162,14 @@ def download(
     url = (url or source.url).rstrip("/") + "/"
     if rate not in source.signals:
         rates = " or ".join(map(str, source.signals))
-        raise UserError(f"There are no records at {rate} Hz to download: --sampling-rate takes {rates}.")
+        what = "records at" if source.sums is None else "images of"
+        raise UserError(f"There are no {what} {source.named(rate)} to download: {source.option} takes {rates}.")
     if not re.match(r"https?://[^/]", url):
         raise UserError(f"The address {url} is not a web address: --url takes one such as {source.url}.")
     try:
         with requests.Session() as session:
             folder = _Folder(session, url, root, connections, attempts, delay)
-            wanted = _select(folder.checksums(), source, rate, url)
+            wanted = _select(source.sums or folder.checksums(), source, rate, url)
             return _fetch_all(folder, wanted, connections)
     except OSError as error:
         raise UserError(
@@ -161,14 +186,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--dataset", choices=SOURCES, default="ptbxl", help="default: %(default)s")
     parser.add_argument("--sampling-rate", type=int, metavar="HZ", help="of ptbxl: 100, the default, or 500")
-    parser.add_argument("--root", type=Path, help="folder to fill (default: data/<dataset>)")
-    parser.add_argument("--url", help="folder of a mirror of PhysioNet")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="of images: 28, the default, 64, 128 or 224")
+    parser.add_argument("--root", type=Path, help="folder to fill (default: data/<dataset>, of images data/medmnist)")
+    parser.add_argument("--url", help="folder of a mirror of PhysioNet or Zenodo")
     options = parser.parse_args(argv)
 
     source = SOURCES[options.dataset]
+    images = source.sums is not None
+    for given, fits, option in (
+        (options.sampling_rate, not images, "--sampling-rate"),
+        (options.size, images, "--size"),
+    ):
+        if given is not None and not fits:
+            print(f"{options.dataset} takes no {option}: use {source.option}.", file=sys.stderr)
+            return 2
     default_rate = next(iter(source.signals))
-    rate = default_rate if options.sampling_rate is None else options.sampling_rate
-    root = options.root or Path("data", options.dataset)
+    given = options.size if images else options.sampling_rate
+    rate = default_rate if given is None else given
+    group = "medmnist" if images else options.dataset
+    root = options.root or Path("data", group)
     try:
         done = download(source, root, rate, url=options.url)
     except UserError as error:
@@ -178,12 +214,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("Stopped: run the same command again to continue.", file=sys.stderr)
         return 130
 
-    use = ["python", "-m", "ecgexp", "-m", f"dataset={options.dataset}", f"dataset.root={root}"]
+    use = ["python", "-m", "ecgexp", "-m", f"dataset={group}", f"dataset.root={root}"]
+    if images:
+        use.append(f"dataset.name={options.dataset}")
     if rate != default_rate:
-        use.append(f"dataset.sampling_rate={rate}")
+        use.append(f"dataset.{'size' if images else 'sampling_rate'}={rate}")
+    if images and options.dataset in SEVERAL:
+        use += ["target=multilabel", "loss=bce"]
     print(
-        f"{root} holds {options.dataset} at {rate} Hz: {done.files:,} files, each equal to its checksum, "
-        f"{done.fetched:,} of them fetched now.\nUse it: {shlex.join(use)} optimizer=sgd,adam lr=0.001,0.01"
+        f"{root} holds {options.dataset} at {source.named(rate)}: {done.files:,} file{'s' * (done.files != 1)}, each "
+        f"equal to its checksum, {done.fetched:,} of them fetched now.\n"
+        f"Use it: {shlex.join(use)} optimizer=sgd,adam lr=0.001,0.01"
     )
     return 0
 
@@ -203,6 +244,8 @@ class _Folder:
         self.session, self.url, self.root = session, url, root
         self.attempts, self.delay = attempts, delay
         self.stop = Event()
+        # Of all files so far, for the progress bar: several threads add to it, and it need not be exact.
+        self.received = self.expected = 0
         # Byte positions in a compressed answer differ from those in the file, so it could not be continued.
         session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"ecgexp/{__version__}"})
         for scheme in ("http://", "https://"):
@@ -231,10 +274,10 @@ class _Folder:
         if self.stop.is_set():
             raise _Stopped
         path = self.root / name
-        if _sha256(path) == digest:
+        if _sum(path, digest) == digest:
             return None
-        wrong = f"its content does not match {SUMS}"
-        self.fetch(name, lambda part: None if _sha256(part) == digest else wrong, self.attempts, {})
+        wrong = f"its content does not match {SUMS if len(digest) > MD5_DIGITS else 'its published MD5 sum'}"
+        self.fetch(name, lambda part: None if _sum(part, digest) == digest else wrong, self.attempts, {})
         return path.stat().st_size
 
     def fetch(self, name: str, check: Check, attempts: int, headers: Mapping[str, str]) -> None:
@@ -281,9 +324,12 @@ class _Folder:
             if 400 <= status < 500 and status not in (408, 429):
                 raise _Refused(f"the server answers {status} {response.reason}")
             response.raise_for_status()
-            with part.open("ab" if status == requests.codes.partial_content else "wb") as file:
+            continued = status == requests.codes.partial_content
+            self.expected = self.received + int(response.headers.get("Content-Length", 0))
+            with part.open("ab" if continued else "wb") as file:
                 for chunk in response.iter_content(CHUNK):
                     file.write(chunk)
+                    self.received += len(chunk)
                     if self.stop.is_set():
                         raise _Stopped
             # Keep the server's date, so that If-Modified-Since compares dates of one clock.
@@ -306,22 +352,21 @@ def _select(sums: Mapping[str, str], source: Source, rate: int, url: str) -> dic
 
 def _fetch_all(folder: _Folder, wanted: Mapping[str, str], connections: int) -> Downloaded:
     """Obtain all files, several at a time; report refused files at the end."""
-    fetched, received, refused = 0, 0, []
+    fetched, refused = 0, []
     with (
         ThreadPoolExecutor(connections) as pool,
         tqdm(desc=str(folder.root), total=len(wanted), unit=" files") as bar,
     ):
         try:
             names = {pool.submit(folder.obtain, name, digest): name for name, digest in wanted.items()}
-            for future in as_completed(names):
+            for future in _completed(names, folder, bar):
                 try:
                     size = future.result()
                 except _Refused as error:
                     refused.append(f"{names[future]} ({error})")
                     continue
                 if size is not None:
-                    fetched, received = fetched + 1, received + size
-                    bar.set_postfix_str(f"{received / 1e6:,.0f} MB fetched", refresh=False)
+                    fetched += 1
                 bar.update()
         except BaseException:
             folder.stop.set()  # leaving the pool waits for its threads
@@ -334,6 +379,17 @@ def _fetch_all(folder: _Folder, wanted: Mapping[str, str], connections: int) -> 
     return Downloaded(len(wanted), fetched)
 
 
+def _completed(names: Mapping[Future[int | None], str], folder: _Folder, bar: tqdm) -> Iterator[Future[int | None]]:
+    """Downloads as they complete; the bar shows meanwhile what has been received."""
+    left = set(names)
+    while left:
+        done, left = wait(left, INTERVAL, FIRST_COMPLETED)
+        if folder.received:
+            of = f" of {folder.expected / 1e6:,.0f}" if len(names) == 1 else ""
+            bar.set_postfix_str(f"{folder.received / 1e6:,.0f}{of} MB fetched")
+        yield from done
+
+
 def _part(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
@@ -342,11 +398,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _sha256(path: Path) -> str | None:
-    """Checksum of a file; None if the file is missing."""
+def _sum(path: Path, like: str) -> str | None:
+    """Checksum of a file, of the same kind as another one; None if the file is missing."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "md5" if len(like) == MD5_DIGITS else "sha256").hexdigest()
     except FileNotFoundError:
         return None
 

@@ -51,6 +51,8 @@ class Sources:
     ----------
     content : str
         Hash of names and contents: equal if and only if all files are equal.
+    contents : mapping of str to str
+        Hash of the contents of each file, by its name relative to `root`.
     """
 
     def __init__(
@@ -68,13 +70,19 @@ class Sources:
         known = None
         with suppress(OSError):  # `cached_array` reports a folder that cannot be used
             known = read_checked(memory)
-        if known is None or known["stamps"] != _stamps(root, known["files"]):
+        # earlier versions did not keep the contents
+        if known is None or "contents" not in known or known["stamps"] != _stamps(root, known["files"]):
             known = _hash(*self._hashed)
             with suppress(OSError):
                 write_checked(memory, known)
         self.content: str = known["content"]
         self._files: list[str] = known["files"]
         self._stamps: str = known["stamps"]
+        self._contents: list[str] = known["contents"]
+
+    @property
+    def contents(self) -> dict[str, str]:  # noqa: D102 - see above
+        return dict(zip(self._files, self._contents, strict=True))
 
     def check_unchanged(self) -> None:
         """Check that the contents of the files are still those that were hashed.
@@ -175,6 +183,7 @@ def _hash(
         "files": list(found),
         "stamps": _digest("\n".join(stamp for stamp, _ in found.values()).encode()),
         "content": _digest(json.dumps([list(records), contents]).encode()),
+        "contents": list(contents.values()),
     }
 
 

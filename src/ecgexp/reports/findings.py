@@ -40,7 +40,7 @@ from ecgexp.training.predictions import Predictions
 # A page has room for so many columns of the table of cells.
 _MOST_COLUMNS = 12
 COVERAGE = (
-    "Intervals are 95 % bootstrap intervals over the patients of the validation records, for the nets as they were "
+    "Intervals are 95 % bootstrap intervals over the {}validation records, for the nets as they were "
     "trained. They cover the choice of the records, but not of the seed: another seed trains another net."
 )
 
@@ -190,6 +190,16 @@ class Report:
         """The metric by which trials of this target are compared by default."""
         names = [note_of(run).main for run in self.runs]
         return next((name for name in names if best_metric("val", name) in self.results), paper.METRIC_NAME)
+
+    @cached_property
+    def patients_known(self) -> bool:
+        """Whether some of the data say which patient a record is from."""
+        return any(found.get("patients_known", True) for found in self._counts) or not self._counts
+
+    @property
+    def _counts(self) -> list[dict[str, Any]]:
+        """What the data sets say of themselves; see `Dataset.summary`."""
+        return [counts for found in self.data if isinstance(counts := found.get("counts"), dict)]
 
     @cached_property
     def metric(self) -> str:
@@ -371,7 +381,8 @@ class Report:
             alike = int(score.comparison.indistinguishable.sum()) - 1
             total = len(group.runs) - 1
             winner = trials[trials["source_run_id"] == group.runs[score.comparison.winner]].iloc[0]
-            by = f"by these {group.uncertainty.records} records of {group.uncertainty.patients} patients{where}"
+            of = f" of {group.uncertainty.patients} patients" if self.patients_known else ""
+            by = f"by these {group.uncertainty.records} records{of}{where}"
             if winner["trial"] not in [best["trial"] for best in self.best]:
                 by += f" (the winner by {self.score}{where} is trial {winner['trial']})"
             confidence = "with 95 % confidence for all these comparisons together"
@@ -397,7 +408,8 @@ class Report:
         known = [group.uncertainty for group in self.groups if not isinstance(group.uncertainty, str)]
         if not known:
             return []
-        name, sentences = metric_of(self.objective), [COVERAGE]
+        name = metric_of(self.objective)
+        sentences = [COVERAGE.format("patients of the " if self.patients_known else "")]
         if self.score == self.main_metric != name:
             sentences.append(f"The metric {name} has no interval of its own: comparisons use {self.score} instead.")
         return [*sentences, *dict.fromkeys(reason for found in known for reason in found.undefined.values())]
@@ -453,7 +465,7 @@ class Report:
         return [text, *([found.remark] if found.remark else [])]
 
     def _about_data(self) -> list[str]:
-        sentences = []
+        sentences = list(dict.fromkeys(str(remark) for found in self._counts for remark in found.get("remarks", [])))
         if any(not group.patients_known for group in self.groups):
             sentences.append(
                 "The patients are not known here, since the data are not where the runs had them. Each record counts "

@@ -105,6 +105,8 @@ class Contract:
         inputs = [asdict(one) for one in self.inputs]
         for one in inputs:
             del one["stored"]
+            if one["statistics"] is None:  # so that earlier digests stay valid
+                del one["statistics"]
         found: dict[str, Any] = json.loads(
             json.dumps({"inputs": inputs, "labels": self.labels, "target": dict(self.target)})
         )
@@ -247,7 +249,7 @@ def _over(one: Input) -> str:
 def _input(data: dict[str, Any]) -> Input:
     """An input from plain values; its axes are in the order in which the net takes them."""
     data.pop("stored", None)
-    over = data.pop("normalize_over")
+    over, statistics = data.pop("normalize_over"), data.pop("statistics", None)
     return Input(
         name=str(data.pop("name")),
         axes=tuple(map(str, data.pop("axes"))),
@@ -255,6 +257,7 @@ def _input(data: dict[str, Any]) -> Input:
         rate=None if (rate := data.pop("rate")) is None else float(rate),
         coordinates={str(axis): tuple(map(str, names)) for axis, names in data.pop("coordinates").items()},
         normalize_over=None if over is None else tuple(map(str, over)),
+        statistics=None if statistics is None else (float(statistics[0]), float(statistics[1])),
         **data,
     )
 

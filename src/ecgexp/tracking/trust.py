@@ -15,7 +15,7 @@ from torch import nn
 
 from ecgexp import CONF
 from ecgexp.config.schema import locate, plain
-from ecgexp.datasets import Synthetic
+from ecgexp.datasets import Synthetic, SyntheticCells
 from ecgexp.datasets.base import Dataset
 from ecgexp.errors import UserError
 from ecgexp.targets import Target
@@ -87,8 +87,9 @@ def own_folders(cfg: DictConfig, given: Collection[str] = ()) -> DictConfig:
     cfg = copy.deepcopy(cfg)
     written = {"cache_dir": OmegaConf.load(CONF / "config.yaml").cache_dir}
     target = locate("dataset", plain(cfg.dataset))
-    if isinstance(target, type) and issubclass(target, Synthetic):  # which generates missing records
-        written["root"] = OmegaConf.load(CONF / "dataset" / "synthetic.yaml").root
+    for made, choice in ((Synthetic, "synthetic"), (SyntheticCells, "synthetic_cells")):
+        if isinstance(target, type) and issubclass(target, made):  # which generates missing records
+            written["root"] = OmegaConf.load(CONF / "dataset" / f"{choice}.yaml").root
     for key, default in written.items():
         named = str(cfg.dataset.get(key) or default)
         if f"dataset.{key}" in given:

@@ -11,7 +11,7 @@ from ecgexp.tracking.provenance import config_hash
 # Keys that do not change a trial's result: paths, logging and launching.
 # `compile` only affects GPUs, where repeated results differ by rounding in any case.
 _TOP = ("tracking", "sweep", "resume", "privacy", "objective", "statistics", "cache_dir", "memory_budget", "compile")
-_DATASET = ("root", "cache_dir", "workers")
+_DATASET = ("root", "file", "cache_dir", "workers")
 _TRAINER = ("accelerator", "threads", "strategy")
 
 

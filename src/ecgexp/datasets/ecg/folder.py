@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import posixpath
 from collections import defaultdict
-from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from ecgexp.datasets.base import Normalization, SplitName
+from ecgexp.datasets.base import Normalization
 from ecgexp.datasets.ecg.headers import record_name
 from ecgexp.datasets.ecg.records import Uncalibrated
-from ecgexp.datasets.ecg.recordset import Labels, RecordDataset, Records
-from ecgexp.datasets.paths import absent
-from ecgexp.datasets.splits import stratified_split
-from ecgexp.datasets.tables import check_exact, plain_id, read_metadata, read_patients, read_table
+from ecgexp.datasets.ecg.recordset import RecordDataset
+from ecgexp.datasets.labelled import Label, LabelledFolder, Share, check_names
+from ecgexp.datasets.tables import plain_id
 from ecgexp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Label = Annotated[str, BeforeValidator(lambda label: str(label) if type(label) is int else label)]
-"""A text, or a whole number, which becomes its text."""
-SPLITS = ("train", "val", "test")
-TRUTH = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
-
-class WFDBFolder(RecordDataset):
+class WFDBFolder(LabelledFolder, RecordDataset):
     """WFDB records of any rate, length and format, converted to one rate, length and set of leads.
 
     Parameters
@@ -76,7 +62,7 @@ class WFDBFolder(RecordDataset):
         How to treat a lead whose header gives no gain. 'refuse': its record is bad (see `on_bad_record`). 'assume': it
         has 200 steps per mV, and its record is counted as adapted in `summary`.
     normalize, on_bad_record, workers
-        See `RecordDataset`.
+        See `SignalDataset` and `RecordSet`.
 
     Raises
     ------
@@ -85,7 +71,6 @@ class WFDBFolder(RecordDataset):
     """
 
     exact = False
-    keep_unlabelled = True  # "none of the labels" is a valid target
 
     def __init__(
         self,
@@ -109,137 +94,31 @@ class WFDBFolder(RecordDataset):
         on_bad_record: Literal["raise", "skip"] = "raise",
         workers: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
-        super().__init__(root, cache_dir=cache_dir, normalize=normalize, on_bad_record=on_bad_record, workers=workers)
-        self.table = self.root / labels_csv
-        self.label_names, self.lead_names = tuple(str(label).strip() for label in labels), tuple(lead_names)
-        self.sampling_rate, self.samples, self.uncalibrated = sampling_rate, samples, uncalibrated
-        self.record_column, self.label_column, self.separator = record_column, label_column, separator
-        self.patient_column, self.split_column = patient_column, split_column
-        self.fractions, self.split_seed = tuple(fractions), split_seed
-        for key, names in (("labels", self.label_names), ("lead_names", self.lead_names)):
-            folded = [name.casefold() if key == "lead_names" else name for name in names]
-            twice = [name for name, fold in zip(names, folded, strict=True) if folded.count(fold) > 1]
-            if twice:
-                raise UserError(f"Config key 'dataset.{key}' names {twice[0]} twice: name each once.")
-            if "" in names:
-                raise UserError(f"Config key 'dataset.{key}' has an empty name: remove it.")
-        if len(self.fractions) != len(SPLITS):
-            raise UserError(
-                f"Config key 'dataset.fractions' is {list(fractions)}, which are {len(fractions)} shares: give "
-                "three, for train, val and test, such as [0.8,0.2,0] for no test records."
-            )
-        if not all(isinstance(share, Real) and 0 <= share <= 1 for share in self.fractions):
-            raise UserError(
-                f"Config key 'dataset.fractions' is {list(fractions)}: give each share as a number from 0 to 1."
-            )
-        if not math.isclose(sum(self.fractions), 1, abs_tol=1e-6):
-            raise UserError(
-                f"Config key 'dataset.fractions' is {list(fractions)}, which sum to {sum(fractions):g}: give shares "
-                "that sum to 1."
-            )
-
-    def _read_records(self) -> Records:
-        if not self.root.is_dir():
-            raise UserError(f"The folder {absent(self.root)}: set dataset.root to the folder of your records.")
-        columns = [self.record_column, self.patient_column, self.split_column]
-        table = read_table(self.table, [column for column in columns if column])
-        ids = self._read_names(table[self.record_column])
-        patients = (
-            read_patients(self.table, self.patient_column, table[self.patient_column]) if self.patient_column else ids
+        super().__init__(
+            root,
+            table=labels_csv,
+            labels=labels,
+            record_column=record_column,
+            label_column=label_column,
+            separator=separator,
+            patient_column=patient_column,
+            split_column=split_column,
+            fractions=fractions,
+            split_seed=split_seed,
+            cache_dir=cache_dir,
+            on_bad_record=on_bad_record,
+            workers=workers,
         )
-        files = _locate(self.root, ids, self.table)
-        splits = self._read_splits(table[self.split_column]) if self.split_column else ids
-        records = Records(np.array(ids), np.array(patients), np.array(files), np.array(splits))
-        return records if self.split_column else self._split(records)
+        self.normalize = normalize
+        self.lead_names, self.sampling_rate = tuple(lead_names), sampling_rate
+        self.samples, self.uncalibrated = samples, uncalibrated
+        check_names("lead_names", self.lead_names, fold=True)
 
-    def _read_names(self, cells: pd.Series) -> list[str]:
-        check_exact(self.table, self.record_column, cells)
-        lines: dict[str, int] = {}
-        for line, text in zip(cells.index.tolist(), cells, strict=True):
-            name = _record_name(text)
-            if not name:
-                raise UserError(
-                    f"{self.table} names no record in line {line}, column {self.record_column!r}: fill it in."
-                )
-            if not name.isprintable():
-                raise UserError(f"{self.table} has {text!r} as a record in line {line}: write its path there.")
-            if name in lines:
-                raise UserError(
-                    f"{self.table} has record {name} in line {lines[name]} ({cells[lines[name]]!r}) and in line {line} "
-                    f"({text!r}): keep one."
-                )
-            lines[name] = line
-        return list(lines)
+    def _name(self, text: str) -> str:
+        return _record_name(text)
 
-    def _read_splits(self, cells: pd.Series) -> list[str]:
-        for line, text in cells.items():
-            if text.casefold() not in SPLITS:
-                raise UserError(
-                    f"{self.table} has the split {text!r} in line {line}: write train, val or test into column "
-                    f"{self.split_column!r}."
-                )
-        return [text.casefold() for text in cells]
-
-    def metadata(self, split: SplitName) -> pd.DataFrame | None:
-        """Columns ``age``, ``sex``, ``site`` and ``device`` of the table of labels, as far as it has them."""
-        return read_metadata(self.table, self.record_column, self.load(split).ids, _record_name)
-
-    def _split(self, records: Records) -> Records:
-        if not self.patient_column:
-            logger.warning(
-                "%s: each record counts as a separate patient. If a patient may have several records, set "
-                "dataset.patient_column.",
-                self.table,
-            )
-        targets = self._read_labels(records).targets
-        part = stratified_split(targets, records.patients, self.fractions, self.split_seed)
-        return Records(records.ids, records.patients, records.files, np.array(SPLITS)[part])
-
-    def _read_labels(self, records: Records) -> Labels:
-        columns = [self.label_column] if self.label_column else self.label_names
-        table = read_table(self.table, [self.record_column, *columns])
-        rows = dict(
-            zip(
-                map(_record_name, table[self.record_column]),
-                table[list(columns)].itertuples(index=False, name=None),
-                strict=True,
-            )
-        )
-        targets = np.zeros((len(records), len(self.label_names)), dtype=np.uint8)
-        problems = {}
-        for i, record in enumerate(records.ids.tolist()):
-            try:
-                targets[i] = self._text(rows[record][0]) if self.label_column else self._flags(rows[record])
-            except _LabelError as error:
-                problems[i] = str(error)
-        if hasattr(self, "target"):
-            found = self.target.problems(targets)
-            problems = {i: f"{text} ({self.table.name})" for i, text in found.items()} | problems
-        return Labels(targets, problems)
-
-    def _flags(self, cells: tuple[str, ...]) -> list[int]:
-        for label, cell in zip(self.label_names, cells, strict=True):
-            if cell.casefold() not in TRUTH:
-                cause = ", for its decimal comma" if cell.replace(",", ".").casefold() in TRUTH else ""
-                raise _LabelError(f"its column {label!r} in {self.table.name} is {cell!r}, not 0 or 1{cause}")
-        return [TRUTH[cell.casefold()] for cell in cells]
-
-    def _text(self, cell: str) -> NDArray[np.bool_]:
-        labels = {label.strip() for label in cell.split(self.separator)} - {""}
-        labels = {label if label in self.label_names else plain_id(label) for label in labels}
-        unknown = sorted(labels - set(self.label_names))
-        if unknown:
-            raise _LabelError(f"its label {unknown[0]!r} in {self.table.name} is not in dataset.labels")
-        return np.isin(self.label_names, list(labels))
-
-    def _empty_split_advice(self, name: str) -> str:
-        if self.split_column:
-            return f"write {name} into column {self.split_column!r} of {self.table} for some records"
-        return f"it needs more patients in {self.table} or a larger share in dataset.fractions"
-
-
-class _LabelError(Exception):
-    """What is wrong with the labels of a record."""
+    def _locate(self, names: list[str]) -> list[str]:
+        return _locate(self.root, names, self.table)
 
 
 def _record_name(text: str) -> str:

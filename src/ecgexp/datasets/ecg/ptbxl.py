@@ -13,9 +13,10 @@ import numpy as np
 from pydantic import Field
 
 from ecgexp.datasets.base import Normalization, SplitName
-from ecgexp.datasets.ecg.recordset import Labels, RecordDataset, Records
+from ecgexp.datasets.ecg.recordset import RecordDataset
 from ecgexp.datasets.ecg.statements import statement_labels
 from ecgexp.datasets.paths import absent
+from ecgexp.datasets.recordset import Labels, Records
 from ecgexp.datasets.tables import check_exact, plain_id, read_metadata, read_patients, read_table
 from ecgexp.errors import UserError
 
@@ -53,7 +54,7 @@ class PTBXL(RecordDataset):
     train_folds : list of int, optional
         Values of ``strat_fold`` of the training split; by default all others.
     normalize, on_bad_record, workers
-        See `RecordDataset`.
+        See `SignalDataset` and `RecordSet`.
 
     Raises
     ------
@@ -82,7 +83,8 @@ class PTBXL(RecordDataset):
         on_bad_record: Literal["raise", "skip"] = "raise",
         workers: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
-        super().__init__(root, cache_dir=cache_dir, normalize=normalize, on_bad_record=on_bad_record, workers=workers)
+        super().__init__(root, cache_dir=cache_dir, on_bad_record=on_bad_record, workers=workers)
+        self.normalize = normalize
         self.lead_names = LEADS
         self.sampling_rate = sampling_rate
         self.samples = 10 * sampling_rate

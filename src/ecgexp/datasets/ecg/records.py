@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ecgexp.datasets.ecg.headers import DEFAULT_RATE, Header, Lead, Problem, read_header, record_path
 from ecgexp.datasets.ecg.samples import Samples, frames_of, read_samples
-from ecgexp.errors import UserError, shown
+from ecgexp.datasets.reading import RecordError
 
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\u03bcv": 1e-3, "v": 1e3}
 """Size of a unit in mV, by the unit's casefold, which turns the micro sign (U+00B5) into a Greek mu (U+03BC)."""
@@ -28,23 +28,6 @@ LARGEST_GAIN = 1e12
 """Steps per mV. With a larger gain, even the full range of 32 bits is far smaller than any wave of an ECG."""
 
 Uncalibrated = Literal["refuse", "assume"]
-
-
-class RecordError(UserError):
-    """A record that cannot be used.
-
-    Attributes
-    ----------
-    problem : str
-        What is wrong with it, without its path.
-    """
-
-    def __init__(self, path: str | Path, problem: str) -> None:
-        super().__init__(path, problem)
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return shown(f"Record {self.args[0]} cannot be used: {self.problem}. Repair it, replace it or leave it out.")
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ from ecgexp.datasets.ecg.heart import (
     record,
 )
 from ecgexp.datasets.ecg.ptbxl import DATABASE, PTBXL, STATEMENTS, LabelSet, _Statement
-from ecgexp.datasets.ecg.recordset import Records
 from ecgexp.datasets.ecg.statements import STATEMENT_TABLE, SUPERCLASS_OF
+from ecgexp.datasets.recordset import Records
 from ecgexp.errors import UserError
 
 if TYPE_CHECKING:
