@@ -61,7 +61,12 @@ def test_everything_is_measured_logged_and_printed(trained, moved):
     assert {path.name for path in folder.iterdir()} == {
         "predictions_test.parquet", "mlcm_test.csv", "mlcm_test.png", "labels.csv", "labels_tuned.csv",
         "calibration.csv", "reliability.png", "subgroups.csv", "metrics.json",
+        "errors.csv", "errors.html",
     }  # fmt: skip
+    errors = pd.read_csv(folder / "errors.csv", dtype={"id": str})
+    assert set(errors["id"]) <= set(pd.read_parquet(folder / "predictions_test.parquet")["id"].astype(str))
+    assert (folder / "errors.html").read_text().count("data:image/png;base64,") >= len(errors)
+    assert str(folder / "errors.html") in done.stdout
     predictions = pd.read_parquet(folder / "predictions_test.parquet")
     known = database(trained)
     assert set(known.loc[predictions["id"].astype(int), "strat_fold"]) == {10}
@@ -83,6 +88,10 @@ def test_everything_is_measured_logged_and_printed(trained, moved):
         scores = oracle.precision_recall_fscore_support(true, predicted, average=None, zero_division=0)
         np.testing.assert_allclose(part[["precision", "recall", "f1"]].to_numpy().T, scores[:3], atol=1e-6)
         assert part["positives"].tolist() == scores[3].tolist()
+    for name in ("precision", "recall"):
+        seen = table[table["positives"] > 0]
+        assert (seen[f"{name}_low"].fillna(0) <= seen[name]).all()
+        assert (seen[name] <= seen[f"{name}_high"].fillna(1)).all()
     assert (table["threshold"] == 0.5).all()
     validation_true, validation = arrays(trained.validation())
     at_tuned = oracle.f1_score(validation_true, validation > tuned["threshold"].to_numpy(), average=None)

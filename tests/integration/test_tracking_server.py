@@ -176,9 +176,10 @@ def report_predict_and_evaluate_take_the_words_of_training(sweep: Interrupted) -
     door("evaluate", f"run={run_id}", "split=test")
     run = server.client.get_run(run_id)
     assert 0 <= run.data.metrics["test/mlcm_f1_macro"] <= 1
-    assert "evaluation/test/metrics.json" in {
-        entry.path for entry in server.client.list_artifacts(run_id, "evaluation/test")
-    }
+    kept = {entry.path for entry in server.client.list_artifacts(run_id, "evaluation/test")}
+    assert "evaluation/test/metrics.json" in kept
+    assert "evaluation/test/errors.html" not in kept  # it has pictures of the records
+    assert (folder / "mlruns" / "errors" / run_id / "test" / "errors.html").is_file()
 
 
 def test_a_trial_that_ends_while_the_server_is_unreachable_waits_and_reports_it(running, tmp_path):

@@ -7,6 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ from ecgexp.errors import UserError
 from ecgexp.metrics import escape_label
 from ecgexp.reports import evaluation
 from ecgexp.reports.comparison import intervals
+from ecgexp.reports.gallery import Section, draw_errors, write_gallery
 from ecgexp.reports.trial import write_confusion
 from ecgexp.statistics import Uncertainty
 from ecgexp.targets import Target
-from ecgexp.tracking.artifacts import keep_files, read_json, run_folder
+from ecgexp.tracking.artifacts import artifact_folder, keep_files, read_json, run_folder
 from ecgexp.tracking.contract import Contract
 from ecgexp.tracking.names import (
     File,
@@ -111,6 +113,9 @@ def evaluate(
     if labels is not None:
         metrics |= {"brier": float(labels["brier"].mean())} | _per_label("brier", labels["brier"])
         metrics |= _per_label("auroc", labels["auroc"].dropna())
+        with suppress(UserError):  # too few patients, as the scores of `_uncertainty` say
+            limits = evaluation.label_intervals(target, probabilities, targets, predictions.groups)
+            labels = labels.join(limits)
     uncertainty = _uncertainty(predictions, target)
     metrics |= _limits(uncertainty)
     tuned_labels = None
@@ -172,6 +177,8 @@ def run(values: dict[str, list[str]]) -> None:
     elif not keep_patients:
         predictions = replace(predictions, patients=hashed_patients(store, records.patients))
     folder = _record(store, run, split, predictions, findings, number, dataset.warning, place, data, overlap)
+    drawn = draw_errors(predictions, records, dataset.inputs, dataset.metadata(split))
+    pictures = _keep_errors(store, run, split, place, dataset.warning, drawn)
     overlaps = [overlap] if overlap else []
     print("\n\n".join([*overlaps, _summary(run, split, predictions, findings), *overlaps]))
     if dataset.warning:
@@ -185,6 +192,8 @@ def run(values: dict[str, list[str]]) -> None:
     if number:
         print(f"\nThis is test-set access number {number} of this {counted}.")
     print(f"Files: {folder}")
+    if pictures:
+        print(f"Errors, with pictures of the records: {pictures}")
 
 
 def predict_split(network: Network, dataset: Dataset, split: SplitName, cfg: DictConfig) -> Predictions:
@@ -317,6 +326,28 @@ def _record(
         return keep_files(store, run, Path(temporary), evaluation_folder(place))
 
 
+def _keep_errors(
+    store: Store,
+    run: MlflowRun,
+    split: SplitName,
+    place: str,
+    warning: str | None,
+    drawn: tuple[list[Section], pd.DataFrame] | None,
+) -> str:
+    """Write the gallery of errors; returns the path of its page. Pictures of records never go to a server."""
+    if drawn is None:
+        return ""
+    title = f"Errors of run {run.info.run_name}, {split} split"
+    if artifact_folder(store, run) is None:
+        folder = store.root / "errors" / run.info.run_id / place
+        folder.mkdir(parents=True, exist_ok=True)
+        write_gallery(folder, title, warning, *drawn)
+        return f"{folder / File.ERRORS_PAGE} (it stays on this machine, and goes to no server)"
+    with tempfile.TemporaryDirectory() as temporary:
+        write_gallery(Path(temporary), title, warning, *drawn)
+        return str(Path(keep_files(store, run, Path(temporary), evaluation_folder(place))) / File.ERRORS_PAGE)
+
+
 def _write(
     folder: Path,
     split: SplitName,
@@ -385,7 +416,7 @@ def _summary(run: MlflowRun, split: SplitName, predictions: Predictions, finding
         which = ", ".join(name for name, labels in findings.left_out.items() if labels == left_out)
         blocks.append(f"Without {', '.join(left_out)} ({target.left_out_reason}): {which}.")
     if findings.labels is not None:
-        labels = findings.labels.drop(columns=["mean_probability", "prevalence"])
+        labels = _with_intervals(findings.labels.drop(columns=["mean_probability", "prevalence"]))
         if findings.tuned_labels is not None:
             tuned = findings.tuned_labels[["threshold", "precision", "recall", "f1", "mlcm_f1"]]
             labels = labels.join(tuned.add_suffix(" tuned"))
@@ -393,6 +424,17 @@ def _summary(run: MlflowRun, split: SplitName, predictions: Predictions, finding
     if findings.subgroups is not None:
         blocks.append(findings.subgroups.to_string(index=False, float_format=_number, na_rep="-"))
     return "\n\n".join(blocks)
+
+
+def _with_intervals(labels: pd.DataFrame) -> pd.DataFrame:
+    """A table of labels with the limits of a score as one column behind it."""
+    shown = labels.copy()
+    for name in ("precision", "recall"):
+        if f"{name}_low" in labels:
+            low, high = shown.pop(f"{name}_low"), shown.pop(f"{name}_high")
+            texts = [f"{_number(a)} to {_number(b)}" for a, b in zip(low, high, strict=True)]
+            shown.insert(list(shown.columns).index(name) + 1, f"{name} 95 %", texts)
+    return shown
 
 
 def _interval(metrics: dict[str, float], name: str) -> str:

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ecgexp.reports.comparison import RESAMPLES
 from ecgexp.reports.figures import plain
+from ecgexp.statistics import resample_patients
 from ecgexp.targets import Target
 
 AGES = (0, 40, 60, 80, np.inf)
@@ -85,6 +87,47 @@ def reliability_figure(bins: pd.DataFrame, brier: float, title: str) -> Figure:
     for axes in (above, below):
         axes.grid(alpha=0.3)
     return figure
+
+
+def label_intervals(target: Target, probabilities: Tensor, targets: Tensor, patients: ArrayLike) -> pd.DataFrame:
+    """Limits of 95 % of each label's precision and recall, from the bootstrap over patients.
+
+    Parameters
+    ----------
+    target : Target
+        A kind with one column of 0 and 1 for each label.
+    probabilities, targets : tensors, (records, labels)
+    patients : array, (records,)
+
+    Returns
+    -------
+    DataFrame
+        The index is the label. Columns: ``precision_low``, ``precision_high``, ``recall_low``, ``recall_high``. NaN
+        where the label is predicted (or true) in no record. Resamples without such a record are left out.
+
+    Raises
+    ------
+    UserError
+        As `ecgexp.statistics.resample_patients`.
+    """
+    true, predicted = (targets == 1).numpy(), target.decide(probabilities).numpy()
+    drawn = resample_patients(np.zeros((len(true), 0)), patients, resamples=RESAMPLES)
+    hits = _sums(drawn.weights, true & predicted)
+    limits = {}
+    for name, of in (("precision", predicted), ("recall", true)):
+        count = _sums(drawn.weights, of)
+        shares = np.divide(hits, count, out=np.full(hits.shape, np.nan), where=count > 0)
+        known = of.any(axis=0)
+        for end, level in (("low", 0.025), ("high", 0.975)):
+            column = np.full(len(known), np.nan)
+            column[known] = np.nanquantile(shares[:, known], level, axis=0)
+            limits[f"{name}_{end}"] = column
+    return pd.DataFrame(limits, index=pd.Index(target.names, name="label"))
+
+
+def _sums(weights: NDArray[np.uint16], flags: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Weights of the records with each flag, (resamples, labels), a few resamples at a time."""
+    return np.concatenate([weights[i : i + 50].astype(np.float64) @ flags for i in range(0, len(weights), 50)])
 
 
 def subgroup_table(

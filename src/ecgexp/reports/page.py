@@ -86,10 +86,7 @@ def write_report(folder: Path, report: Report) -> list[str]:
         title = f"Best of sweep {report.name}{where}: {report.objective} = {row[report.objective]:.4f}"
         best = experiment_file(report.run(row["run_id"]), title, report.search is not None)
         (folder / "experiment" / f"{_experiment(report, row)}.yaml").write_text(best)
-    environment = Environment(
-        loader=PackageLoader("ecgexp", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    environment = templates()
     environment.filters |= {"number": _number, "clock": _clock, "day": _day}
     environment.filters |= {"setting": _setting, "parts": _parts, "rates": _rates, "plain": _plain}
     findings = report.findings()
@@ -116,6 +113,14 @@ def write_report(folder: Path, report: Report) -> list[str]:
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
     (folder / File.LISTED).write_text("\n".join([*names, File.LISTED]) + "\n")
     return findings
+
+
+def templates() -> Environment:
+    """The templates of pages."""
+    return Environment(
+        loader=PackageLoader("ecgexp", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
 
 
 def _experiment(report: Report, row: pd.Series) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ecgexp.metrics.evaluation import Evaluation
+    from ecgexp.targets.labels import Decisions
 
 
 class Target(ABC):
@@ -247,6 +248,10 @@ class Target(ABC):
 
     def label_table(self, probabilities: Tensor, targets: Tensor) -> pd.DataFrame | None:
         """Scores with one row per label, including ``brier`` and ``auroc``; None if the kind has no such table."""
+        return None
+
+    def decisions(self, probabilities: Tensor, targets: Tensor) -> Decisions | None:
+        """Right and wrong decisions, from tensors (records, names); None if the kind has no labels."""
         return None
 
     def group_scores(self, probabilities: Tensor, targets: Tensor) -> tuple[dict[str, float], Sequence[str]]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ecgexp.metrics.evaluation import Evaluation
+    from ecgexp.targets.labels import Decisions
 
 SMALLEST_CLASS = 20
 """A class enters the macro averages of an evaluation if it has at least so many records."""
@@ -128,6 +129,13 @@ class MultiClass(Target):
         from ecgexp.targets.labels import label_table
 
         return label_table(probabilities, targets, self.names, self.decide(probabilities))
+
+    def decisions(self, probabilities: Tensor, targets: Tensor) -> Decisions:
+        """See `ecgexp.targets.labels.one_label_decisions`."""
+        from ecgexp.targets.labels import one_label_decisions
+
+        predicted = self.decide(probabilities).numpy()
+        return one_label_decisions(probabilities.numpy(), targets.numpy(), predicted, self.names)
 
     def group_scores(self, probabilities: Tensor, targets: Tensor) -> tuple[dict[str, float], Sequence[str]]:
         """Accuracy, macro F1, AUROC and Brier score, and the classes left out of macro averages."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ecgexp.metrics.evaluation import Evaluation
     from ecgexp.metrics.weighted import Weighted
+    from ecgexp.targets.labels import Decisions
 
 
 class MultiLabel(Target):
@@ -152,18 +153,28 @@ class MultiLabel(Target):
 
     def label_table(self, probabilities: Tensor, targets: Tensor) -> pd.DataFrame:
         """One row per label: see `ecgexp.targets.labels.label_table`; also ``threshold`` and ``mlcm_f1``."""
-        import numpy as np
-
         from ecgexp.metrics.confusion import mlcm
         from ecgexp.metrics.report import mlcm_report
         from ecgexp.targets.labels import label_table
 
         predicted = self.decide(probabilities)
         table = label_table(probabilities, targets, self.names, predicted)
-        thresholds = np.full(len(self.names), self.threshold) if self._thresholds is None else self._thresholds
-        table.insert(list(table.columns).index("precision"), "threshold", thresholds)
+        table.insert(list(table.columns).index("precision"), "threshold", self._each_threshold())
         table["mlcm_f1"] = mlcm_report(mlcm(predicted, targets, len(self.names))).f1[:-1]
         return table
+
+    def decisions(self, probabilities: Tensor, targets: Tensor) -> Decisions:
+        """See `ecgexp.targets.labels.each_label_decisions`."""
+        from ecgexp.targets.labels import each_label_decisions
+
+        predicted = self.decide(probabilities).numpy()
+        given = probabilities.numpy(), targets.numpy()
+        return each_label_decisions(*given, predicted, self.names, self._each_threshold())
+
+    def _each_threshold(self) -> NDArray[np.float64]:
+        import numpy as np
+
+        return np.full(len(self.names), self.threshold) if self._thresholds is None else self._thresholds
 
     def group_scores(self, probabilities: Tensor, targets: Tensor) -> tuple[dict[str, float], Sequence[str]]:
         """MLCM F1, AUROC and Brier score, and the absent labels.

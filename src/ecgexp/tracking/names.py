@@ -139,6 +139,8 @@ class File:
     CALIBRATION = "calibration.csv"
     RELIABILITY = "reliability.png"
     SUBGROUPS = "subgroups.csv"
+    ERRORS = "errors.csv"  # wrong decisions
+    ERRORS_PAGE = "errors.html"  # the same, with pictures of the records
 
 
 class Attribute:
