@@ -44,7 +44,7 @@ LEFT_ALONE = {
     ("submitit_local", "local"),
     ("ray", "local"),
 }
-KILLED = {("joblib", "local"), ("submitit_local", "server on SQLite")}
+KILLED = {("joblib", "server on SQLite")}
 
 
 def pairs(few: set[tuple[str, str]]) -> list[ParameterSet]:

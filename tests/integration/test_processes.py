@@ -143,7 +143,7 @@ def srun(folder: Path, *arguments: str) -> Done:
     return first
 
 
-@pytest.mark.parametrize("launch", [torchrun, srun])
+@pytest.mark.parametrize("launch", [srun, pytest.param(torchrun, marks=pytest.mark.full)])
 def test_processes_of_another_launcher_train_one_net_and_record_it_once(tmp_path, alone, launch):
     folder = own_folder(tmp_path / "study")
     done = launch(folder, *ALONE, "lr=0.01", *TWO).expect()

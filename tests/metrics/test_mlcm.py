@@ -74,7 +74,7 @@ def test_equals_the_public_package_on_every_pair_of_5_labels(published):
     np.testing.assert_array_equal(ours(true, predicted), published(true, predicted))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_equals_the_public_package_on_every_pair_of_8_labels(published):
     true, predicted = all_pairs(8)
     assert len(true) == 65536

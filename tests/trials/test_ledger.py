@@ -336,7 +336,7 @@ def test_trials_of_another_version_of_this_package_are_pointed_out(shared_store)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk", range(8))
+@pytest.mark.parametrize("chunk", [0, 1, *(pytest.param(chunk, marks=pytest.mark.full) for chunk in range(2, 8))])
 def test_after_any_events_every_cell_occurs_once_with_the_right_value(tmp_path, chunk):
     store = new_store(tmp_path)
     for number in range(25):
