@@ -70,11 +70,11 @@ def results(folder: Path) -> list[Any]:
 
 
 def test_hydra_discovers_it():
-    assert "OptunaSweeper" in [plugin.__name__ for plugin in Plugins.instance().discover(Sweeper)]
+    assert {"OptunaSweeper", "StagedSweeper"} <= {plugin.__name__ for plugin in Plugins.instance().discover(Sweeper)}
 
 
 def test_importing_it_imports_nothing_heavy():
-    code = "import sys, hydra_plugins.ecgexp_optuna_sweeper; print(*sys.modules)"
+    code = "import sys, hydra_plugins.ecgexp_optuna_sweeper, hydra_plugins.ecgexp_staged_sweeper; print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"optuna", "torch", "pandas", "mlflow", "pytorch_lightning", "ecgexp.trials.run"} & set(printed)
 

@@ -130,6 +130,7 @@ def _show(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from ecgexp.commands.plan import plan
+    from ecgexp.config.components import build_target
     from ecgexp.config.schema import check
 
     check_name(Path.cwd())
@@ -142,6 +143,8 @@ def _run(args: argparse.Namespace) -> None:
         check_ranks(cfg.trainer, cfg.batch_size, multirun)
         if planned.search is not None:
             planned.search.check_together(cfg)
+        if planned.staged is not None:
+            planned.staged.check(cfg, build_target(cfg))
     if planned.local:
         from ecgexp.config.build import check_device
 
@@ -156,7 +159,9 @@ def _run(args: argparse.Namespace) -> None:
         from ecgexp.sweeps.session import sweep_session
 
         leave_nothing()
-        with sweep_session(planned.configurations[0], args.overrides, planned.cells, planned.search) as overrides:
+        with sweep_session(
+            planned.configurations[0], args.overrides, planned.cells, planned.search, planned.staged
+        ) as overrides:
             sys.argv.extend(overrides)
             run_job()
     else:

@@ -43,7 +43,7 @@ IMPORTED = (
     ),
     *("matplotlib.backends.backend_agg", "matplotlib.pyplot", "pyarrow.parquet", "pyarrow.pandas_compat", "joblib"),
     *("torch.profiler", "PIL.JpegImagePlugin", "PIL.GifImagePlugin", "PIL.BmpImagePlugin", "PIL.PpmImagePlugin"),
-    "hydra_plugins.ecgexp_optuna_sweeper",
+    *("hydra_plugins.ecgexp_optuna_sweeper", "hydra_plugins.ecgexp_staged_sweeper", "ecgexp.sweeps.staged"),
 )
 # What is read when Python or a library starts, so that a forked process cannot have its own.
 _FIXED = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LD_")

@@ -251,29 +251,37 @@ def composed(overrides, *search):
         [],
     ],
 )
-@pytest.mark.parametrize("searched", [False, True])
-def test_best_yaml_composes_to_what_the_trial_was_trained_with(overrides, searched, tmp_path):
+@pytest.mark.parametrize("sweeper", [None, "optuna", "staged"])
+def test_best_yaml_composes_to_what_the_trial_was_trained_with(overrides, sweeper, tmp_path):
     wanted = composed(overrides)
     params = {key: str(value) for key, value in flatten(wanted)}
     run = SimpleNamespace(data=SimpleNamespace(tags={"overrides": json.dumps(overrides)}, params=params))
     (tmp_path / "experiment").mkdir()
-    text = experiment_file(run, "Best of\nsweep: 0.5", searched)
+    text = experiment_file(run, "Best of\nsweep: 0.5", sweeper)
     (tmp_path / "experiment" / "best.yaml").write_text(text)
     assert text.startswith("# @package _global_\n# Best of sweep: 0.5\n")
     assert composed(["experiment=best"], f"hydra.searchpath=[file://{tmp_path}]") == wanted
 
 
-@pytest.mark.parametrize(("experiment", "searched"), [("leandro2023", False), ("giraldi2025_cnn", True)])
-def test_best_yaml_is_varied_by_nothing_but_the_command_line(experiment, searched, tmp_path):
+@pytest.mark.parametrize(
+    ("experiment", "sweeper"), [("leandro2023", None), ("giraldi2025_cnn", "optuna"), ("by_stages", "staged")]
+)
+def test_best_yaml_is_varied_by_nothing_but_the_command_line(experiment, sweeper, tmp_path):
     overrides = [f"experiment={experiment}", "lr=0.5"]
     run = SimpleNamespace(data=SimpleNamespace(tags={"overrides": json.dumps(overrides)}, params={}))
     (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "best.yaml").write_text(experiment_file(run, "x", searched))
+    (tmp_path / "experiment" / "best.yaml").write_text(experiment_file(run, "x", sweeper))
+    (tmp_path / "experiment" / "by_stages.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /hydra/sweeper: staged\nhydra:\n  sweeper:\n"
+        "    stages: [{lr: [0.1, 0.2]}]\n    start: {lr: 0.2}\n"
+    )
     register_resolvers()
     words = ["--config-dir", str(tmp_path), "-m", "experiment=best", "seed=0,1,2"]
     asked = plan(CONF, get_args_parser().parse_args(words))
     assert sorted(cfg.seed for cfg in asked.configurations) == [0, 1, 2]
-    if searched:
+    if sweeper == "staged":
+        assert asked.staged.cells([], 0) == [["experiment=best", f"seed={seed}"] for seed in range(3)]
+    elif sweeper == "optuna":
         assert (asked.search.n_trials, list(asked.search.axes)) == (3, ["seed"])
     else:
         assert [sorted(cell) for cell in asked.cells] == [["experiment=best", f"seed={seed}"] for seed in range(3)]
@@ -283,6 +291,4 @@ def test_a_file_names_the_settings_that_it_cannot_contain():
     run = SimpleNamespace(
         data=SimpleNamespace(tags={"overrides": '["~trainer.devices", "lr=0.1"]'}, params={"lr": "0.1"})
     )
-    assert "# Add this to the command line, as a file cannot contain it: ~trainer.devices" in experiment_file(
-        run, "x", searched=False
-    )
+    assert "# Add this to the command line, as a file cannot contain it: ~trainer.devices" in experiment_file(run, "x")

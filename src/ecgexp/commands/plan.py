@@ -6,6 +6,8 @@ import argparse
 import importlib.util
 import math
 import re
+import sys
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +40,13 @@ from ecgexp.foreign.hydra import GRID_SWEEPER, grid_cells
 from ecgexp.text import quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ecgexp.search.stages import Staged
     from ecgexp.search.worker import Search
 
+MOST_COMBINATIONS = 500
+"""At most so many configurations of a search by stages are checked before it begins: this takes a few seconds."""
 MOST_VALUES = 100_000
 """A key may have at most so many values on one command line."""
 # Hydra's message where the schema of hydra-optuna-sweeper, which has the name of our sweeper, refuses our keys.
@@ -54,11 +61,14 @@ class Plan:
     ----------
     configurations : list of DictConfig
         The first has the first value of each swept key. Each further one changes one key to another value. So every
-        value is checked once, without composing every combination.
+        value is checked once, without composing every combination. Of a search by stages, these are all
+        configurations that it can reach.
     cells : list of list of str, optional
         Overrides of each job of a grid; None with a sweeper other than Hydra's own.
     search : Search, optional
-        None where the sweep is no search.
+        None where the sweep is no search by Optuna.
+    staged : Staged, optional
+        None where the sweep is no search by stages.
     local : bool
         Whether trials run on this machine.
     output : tuple of str, optional
@@ -68,6 +78,7 @@ class Plan:
     configurations: list[DictConfig]
     cells: list[list[str]] | None
     search: Search | None
+    staged: Staged | None
     local: bool
     output: tuple[str, str] | None
 
@@ -93,6 +104,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             f"There is no folder {args.config_dir}: --config-dir names a folder that contains model/ or other groups."
         )
     searchpath = _searchpath(args)
+    multirun = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # the loader resolves glob(*)
@@ -103,7 +115,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             for override in given:
                 refuse_old_key(override.key_or_group)
             several = [o for o in given if o.is_sweep_override()]
-            if several and not args.multirun and "hydra.mode=MULTIRUN" not in args.overrides:
+            if several and not multirun:
                 line = several[0].input_line
                 raise UserError(f"{line} gives several values: add -m to train a trial with each of them.")
             fixed = _fixed(given)
@@ -111,7 +123,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             base = compose(name, [*searchpath, *given_first.values()], return_hydra_config=True)
             _check_parts(base.hydra)
             _check_launcher(base.hydra.launcher, base.hydra.runtime.choices["hydra/launcher"])
-            output = _output(base, "sweep" if args.multirun or "hydra.mode=MULTIRUN" in args.overrides else "run")
+            output = _output(base, "sweep" if multirun else "run")
             sweeper = base.hydra.sweeper
             is_search = _is_search(sweeper)
             listed = parameters(sweeper, parser)
@@ -119,16 +131,24 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
             for override in (*listed, *given):
                 if isinstance(override.value(), IntervalSweep) and not is_search:
                     raise UserError(f"{override.input_line} can only be searched: add hydra/sweeper=optuna.")
+            staged = _staged(sweeper, [*listed, *given]) if multirun else None
             axes = {**_axes(listed, is_search), **_axes(given, is_search)}
             first = {**_fixed(listed), **{key: values[0] for key, values in axes.items()}, **fixed}
-            configurations = [_without_hydra(compose(name, [*searchpath, *first.values()]))]
+            if staged is not None:
+                _check_options(parser.parse_overrides(staged.overrides), parser, searchpath)
+                cell = staged.cells([], staged.stages[0].start)[0]
+                first |= {override.partition("=")[0]: override for override in cell}
+
+            def composed(chosen: dict[str, str]) -> DictConfig:
+                return _without_hydra(compose(name, [*searchpath, *chosen.values()]))
+
+            configurations = [composed(first)]
             for key in axes.keys() - fixed.keys():
                 for value in axes[key][1:]:
                     changed = _changed(configurations[0], parser.parse_override(value))
-                    if changed is None:
-                        chosen = {**first, key: value}
-                        changed = _without_hydra(compose(name, [*searchpath, *chosen.values()]))
-                    configurations.append(changed)
+                    configurations.append(composed({**first, key: value}) if changed is None else changed)
+            if staged is not None:
+                configurations += _combinations(staged, configurations[0], first, composed, parser)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises ValueError for some values
         if _FOREIGN_SCHEMA.search(str(error)) and importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
             raise UserError(
@@ -146,7 +166,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
 
         search = Search.read(sweeper, [*listed, *given])
     local = str(base.hydra.launcher._target_).endswith((".BasicLauncher", ".JoblibLauncher"))
-    return Plan(configurations, cells, search, local, output)
+    return Plan(configurations, cells, search, staged, local, output)
 
 
 def check_options(conf: Path, args: argparse.Namespace) -> None:
@@ -184,6 +204,43 @@ def _output(cfg: DictConfig, mode: str) -> tuple[str, str] | None:
 
 def _is_search(sweeper: DictConfig) -> bool:
     return str(sweeper._target_).endswith(".OptunaSweeper")
+
+
+def _staged(sweeper: DictConfig, overrides: list[Override]) -> Staged | None:
+    if not str(sweeper._target_).endswith(".StagedSweeper"):
+        return None
+    from ecgexp.search.stages import Staged
+
+    return Staged.read(sweeper, overrides)
+
+
+def _combinations(
+    staged: Staged,
+    start: DictConfig,
+    first: dict[str, str],
+    compose_: Callable[[dict[str, str]], DictConfig],
+    parser: OverridesParser,
+) -> Iterator[DictConfig]:
+    """Configurations that a search by stages may come to, but for its start; of too many only those of one change."""
+    known = [(start, first)]
+    if staged.combinations > MOST_COMBINATIONS:
+        print(
+            f"The stages may come to {staged.combinations:,} configurations: each setting was checked alone, not all "
+            "of them together.",
+            file=sys.stderr,
+        )
+    for stage in staged.stages:
+        others = [stage.overrides(at) for at in range(len(stage.settings)) if at != stage.start]
+        more = []
+        for cfg, chosen in known if staged.combinations <= MOST_COMBINATIONS else known[:1]:
+            for overrides in others:
+                words = {**chosen, **{override.partition("=")[0]: override for override in overrides}}
+                changed: DictConfig | None = cfg
+                for override in parser.parse_overrides(overrides):
+                    changed = None if changed is None else _changed(changed, override)
+                more.append((compose_(words) if changed is None else changed, words))
+        known += more
+        yield from (cfg for cfg, _ in more)
 
 
 def _check_options(overrides: list[Override], parser: OverridesParser, searchpath: list[str]) -> None:

@@ -8,9 +8,9 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ from ecgexp.reports.comparison import compare_trials
 from ecgexp.reports.findings import Report, merge
 from ecgexp.reports.page import write_report
 from ecgexp.reports.search import read_study
+from ecgexp.reports.stages import COLUMN, StagedPath, read_path, stage_column
 from ecgexp.reports.statistics import Statistics, read_statistics
 from ecgexp.reports.tables import validation_sets
 from ecgexp.reports.trial import validation_fingerprint
-from ecgexp.saved import check_sum
+from ecgexp.sweeps.status import Board
 from ecgexp.targets import Target
-from ecgexp.tracking.artifacts import artifact_folder, keep_files, read_config, read_json
+from ecgexp.tracking.artifacts import RunFiles, artifact_folder, keep_files, read_config, read_json
 from ecgexp.tracking.names import (
     File,
     Kind,
@@ -106,7 +107,7 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
     missing = []
     problems: dict[str, None] = {}  # a dict, so that a problem of many trials is reported once
     with tempfile.TemporaryDirectory() as temporary:
-        files = _Files(store, {run.info.run_id: run for run in [*parents, *runs]}, Path(temporary))
+        files = RunFiles(store, {run.info.run_id: run for run in [*parents, *runs]}, Path(temporary))
         for run, row in zip(runs, results.to_dict("records"), strict=True):
             source = row["source_run_id"]
             if row["status"] != Status.FINISHED or row["pruned"] or source in predictions:
@@ -134,6 +135,9 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
         sets = dict(zip(results["source_run_id"], results["validation_set"], strict=True))
         groups = compare_trials(predictions, lambda run, ids: _patients(files, run, ids, trust), sets)
         search = _read_search(files, parents[0])
+        staged = _read_stages(files, parents[0]) if len(parents) == 1 else None
+        if staged is not None:
+            results.insert(1, COLUMN, stage_column(results, staged))
         statistics = {
             parent.data.tags[Tag.SWEEP]: computed for parent in parents if (computed := _read_statistics(files, parent))
         }
@@ -152,10 +156,11 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
         accesses=[{**entry, **_results_of(runs_of[entry["run"]], entry.get("place", "test"))} for entry in entries],
         histories={},
         search=search,
+        staged=staged,
         statistics=statistics,
     )
-    for _, extreme in report.extremes():
-        report.histories[extreme["run_id"]] = _history(store, str(extreme["source_run_id"]), report.metric)
+    for run_id in report.drawn:
+        report.histories[run_id] = _history(store, sources[run_id], report.metric)
     return report
 
 
@@ -180,44 +185,12 @@ def _results_of(run: MlflowRun, place: str) -> dict[str, Any]:
     return {"metrics": metrics, "left_out": run.data.tags.get(tag, "")}
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Files of runs: in the store's folder, or copies in a scratch folder.
-
-    Attributes
-    ----------
-    store : Store
-    runs : mapping of str to MlflowRun
-        Runs that are loaded already. Other runs are read from the store, in 10 ms each.
-    scratch : Path
-    """
-
-    store: Store
-    runs: Mapping[str, MlflowRun]
-    scratch: Path
-
-    def find(self, run_id: str, name: str) -> Path | None:
-        """Path of a file of a run; None where there is none. Raises UserError where it is damaged."""
-        try:
-            local = artifact_folder(self.store, self.runs.get(run_id) or self.store.client.get_run(run_id))
-            if local is None:
-                local = self.scratch / run_id
-                for wanted in (File.CHECKSUMS, name) if not local.is_dir() else (name,):
-                    local.mkdir(exist_ok=True)
-                    with suppress(MlflowException, OSError):  # runs of earlier versions have no checksums
-                        self.store.client.download_artifacts(run_id, wanted, str(local))
-        except (MlflowException, OSError, UserError):
-            return None
-        check_sum(local / name)
-        return local / name if (local / name).is_file() else None
-
-
-def _read_predictions(files: _Files, run_id: str, build: Callable[[Sequence[str]], Target]) -> Predictions | None:
+def _read_predictions(files: RunFiles, run_id: str, build: Callable[[Sequence[str]], Target]) -> Predictions | None:
     path = files.find(run_id, predictions_file("val"))
     return None if path is None else read_predictions(path, build)
 
 
-def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
+def _read_search(files: RunFiles, parent: MlflowRun) -> optuna.Study | None:
     try:
         path = files.find(parent.info.run_id, File.STUDY) if Tag.SEARCH in parent.data.tags else None
         return None if path is None else read_study(path)
@@ -226,7 +199,18 @@ def _read_search(files: _Files, parent: MlflowRun) -> optuna.Study | None:
         return None
 
 
-def _read_statistics(files: _Files, parent: MlflowRun) -> Statistics | None:
+def _read_stages(files: RunFiles, parent: MlflowRun) -> StagedPath | None:
+    """The choices of a search by stages; of one that is running, those so far."""
+    latest = Board(files.store.root, parent.info.run_id).folder / File.STAGES
+    try:
+        path = latest if latest.is_file() else files.find(parent.info.run_id, File.STAGES)
+        return None if path is None else read_path(path)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return None
+
+
+def _read_statistics(files: RunFiles, parent: MlflowRun) -> Statistics | None:
     try:
         path = files.find(parent.info.run_id, File.STATISTICS)
         return None if path is None else read_statistics(path)
@@ -235,7 +219,7 @@ def _read_statistics(files: _Files, parent: MlflowRun) -> Statistics | None:
         return None
 
 
-def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
+def _read_data(files: RunFiles, run_id: str) -> dict[str, Any]:
     try:
         path = files.find(run_id, File.DATA)
         return {} if path is None else read_json(path)
@@ -244,7 +228,7 @@ def _read_data(files: _Files, run_id: str) -> dict[str, Any]:
         return {}
 
 
-def _patients(files: _Files, run_id: str, ids: NDArray[np.str_], trust: Sequence[str]) -> NDArray[np.str_] | None:
+def _patients(files: RunFiles, run_id: str, ids: NDArray[np.str_], trust: Sequence[str]) -> NDArray[np.str_] | None:
     """Patients of records, read from the dataset; None where the dataset is not on this machine."""
     try:
         path = files.find(run_id, File.CONFIG)

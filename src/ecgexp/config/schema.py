@@ -35,6 +35,9 @@ SIZES = {
 DATA_SHAPE = tuple(SIZES.values())
 DATA_KEYS = (*DATA_SHAPE, "label_names")
 
+REPETITIONS = ("seed", "dataset.val_fold")
+"""Keys whose values repeat a trial: the same settings with other random numbers or records."""
+
 # Splits that a trial measures.
 MEASURED = ("train", "val")
 Component = dict[str, Any]

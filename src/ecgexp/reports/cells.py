@@ -11,8 +11,9 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 
+from ecgexp.config.schema import REPETITIONS
 from ecgexp.reports import paper
-from ecgexp.reports.tables import REPETITIONS, maximizes, swept_keys
+from ecgexp.reports.tables import maximizes, swept_keys
 from ecgexp.tracking.names import Status
 
 _ROWS_FIRST = ("model", "dataset")

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from ecgexp.tracking.runs import overrides_of
 
 
-def experiment_file(run: MlflowRun, title: str, searched: bool) -> str:
+def experiment_file(run: MlflowRun, title: str, sweeper: str | None = None) -> str:
     """The overrides of a trial as YAML: ``python -m ecgexp experiment=NAME`` composes the trial's configuration.
 
     With ``-m`` only the keys on the command line vary, even where the trial's own experiment is a grid or a search.
@@ -23,8 +23,8 @@ def experiment_file(run: MlflowRun, title: str, searched: bool) -> str:
         A finished trial.
     title : str
         Text of the first comment.
-    searched : bool
-        Whether the trial belongs to a search.
+    sweeper : str, optional
+        The sweeper that chose the trial: 'optuna' or 'staged'; None for a grid.
     """
     defaults: list[Any] = []
     settings = OmegaConf.create()
@@ -42,7 +42,10 @@ def experiment_file(run: MlflowRun, title: str, searched: bool) -> str:
             OmegaConf.update(settings, key, value, force_add=True)
     if any(isinstance(name, str) for name in defaults):
         settings.hydra = {"sweeper": {"params": None}}
-        if searched:
+        if sweeper == "staged":
+            settings.hydra.sweeper.update(stages=[], start=None)
+            defaults.append({"override /hydra/sweeper": sweeper})
+        elif sweeper == "optuna":
             defaults += [
                 {"override /hydra/sweeper": "optuna"},
                 {"override /hydra/sweeper/sampler": "grid"},

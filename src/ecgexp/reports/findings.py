@@ -18,6 +18,7 @@ from ecgexp.reports import paper
 from ecgexp.reports.cells import Table, TableCell, arrange, cell_keys, collect_cells, comparable, repetition_keys
 from ecgexp.reports.comparison import Group, uncertainty_columns
 from ecgexp.reports.search import epochs_saved, pareto_front
+from ecgexp.reports.stages import StagedPath, about_choice, about_path, about_shares, stage_draws, stage_shares
 from ecgexp.reports.statistics import Statistics
 from ecgexp.reports.tables import (
     MOST_SETS,
@@ -101,9 +102,11 @@ class Report:
     accesses : list of dict
         Test-set accesses, each with the run's ``metrics`` and the labels ``left_out`` of its macro F1, as a text.
     histories : dict of str to list of dict
-        Epochs of the best and the worst trial, by run.
+        Epochs of the trials in `drawn`, by run.
     search : optuna.Study, optional
-        Where the sweep is a search.
+        Where the sweep is a search by Optuna.
+    staged : StagedPath, optional
+        Where the sweep is a search by stages.
     statistics : dict of str to Statistics
         Results of the user's own statistics, by the name of the sweep that computed them.
     """
@@ -118,6 +121,7 @@ class Report:
     accesses: list[dict[str, Any]]
     histories: dict[str, list[dict[str, float]]]
     search: optuna.Study | None = None
+    staged: StagedPath | None = None
     statistics: dict[str, Statistics] = field(default_factory=dict)
 
     @cached_property
@@ -244,8 +248,10 @@ class Report:
 
     @cached_property
     def best(self) -> list[pd.Series]:
-        """Row of the best trial of each validation set."""
-        return best_trials(self.full, self.objective)
+        """Row of the best trial of each validation set; of a search by stages, of what these chose."""
+        chosen = [] if self.staged is None else self.staged.runs
+        full = self.full[self.full["run_id"].isin(chosen)] if chosen else self.full
+        return best_trials(full, self.objective)
 
     @cached_property
     def several_sets(self) -> bool:
@@ -263,6 +269,27 @@ class Report:
         found = [("best", row) for row in self.best]
         if len(self.ranked) > 1:
             found.append(("worst", self.ranked.iloc[-1]))
+        return found
+
+    @cached_property
+    def drawn(self) -> list[str]:
+        """Runs whose learning curves are drawn."""
+        found = [str(row["run_id"]) for _, row in self.extremes()]
+        for stage in self.staged.done if self.staged else ():
+            found += [run for candidate in stage.candidates for run in candidate.runs]
+        known = set(self.results["run_id"])
+        return [run for run in dict.fromkeys(found) if run in known]
+
+    @cached_property
+    def stage_shares(self) -> list[dict[int, float]]:
+        """For each stage the share of the resamples in which it chooses each setting; empty where it is unknown."""
+        if self.staged is None:
+            return []
+        sources = dict(zip(self.results["run_id"], self.results["source_run_id"], strict=True))
+        better, found = maximizes(self.results, self.staged.objective), []
+        for stage in self.staged.done:
+            draws = stage_draws(stage, self.groups, sources, self.staged.objective)
+            found.append({} if draws is None else stage_shares(stage, draws, better, self.staged.rule))
         return found
 
     def run(self, run_id: str) -> MlflowRun:
@@ -317,6 +344,7 @@ class Report:
         if not self.best:
             return ["No trial has finished, so there is nothing to compare."]
         return [
+            *self._about_stages(),
             *self._about_sets(),
             *map(self._about_the_best, self.best[:MOST_SETS]),
             *self._about_the_search(),
@@ -345,11 +373,21 @@ class Report:
     def _about_the_best(self, best: pd.Series) -> str:
         name, value = metric_of(self.objective), best[self.objective]
         where = f" on {self.set_name(best['validation_set'])}" if self.several_sets else ""
-        text = f"The best trial{where} is {described(best, self.keys)}: {name} {value:.3f} in validation"
+        of = " of the setting that the stages chose" if self.staged is not None and self.staged.runs else ""
+        text = f"The best trial{of}{where} is {described(best, self.keys)}: {name} {value:.3f} in validation"
         low, high = (best.get(f"{self.objective}_{end}") for end in ("low", "high"))
         if low is not None and not pd.isna(low):
             text += f" (95 % interval {low:.3f} to {high:.3f})"
         return f"{text}."
+
+    def _about_stages(self) -> list[str]:
+        if self.staged is None:
+            return []
+        text = [about_path(self.staged, digits=3)]
+        for number, shares in enumerate(self.stage_shares, start=1):
+            choice = about_choice(self.staged, number, digits=3)
+            text.append(f"{choice} {about_shares(self.staged, number, shares)}".strip())
+        return text
 
     def _about_the_search(self) -> list[str]:
         if self.search is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,18 +28,18 @@ from ecgexp.reports.cells import (
     to_csv,
     to_markdown,
 )
+from ecgexp.reports.comparison import RESAMPLES
 from ecgexp.reports.experiment import experiment_file
 from ecgexp.reports.figures import confusion_figure, heat_map, learning_curves, save_figure
 from ecgexp.reports.findings import Report
 from ecgexp.reports.search import search_figures
+from ecgexp.reports.stages import stage_figure
 from ecgexp.reports.tables import MOST_SETS, described
 from ecgexp.text import shortened
 from ecgexp.tracking.names import EPOCHS, TRAIN_SECONDS, File, Status, Tag, best_metric, metric_of, short
-from ecgexp.tracking.runs import best_epoch
+from ecgexp.tracking.runs import INFINITE, best_epoch
 
 DPI = 130
-# MLflow stores an infinite metric as a larger number than this.
-_INFINITE = 1e300
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def write_report(folder: Path, report: Report) -> list[str]:
         (folder / "experiment").mkdir(exist_ok=True)
         where = f" on {report.set_name(row['validation_set'])}" if report.several_sets else ""
         title = f"Best of sweep {report.name}{where}: {report.objective} = {row[report.objective]:.4f}"
-        best = experiment_file(report.run(row["run_id"]), title, report.search is not None)
+        sweeper = "optuna" if report.search is not None else "staged" if report.staged is not None else None
+        best = experiment_file(report.run(row["run_id"]), title, sweeper)
         (folder / "experiment" / f"{_experiment(report, row)}.yaml").write_text(best)
     environment = templates()
     environment.filters |= {"number": _number, "clock": _clock, "day": _day}
@@ -101,13 +102,15 @@ def write_report(folder: Path, report: Report) -> list[str]:
         unfinished=_unfinished(report),
         cost=_cost(report),
         commits=_commits(report),
-        heat_maps=[] if report.search else list(_heat_maps(folder, report)),
+        heat_maps=[] if report.search or report.staged else list(_heat_maps(folder, report)),
         searched=list(_searched(folder, report)),
+        stages=list(_stages(folder, report)),
         curves=list(_curves(folder, report)),
         matrices=list(_matrices(folder, report)),
         described=described,
         experiment=lambda row: _experiment(report, row),
         most_sets=MOST_SETS,
+        resamples=RESAMPLES,
     )
     (folder / File.REPORT).write_text(page, encoding="utf-8")
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -169,12 +172,47 @@ def _searched(folder: Path, report: Report) -> Iterator[Picture]:
             yield _save(folder, f"search_{name}.png", figure, caption, bbox_inches="tight")
 
 
+def _stages(folder: Path, report: Report) -> Iterator[dict[str, Any]]:
+    """For each stage of a search its settings, and a picture of them."""
+    if report.staged is None:
+        return
+    rows, loss = report.full.set_index("run_id"), best_metric("val", "loss")
+    column = report.staged.objective
+    histories = {run: _finite(history) for run, history in report.histories.items()}
+    for number, (stage, shares) in enumerate(zip(report.staged.done, report.stage_shares, strict=True), start=1):
+        lines = []
+        for at, candidate in enumerate(stage.candidates):
+            trials = rows[rows.index.isin(candidate.runs)]
+            alone: Any = trials.iloc[0] if len(trials) == 1 else {}
+            lines.append(
+                {
+                    "candidate": candidate,
+                    "chosen": at == stage.chosen,
+                    "trials": ", ".join(map(str, trials["trial"])),
+                    "sd": trials[column].std() if len(trials) > 1 else None,
+                    "low": alone.get(f"{column}_low"),
+                    "high": alone.get(f"{column}_high"),
+                    "loss": trials[loss].mean() if loss in trials and column != loss else None,
+                    "share": shares.get(at),
+                }
+            )
+        keys = ", ".join(report.staged.planned[number - 1])
+        figure = stage_figure(stage, report.full, report.metric, histories)
+        yield {
+            "number": number,
+            "keys": keys,
+            "lines": lines,
+            "picture": _save(folder, f"stage_{number}.png", figure, f"Stage {number}: {keys}"),
+        }
+
+
+def _finite(history: Iterable[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: value if abs(value) < INFINITE else math.nan for name, value in epoch.items()} for epoch in history]
+
+
 def _curves(folder: Path, report: Report) -> Iterator[Picture]:
     for kind, row in report.extremes():
-        history = [
-            {name: value if abs(value) < _INFINITE else math.nan for name, value in epoch.items()}
-            for epoch in report.histories.get(row["run_id"], [])
-        ]
+        history = _finite(report.histories.get(row["run_id"], []))
         if history:
             figure = learning_curves(history, report.metric, best_epoch(report.run(row["run_id"])))
             ended = ", diverged" if row["diverged"] else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from mlflow.entities import Run as MlflowRun
 
+from ecgexp.config.schema import REPETITIONS
 from ecgexp.metrics.names import PARAMETERS
 from ecgexp.paths import PLACES
 from ecgexp.reports.figures import heat_map, save_figure
@@ -40,8 +41,6 @@ NOT_RANKED = (
     "best trial of each."
 )
 _STARTS = 5  # notes on weights to start from that are shown
-# Keys whose values repeat a cell.
-REPETITIONS = ("seed", "dataset.val_fold")
 # Columns in which trials may differ although the command line does not say so: their names in sentences, and the config
 # groups that may explain the difference.
 _HIDDEN_DIFFERENCES = {
@@ -299,12 +298,15 @@ def sweep_table(results: pd.DataFrame, keys: list[str], objectives: list[str]) -
     best = best_trials(results, objectives[0])
     sets = ["validation_set"] if len(best) > 1 else []
     extra = [name for name in (EPOCHS, TRAIN_SECONDS) if name in results]
-    table = results[["trial", *sets, *keys, "status", *metrics, *extra]].copy()
+    stage = ["stage"] if "stage" in results else []
+    table = results[["trial", *stage, *sets, *keys, "status", *metrics, *extra]].copy()
     table["status"] = table["status"].where(~results["reused"], "reused").str.lower()
     for state in ("diverged", "pruned"):
         table["status"] = table["status"].where(~results[state], state)
     for key in keys:
         table[key] = table[key].map(shortened, na_action="ignore")
+    if stage:
+        table[stage[0]] = table[stage[0]].map(str, na_action="ignore")
     for name in metrics:
         table[name] = table[name].map(("{:.0f}" if name == PARAMETERS else "{:.4f}").format, na_action="ignore")
     for name in extra:

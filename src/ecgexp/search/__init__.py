@@ -1,1 +1,1 @@
-"""Searches with Optuna."""
+"""Searches: by stages, and with Optuna."""

@@ -1,4 +1,7 @@
-"""Uncertainty of scores: the bootstrap over patients, and the variance between seeds. Needs only numpy and scipy."""
+"""Uncertainty of scores: the bootstrap over patients, the variance between seeds, and choices that allow for both.
+
+Needs only numpy and scipy.
+"""
 
 from ecgexp.statistics.bootstrap import (
     Comparison,
@@ -11,6 +14,7 @@ from ecgexp.statistics.bootstrap import (
     resample_patients,
     score_in_blocks,
 )
+from ecgexp.statistics.choice import choices, noise
 from ecgexp.statistics.variance import Cell, VarianceComponents, variance_components
 
 __all__ = [
@@ -22,7 +26,9 @@ __all__ = [
     "Uncertainty",
     "VarianceComponents",
     "bootstrap",
+    "choices",
     "compare",
+    "noise",
     "resample_patients",
     "score_in_blocks",
     "variance_components",

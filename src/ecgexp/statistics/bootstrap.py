@@ -385,7 +385,7 @@ def compare(values: ArrayLike, draws: ArrayLike, level: float = 0.95) -> Compari
     values, draws = np.asarray(values, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     winner = int(values.argmax())
     share_best = (draws == draws.max(axis=1, keepdims=True)).mean(axis=0)
-    scales = _standard_errors(draws)
+    scales = standard_errors(draws)
     difference, scale = values[winner] - values, scales[winner]
 
     largest = _largest_errors(values, draws, scales)
@@ -415,8 +415,19 @@ def _largest_errors(values: Floats, draws: Floats, scales: Floats) -> Floats:
     return np.asarray(largest * np.sqrt((total - 1) / np.maximum(total - largest**2, 1)))
 
 
-def _standard_errors(draws: Floats) -> Floats:
-    """Bootstrapped standard errors of the difference of each pair of trials; 0 if it is the same in all resamples."""
+def standard_errors(draws: Floats) -> Floats:
+    """Bootstrapped standard errors of the difference of each pair of trials.
+
+    Parameters
+    ----------
+    draws : float array, (resamples, trials)
+        Scores on the resamples, which are the same for all trials.
+
+    Returns
+    -------
+    float64 array, (trials, trials)
+        0 if the difference is the same in all resamples.
+    """
     deviations = draws - draws.mean(axis=0)
     products = deviations.T @ deviations / (len(draws) - 1)
     both = products.diagonal()[:, None] + products.diagonal()

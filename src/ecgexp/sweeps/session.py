@@ -26,6 +26,7 @@ from ecgexp.config.build import build_dataset, build_statistics, build_target, e
 from ecgexp.config.schema import objectives
 from ecgexp.config.upgrade import FORM
 from ecgexp.errors import UserError
+from ecgexp.reports.stages import COLUMN, StagedPath, about_path, read_path, stage_column, write_path
 from ecgexp.reports.statistics import compute_statistics, lines_of, write_statistics
 from ecgexp.reports.tables import (
     MOST_SETS,
@@ -65,12 +66,14 @@ from ecgexp.trials.job import PARENT_VARIABLE, SWEPT_VARIABLE
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ecgexp.search.stages import Staged
     from ecgexp.search.worker import Search
 
 # Overrides that say how a sweep runs, not what it trains.
 _NOT_TRAINED = ("hydra", "sweep.", "resume=", "statistics", "tracking")
 # Those of them that nevertheless make another search.
 _SEARCHED = ("hydra/sweeper", "hydra.sweeper.params", "hydra.sweeper.space")
+_STAGED = ("hydra/sweeper", "hydra.sweeper.")
 # The status line replaces Hydra's line per job; a trial's output goes to its trial.log.
 _QUIET = ("hydra/hydra_logging=none", "hydra/job_logging=none")
 _BEGINNING = 30.0  # seconds in which a command that has the lock creates its run
@@ -78,7 +81,11 @@ _BEGINNING = 30.0  # seconds in which a command that has the lock creates its ru
 
 @contextmanager
 def sweep_session(
-    cfg: DictConfig, overrides: Sequence[str], cells: Sequence[Sequence[str]] | None, search: Search | None
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    cells: Sequence[Sequence[str]] | None,
+    search: Search | None,
+    staged: Staged | None = None,
 ) -> Iterator[list[str]]:
     """Begin or resume a sweep, show its status, and report at the end, even after an error.
 
@@ -93,7 +100,9 @@ def sweep_session(
     cells : sequence of sequence of str, optional
         Overrides of each trial, if they are known in advance.
     search : Search, optional
-        The search, if the sweep is one.
+        A search by Optuna, if the sweep is one.
+    staged : Staged, optional
+        A search by stages, if the sweep is one.
 
     Yields
     ------
@@ -107,9 +116,10 @@ def sweep_session(
     """
     store = open_store(cfg.tracking)
     trained = [o for o in overrides if not o.lstrip("+~").startswith(_NOT_TRAINED)]
-    defining = trained if search is None else [*trained, *(o for o in overrides if o.startswith(_SEARCHED))]
+    searched = _STAGED if staged is not None else _SEARCHED if search is not None else ()
+    defining = [*trained, *(o for o in overrides if o.startswith(searched))]
     name = cfg.sweep.name or hashlib.sha256(json.dumps(sorted(defining)).encode()).hexdigest()[:12]
-    plan = _Plan(cfg, name, cells, search)
+    plan = _Plan(cfg, name, cells, search, staged)
     build_statistics(cfg)  # so that errors are reported before a trial begins
     with _lock(store, name) as locked:
         end_orphans(store)
@@ -172,6 +182,7 @@ class _Plan:
     name: str
     cells: Sequence[Sequence[str]] | None
     search: Search | None
+    staged: Staged | None = None
 
     @property
     def objective(self) -> str:
@@ -194,7 +205,9 @@ class _Plan:
         return [*overrides, f"hydra.sweeper.storage={quoted(storage)}", f"hydra.sweeper.study={quoted(study)}"]
 
     def swept(self) -> list[str]:
-        """Keys whose values differ between the cells of a grid."""
+        """Keys whose values differ between the trials of a grid or of a search by stages."""
+        if self.staged is not None:
+            return self.staged.swept
         overrides = {override for cell in self.cells or () for override in cell}
         values = Counter(map(key_of, overrides))
         return sorted(key for key, count in values.items() if count > 1)
@@ -241,8 +254,11 @@ class _Plan:
 def _watched(board: Board, plan: _Plan) -> Iterator[None]:
     """Show the status of the sweep while the body runs, and exit in order on SIGTERM."""
     previous = signal.signal(signal.SIGTERM, _terminate)
-    search = plan.search
-    size = (search.n_trials, search.fixed) if search else ()
+    size: tuple[int, list[str]] | tuple[()] = ()
+    if plan.search is not None:
+        size = plan.search.n_trials, plan.search.fixed
+    elif plan.staged is not None:
+        size = plan.staged.trials, plan.staged.fixed
     try:
         with StatusLine(board, plan.cells, plan.maximizes, *size):
             yield
@@ -385,14 +401,23 @@ def _report(run: Run, plan: _Plan) -> None:
         return
     results.attrs["remarks"] += _incomplete(plan, results, Board(run.store.root, run.id))
     keys = swept_keys(results)
+    path = _path(run, plan)
+    if path is not None:
+        results.insert(1, COLUMN, stage_column(results, path))
     with run.artifacts() as folder:
-        write_sweep_report(folder, results, keys, objectives(plan.cfg), grid=plan.search is None)
+        write_sweep_report(
+            folder, results, keys, objectives(plan.cfg), grid=plan.search is None and plan.staged is None
+        )
+        if path is not None:
+            write_path(folder / File.STAGES, path)
         if plan.search is not None:
             _write_study(folder / File.STUDY, *plan.study(run.store, run.id))
     print(f"\n{sweep_table(results, keys, objectives(plan.cfg))}")
     for line in failures(results, keys):
         print(line, file=sys.stderr)
-    best = best_trials(results, objective)
+    best = best_trials(results if path is None else results[results["run_id"].isin(path.runs)], objective)
+    if path is not None:
+        print(f"\n{about_path(path)}")
     several = " (the report has the Pareto front)" if len(objectives(plan.cfg)) > 1 else ""
     print()
     for trial in best[:MOST_SETS]:
@@ -425,11 +450,18 @@ def _incomplete(plan: _Plan, results: pd.DataFrame, board: Board) -> list[str]:
     if plan.search is not None:  # other commands may have run some of the trials elsewhere
         total, done = plan.search.n_trials, int((results["status"] == Status.FINISHED).sum())
     else:  # the sweep may have further trials of an earlier command
-        total, done = len(plan.cells or ()), sum(status.state in DONE for status in board.read().values())
+        total = len(plan.cells or ()) if plan.staged is None else plan.staged.trials
+        done = sum(status.state in DONE for status in board.read().values())
     if done >= total:
         return []
     has = "has" if total - done == 1 else "have"
     return [f"Not complete: {total - done} of the {total} trials {has} no result. The same command resumes the sweep."]
+
+
+def _path(run: Run, plan: _Plan) -> StagedPath | None:
+    """What the stages of a search chose, as far as they came."""
+    file = Board(run.store.root, run.id).folder / File.STAGES
+    return read_path(file) if plan.staged is not None and file.exists() else None
 
 
 def _write_study(path: Path, storage: str, name: str) -> None:

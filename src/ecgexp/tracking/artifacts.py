@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -106,6 +107,38 @@ def keep_files(store: Store, run: MlflowRun, source: Path, place: str) -> str:
         target.unlink(missing_ok=True)  # it may be a link
         shutil.copyfile(path, target)
     return str(folder / place)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Files of runs: in the store's folder, or copies in a scratch folder.
+
+    Attributes
+    ----------
+    store : Store
+    runs : mapping of str to MlflowRun
+        Runs that are loaded already. Others are read from the store, which takes 10 ms each.
+    scratch : Path
+    """
+
+    store: Store
+    runs: Mapping[str, MlflowRun]
+    scratch: Path
+
+    def find(self, run_id: str, name: str) -> Path | None:
+        """Path of a file of a run; None where there is none. Raises UserError where it is damaged."""
+        try:
+            local = artifact_folder(self.store, self.runs.get(run_id) or self.store.client.get_run(run_id))
+            if local is None:
+                local = self.scratch / run_id
+                for wanted in (File.CHECKSUMS, name) if not local.is_dir() else (name,):
+                    local.mkdir(exist_ok=True)
+                    with suppress(MlflowException, OSError):  # earlier runs have no sums
+                        self.store.client.download_artifacts(run_id, wanted, str(local))
+        except (MlflowException, OSError, UserError):
+            return None
+        check_sum(local / name)
+        return local / name if (local / name).is_file() else None
 
 
 def read_config(path: Path) -> DictConfig:

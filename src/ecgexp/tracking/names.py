@@ -123,6 +123,7 @@ class File:
     TABLE = "table.txt"
     HEAT_MAP = "heat_map.png"
     STUDY = "study.json"  # of a search: a copy of its study
+    STAGES = "stages.json"  # of a search by stages: the choice of each stage
     STATISTICS = "statistics.json"  # results of the user's own statistics
 
     # of a report

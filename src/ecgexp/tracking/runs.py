@@ -34,6 +34,8 @@ _REASONS = {
     Tag.PRECISION: "precision",
     Tag.CELL: "settings",
 }
+INFINITE = 1e300
+"""MLflow stores an infinite metric as a larger number than this."""
 _NAMED = 3  # number of runs that a message names; it counts the others
 
 
