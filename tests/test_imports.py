@@ -22,7 +22,7 @@ LAYERS = (
     ("trials",),
     ("sweeps",),
     ("commands",),
-    ("cli", "__main__", "evaluate", "predict", "report"),
+    ("cli", "__main__", "convert_keras", "evaluate", "predict", "report"),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 MODULES = {

@@ -1,5 +1,6 @@
 """The nets compared with the same nets in Keras, on TensorFlow or the backend in KERAS_BACKEND, if installed."""
 
+import copy
 import math
 import os
 
@@ -19,6 +20,7 @@ from ecgexp.models import (
     Ribeiro,
     RibeiroOriginal,
 )
+from ecgexp.models.keras_weights import load_keras
 from ecgexp.models.layers import BatchNorm
 
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
@@ -201,6 +203,23 @@ def test_loaded_weights_of_images_give_the_same_probabilities(ours, theirs, opti
     for built in (net, speed_up(net)):
         actual = torch.softmax(built(x), dim=1).detach().numpy()
         np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("file", ["net.keras", "net.h5", "net.weights.h5"])
+@image_nets
+def test_a_file_of_keras_gives_the_same_probabilities(ours, theirs, options, file, tmp_path):
+    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
+    model, net = theirs(3, 28, 28, 8, **options), ours(3, 28, 28, 8, **options).eval()
+    randomize_normalization(model, rng)
+    stored = rng.normal(size=(8, 28, 28, 3)).astype(np.float32)
+    x = torch.tensor(stored).permute(0, 3, 1, 2)
+    spread_out(model, copy.deepcopy(net), x)
+    (model.save_weights if "weights" in file else model.save)(tmp_path / file)
+    found = load_keras(net, tmp_path / file, x[:1])
+    np.testing.assert_allclose(torch.softmax(net(x), dim=1).detach(), model(stored), rtol=0, atol=2e-5)
+    assert (found.activations or [None])[-1] == (None if "weights" in file else "softmax")
+    assert len(found.pairs) == len([layer for layer in model.layers if layer.weights])
 
 
 @image_nets

@@ -176,13 +176,14 @@ def run(values: dict[str, list[str]]) -> None:
         predictions = replace(predictions, patients=None)
     elif not keep_patients:
         predictions = replace(predictions, patients=hashed_patients(store, records.patients))
-    folder = _record(store, run, split, predictions, findings, number, dataset.warning, place, data, overlap)
+    warning = run.data.tags.get(Tag.WARNING) or dataset.warning
+    folder = _record(store, run, split, predictions, findings, number, warning, place, data, overlap)
     drawn = draw_errors(predictions, records, dataset.inputs, dataset.metadata(split))
-    pictures = _keep_errors(store, run, split, place, dataset.warning, drawn)
+    pictures = _keep_errors(store, run, split, place, warning, drawn)
     overlaps = [overlap] if overlap else []
     print("\n\n".join([*overlaps, _summary(run, split, predictions, findings), *overlaps]))
-    if dataset.warning:
-        print(f"\n{dataset.warning}")
+    if warning:
+        print(f"\n{warning}")
     for sentence in dataset.remarks():
         print(f"\n{sentence}")
     if difference:

@@ -38,6 +38,7 @@ from ecgexp.config.upgrade import refuse_old_key
 from ecgexp.errors import UserError, summarised
 from ecgexp.foreign.hydra import GRID_SWEEPER, grid_cells
 from ecgexp.text import quoted
+from ecgexp.trials.job import choices_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +74,8 @@ class Plan:
         Whether trials run on this machine.
     output : tuple of str, optional
         Hydra's output folder, and the key that sets it; None where only a job can resolve it.
+    choices : dict of str to str
+        Option that the first configuration chooses for each group.
     """
 
     configurations: list[DictConfig]
@@ -81,6 +84,7 @@ class Plan:
     staged: Staged | None
     local: bool
     output: tuple[str, str] | None
+    choices: dict[str, str]
 
 
 def plan(conf: Path, args: argparse.Namespace) -> Plan:
@@ -166,7 +170,7 @@ def plan(conf: Path, args: argparse.Namespace) -> Plan:
 
         search = Search.read(sweeper, [*listed, *given])
     local = str(base.hydra.launcher._target_).endswith((".BasicLauncher", ".JoblibLauncher"))
-    return Plan(configurations, cells, search, staged, local, output)
+    return Plan(configurations, cells, search, staged, local, output, choices_of(base.hydra))
 
 
 def check_options(conf: Path, args: argparse.Namespace) -> None:

@@ -71,6 +71,7 @@ class Tag:
     TORCH = "torch"  # version of torch
     INIT_RUN = "init_run"  # run that trained the weights that the net started from
     INIT_NOTE = "init_note"  # what was loaded of them, what was not, and what is frozen, in words
+    CONVERTED_FROM = "converted_from"  # of a run that was not trained here: file of its weights, and SHA-256
     WARNING = "warning"  # a warning that belongs to all results on these data
 
     # Result of the run

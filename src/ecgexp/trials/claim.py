@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ecgexp.config.build import Parts, build, device_kind, resolve_precision
-from ecgexp.config.schema import check, plain
+from ecgexp.config.schema import plain
 from ecgexp.errors import without_passwords
 from ecgexp.tracking import code, provenance
 from ecgexp.tracking.names import File, Status, Tag
@@ -80,7 +80,7 @@ def claim_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None]) -> I
     Parameters
     ----------
     cfg : DictConfig
-        The composed configuration.
+        The composed and checked configuration.
     job : Job
         The job that runs the trial.
     announce : callable
@@ -89,9 +89,8 @@ def claim_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None]) -> I
     Raises
     ------
     UserError
-        If configuration or data cannot be used, or the trial failed too often.
+        If data cannot be used, or the trial failed too often.
     """
-    check(cfg)
     store = open_store(cfg.tracking, known=job.parent is not None)
     if job.parent is None:
         end_orphans(store)

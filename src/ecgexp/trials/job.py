@@ -58,11 +58,9 @@ class Job:
     @classmethod
     def of(cls, hydra: Any) -> Job:
         """The job that Hydra's own configuration describes."""
-        named = {group: choice for group, choice in hydra.runtime.choices.items() if "/" not in group}
-        choices = {group: str(choice) for group, choice in named.items() if choice is not None}
         return cls(
             overrides=[o for o in hydra.overrides.task if not o.lstrip("+~").startswith(("sweep.", "resume="))],
-            choices=choices,
+            choices=choices_of(hydra),
             cwd=hydra.runtime.cwd,
             output_dir=hydra.runtime.output_dir,
             number=hydra.job.num if "num" in hydra.job else 0,
@@ -77,6 +75,12 @@ class Job:
         """Name of the run: the overrides, except those of tracking; without overrides, the model and the dataset."""
         own = [override for override in self.overrides if not override.lstrip("+~").startswith("tracking")]
         return " ".join(own) or f"{self.choices['model']} on {self.choices['dataset']}"
+
+
+def choices_of(hydra: Any) -> dict[str, str]:
+    """Option chosen for each configuration group, of Hydra's own configuration."""
+    named = {group: choice for group, choice in hydra.runtime.choices.items() if "/" not in group}
+    return {group: str(choice) for group, choice in named.items() if choice is not None}
 
 
 def _study_trial(sweeper: Any) -> StudyTrial | None:

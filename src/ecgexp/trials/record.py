@@ -51,12 +51,22 @@ def record_trial(claimed: Claimed, run: Run, fitted: Fitted) -> None:
     UserError
         If an objective cannot be computed on the data.
     """
-    cfg = claimed.cfg
     _record_training(run, fitted)
     if claimed.transfer is not None:
         run.log_metrics({TRAINED_PARAMETERS: claimed.transfer.fit.trained})
-    if fitted.pruned:
-        return
+    if not fitted.pruned:
+        record_weights(claimed, run, fitted)
+
+
+def record_weights(claimed: Claimed, run: Run, fitted: Fitted) -> None:
+    """Record what the best weights come to: metrics, files and a model.
+
+    Raises
+    ------
+    UserError
+        If an objective cannot be computed on the data.
+    """
+    cfg = claimed.cfg
     predictions = {split: predict(fitted, split) for split in SPLITS}
     _record_metrics(run, cfg, fitted, predictions)
     contract = Contract.of(fitted.dataset, plain(cfg.target))
@@ -141,7 +151,8 @@ def _record_files(claimed: Claimed, run: Run, fitted: Fitted, contract: Contract
             predictions = replace(predictions, patients=hashed_patients(run.store, predictions.patients))
         write_predictions(folder / predictions_file("val"), predictions)
         write_confusion(folder, "val", predictions)
-        write_curves(folder / File.CURVES, fitted.history, shown(cfg, target), fitted.best_epoch)
+        if fitted.history:
+            write_curves(folder / File.CURVES, fitted.history, shown(cfg, target), fitted.best_epoch)
         write_trained_on(folder / File.TRAINED_ON, run.store, fitted.data.splits, seen)
         (folder / File.DATA).write_text(json.dumps(description, indent=1))
         torch.save(fitted.network.cpu().state_dict(), folder / File.WEIGHTS)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from omegaconf import DictConfig
 
+from ecgexp.config.schema import check
 from ecgexp.trials.claim import claim_trial
 from ecgexp.trials.job import Job, Outcome
 from ecgexp.trials.record import complete, outcome, record_trial
@@ -29,6 +30,7 @@ def run_trial(cfg: DictConfig, job: Job, announce: Callable[[str], None] = lambd
     UserError
         If configuration or data cannot be used.
     """
+    check(cfg)
     with claim_trial(cfg, job, announce) as claimed:
         if claimed.run is None:
             complete(claimed)
