@@ -169,7 +169,7 @@ class Contract:
                     )
 
     def differences(self, here: Contract) -> list[str]:
-        """How records differ from those that the net of this contract was trained on, where a net starts from it.
+        """How the records of a net that starts from the net of this contract differ from those of its training.
 
         Returns
         -------
@@ -179,7 +179,7 @@ class Contract:
         Raises
         ------
         UserError
-            Where weights would take one thing for another: as many leads (or other named positions), more than one,
+            If weights would take one thing for another: as many leads (or other named positions), more than one,
             with other names or in another order; or values in another unit that nothing normalises.
         """
         said = []

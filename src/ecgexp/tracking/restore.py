@@ -93,12 +93,12 @@ class Restored:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the files of a trained net lie.
+    """The files of a trained net.
 
     Attributes
     ----------
     name : str
-        Where they come from, for people.
+        Source of the files, for people.
     folder : Path
         With the files.
     run_id : str, optional
@@ -119,7 +119,7 @@ class Source:
     weights : dict of str to Tensor
         Of the net, by their names in it; without the normalisation of its data.
     contract : Contract, optional
-        What the net took and said; None where the folder holds nothing but weights.
+        What the net took and said; None if the folder has nothing but weights.
     dataset : str, optional
         Name of the class of its dataset.
     """
@@ -190,7 +190,7 @@ def load_trained(source: str, root: str | Path = ".", uri: str | None = None, tr
 
 @contextmanager
 def opened(source: str, root: str | Path = ".", uri: str | None = None) -> Iterator[Place]:
-    """Where the files of a trained net lie, for the time of the body; arguments and errors as of `load_trained`."""
+    """The files of a trained net while the body runs; arguments and errors as of `load_trained`."""
     if source.startswith("models:/"):
         store = find_store(root, uri)
         run_id = _registered(source, store)
@@ -207,12 +207,12 @@ def opened(source: str, root: str | Path = ".", uri: str | None = None) -> Itera
 
 
 def read_source(folder: Path) -> Source:
-    """The weights in a folder, and what they were trained for where the folder says so; nothing of it is built.
+    """The weights in a folder, and what they were trained for if the folder says so; nothing of it is built.
 
     Raises
     ------
     UserError
-        Where there are none, or files are damaged or do not fit each other.
+        If there are none, or files are damaged or do not fit each other.
     """
     if (folder / _MLMODEL).is_file() and not (folder / File.WEIGHTS).is_file():
         raise UserError(f"{folder} holds an exported graph, and no {File.WEIGHTS}: name the run itself.")

@@ -111,7 +111,7 @@ def fit_weights(
     Raises
     ------
     UserError
-        Where a pattern matches nothing, nothing fits, or nothing would be trained.
+        If a pattern matches nothing, nothing fits, or nothing would be trained.
     """
     own = {name: value for name, value in net.state_dict().items() if isinstance(value, Tensor)}
     for key, patterns in (("freeze", freeze), ("reset", reset)):
@@ -177,7 +177,7 @@ def _layer(name: str) -> str:
 def _reason(
     names: Sequence[str], own: Mapping[str, Tensor], weights: Mapping[str, Tensor], reset: Sequence[str]
 ) -> str:
-    """Why a layer with these weights starts anew; empty where it fits."""
+    """Why a layer with these weights starts anew; empty if it fits."""
     if any(matches(pattern, name) for pattern in reset for name in names):
         return "init.reset names it"
     if not any(name in weights for name in names):

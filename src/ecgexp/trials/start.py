@@ -33,7 +33,7 @@ class Transfer:
     Attributes
     ----------
     name : str
-        Where they come from, for people.
+        Source of the weights, for people.
     run_id : str, optional
         Run that trained them; None of a folder.
     weights : str
@@ -43,7 +43,7 @@ class Transfer:
     remarks : tuple of str
         Sentences on how the data differ from those of the source.
     seen : mapping of str to array, optional
-        Hashes of the records that the source has seen, where this is another training on the same data set.
+        Hashes of the records that the source has seen, if both are trained on the same kind of data set.
     """
 
     name: str
@@ -97,7 +97,7 @@ def check_starts(configurations: Sequence[DictConfig]) -> None:
     Raises
     ------
     UserError
-        Where `find_transfer` would, without looking at the data.
+        As `find_transfer`, without looking at the data.
     """
     known = set()
     for cfg in configurations:
@@ -108,7 +108,7 @@ def check_starts(configurations: Sequence[DictConfig]) -> None:
 
 
 def find_transfer(cfg: DictConfig, parts: Parts, store: Store) -> Transfer | None:
-    """What a trial takes from trained weights; None where its net starts anew.
+    """What a trial takes from trained weights; None if its net starts anew.
 
     Parameters
     ----------
@@ -117,12 +117,12 @@ def find_transfer(cfg: DictConfig, parts: Parts, store: Store) -> Transfer | Non
     parts : Parts
         Built from it; its dataset is prepared, and its net is not changed.
     store : Store
-        Where the run is kept.
+        Store of the run.
 
     Raises
     ------
     UserError
-        Where the weights cannot be read, nothing of them fits, a pattern matches nothing, nothing would be trained,
+        If the weights cannot be read, nothing of them fits, a pattern matches nothing, nothing would be trained,
         or the data have other leads in the place of those that the weights were trained with.
     """
     if cfg.init.run is None:
@@ -164,7 +164,7 @@ def changed_source(store: Store, tags: dict[str, Any], parent: str | None) -> Ml
 
 
 def _read(cfg: DictConfig, net: Any, store: Store | None = None) -> tuple[Transfer, Source, Seen | str]:
-    """What fits of the source, the source, and what it has seen, which is only read where a store is given."""
+    """What fits of the source, the source, and what it has seen, which is read only if a store is given."""
     try:
         with opened(cfg.init.run, cfg.tracking.root, cfg.tracking.uri) as place:
             source = read_source(place.folder)
