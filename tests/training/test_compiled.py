@@ -112,8 +112,7 @@ def test_compiled_training_is_training(graphs, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("name", ["ribeiro", "plain ribeiro"])
+@pytest.mark.parametrize(("name", "precision"), [("ribeiro", "bf16-mixed"), ("plain ribeiro", "32-true")])
 def test_frozen_weights_and_statistics_stay_in_a_compiled_net(graphs, name, precision):
     net = NETS[name]()
     before = {key: value.clone() for key, value in net.state_dict().items()}
