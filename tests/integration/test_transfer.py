@@ -254,7 +254,7 @@ def test_the_folder_of_a_stranger_is_read_as_tensors_and_its_config_builds_nothi
     torch.save({"net.stem.0.weight": Trap()}, strange / "weights.pt")
     with pytest.raises(UserError, match="something other than weights"):
         read_source(strange)
-    assert not (folder / "trapped").exists()
+    assert not Path("trapped").exists()
 
 
 class Trap:
