@@ -233,7 +233,15 @@ def _combinations(
             "of them together.",
             file=sys.stderr,
         )
-    for stage in staged.stages:
+    # Values that need composing come first, where there are few configurations to compose them with.
+    composed_first = sorted(
+        staged.stages,
+        key=lambda stage: all(
+            _changed(start, override) is not None
+            for override in parser.parse_overrides(stage.overrides(len(stage.settings) - 1))
+        ),
+    )
+    for stage in composed_first:
         others = [stage.overrides(at) for at in range(len(stage.settings)) if at != stage.start]
         more = []
         for cfg, chosen in known if staged.combinations <= MOST_COMBINATIONS else known[:1]:

@@ -56,6 +56,14 @@ def mlcm_f1_macro(probabilities: ArrayLike, targets: ArrayLike, threshold: float
     return _macro_ratio(2 * hits[:, :counted].numpy(), (rows + columns)[:, :counted].numpy())
 
 
+def accuracy(probabilities: ArrayLike, targets: ArrayLike) -> Weighted:
+    """`accuracy` of `ecgexp.metrics.multiclass_metrics`; arguments as of `f1_macro`."""
+    given = torch.tensor(np.asarray(probabilities, dtype=np.float32))
+    true = np.asarray(targets) == 1
+    hits = (predicted_classes(given).numpy()[:, None] == np.arange(true.shape[1])) & true
+    return _macro_ratio(hits.any(axis=1, keepdims=True), np.ones((len(true), 1)))
+
+
 def f1_macro(probabilities: ArrayLike, targets: ArrayLike, smallest_class: int = 1) -> Weighted:
     """`f1_macro` of `ecgexp.metrics.multiclass_metrics`.
 

@@ -95,12 +95,13 @@ class MultiClass(Target):
         return strict
 
     def scorers(self) -> dict[str, Resampled]:
-        """Macro F1, macro recall, AUROC and the user's own metrics."""
+        """Macro F1, macro recall, AUROC, accuracy and the user's own metrics."""
         from ecgexp.metrics import weighted
 
         own = {name: getattr(weighted, name) for name in ("f1_macro", "recall_macro", "auroc_macro")}
         size = self._smallest_class
-        return {name: partial(score, smallest_class=size) for name, score in own.items()} | super().scorers()
+        averages = {name: partial(score, smallest_class=size) for name, score in own.items()}
+        return {**averages, "accuracy": weighted.accuracy, **super().scorers()}
 
     def required(self, targets: NDArray[Any]) -> tuple[NDArray[np.bool_], Sequence[str]]:
         """Each label that enters the macro averages."""
