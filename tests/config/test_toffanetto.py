@@ -49,6 +49,7 @@ def test_a_single_training_is_the_papers(name, epochs, weights):
     assert count(build_net(cfg)) == weights
 
 
+@pytest.mark.slow
 def test_the_stages_of_the_mlp_are_the_papers():
     found = planned("-m", "experiment=toffanetto2024_mlp")
     staged = found.staged

@@ -65,7 +65,7 @@ def chosen(said: str) -> list[str]:
 
 
 def test_killed_and_started_again_it_comes_to_the_path_that_its_trials_say(tmp_path, monkeypatch, capsys):
-    values = [{"model": ["linear", "constant"]}, {"optimizer": ["sgd", "adam"]}, {"lr": ["0.001", "0.1"]}]
+    values = [{"model": ["linear", "constant"]}, {"lr": ["0.001", "0.1"]}]
     listed = stages(*(f"{key}:[{','.join(options)}]" for one in values for key, options in one.items()))
     words = [word for word in FAST if not word.startswith("model")]
     words = [*STAGED, *words, listed, "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -83,23 +83,23 @@ def test_killed_and_started_again_it_comes_to_the_path_that_its_trials_say(tmp_p
     found = trials(tmp_path)
     assert before <= {run.info.run_id for run in found if run.info.status == "FINISHED"}
     assert {run.info.status for run in found} == {"FINISHED"}
-    assert len(found) == len({run.data.tags["identity"] for run in found}) == 2 * (2 + 1 + 1), "none was trained twice"
+    assert len(found) == len({run.data.tags["identity"] for run in found}) == 2 * (2 + 1), "none was trained twice"
     expected = path_by_hand(found, values, ["0", "1"])
     assert chosen(again.stderr) == [f"{key}={value}" for stage in expected for key, value in stage.items()]
-    assert "8/8 trials" in again.stderr
+    assert "6/6 trials" in again.stderr
     parent = only(parents(tmp_path))
     results = pd.read_csv(artifact(tmp_path, parent, "results.csv"))
-    assert results["stage"].tolist() == [1] * 4 + [2] * 2 + [3] * 2
+    assert results["stage"].tolist() == [1] * 4 + [2] * 2
     best = {key: value for stage in expected for key, value in stage.items()}
     best_run = only([run for run in found if run.info.run_id == parent.data.tags["best_run_id"]])
     assert best.items() <= settings(best_run).items()
 
     assert call(monkeypatch, "report", tmp_path) == 0
     said = capsys.readouterr().out
-    assert all(f"Stage {number} of 3 chose" in said for number in (1, 2, 3))
+    assert all(f"Stage {number} of 2 chose" in said for number in (1, 2))
     folder = only(list((tmp_path / "reports").iterdir()))
     page = (folder / "report.html").read_text()
-    assert all(f"Stage {number} of 3" in page and (folder / f"stage_{number}.png").is_file() for number in (1, 2, 3))
+    assert all(f"Stage {number} of 2" in page and (folder / f"stage_{number}.png").is_file() for number in (1, 2))
     best_again = ecgexp(tmp_path, "--config-dir", str(folder), "-m", "experiment=best", "seed=0,1").expect()
     assert "2 reused" in best_again.stderr
 

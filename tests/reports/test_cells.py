@@ -176,14 +176,46 @@ def test_the_papers_figures_are_those_of_its_table():
             for i, value in enumerate(fields[2:]):
                 optimizer, lr = ("adam", "rmsprop", "sgd")[i // 3], (0.001, 0.01, 0.1)[i % 3]
                 expected[net, int(fields[1]), optimizer, lr] = float(value)
-    assert len(expected) == 90 and paper.published() == expected
+    assert len(expected) == 90 and paper.LEANDRO2023.published == expected
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="needs the paper's table")
+def test_the_cells_of_the_second_study_are_those_of_its_table():
+    lines = re.findall(
+        r"^\| (\d+) \| (\.\d{4}) \| (\.\d{4}) \| (\.\d{4}) \| (\.\d{4}) \|$", REFERENCE.read_text(), re.M
+    )
+    expected = {
+        ("cnn", int(filters), kernel): float(value)
+        for filters, *values in lines
+        for kernel, value in zip((3, 5, 7, 9), values, strict=True)
+    }
+    assert len(expected) == 20 and paper.TOFFANETTO2024.published == expected
+
+
+def test_the_grid_of_the_second_study_is_recognised_and_shown_in_the_papers_axes():
+    cells = [(str(n), str(k)) for n in (8, 16) for k in (3, 9)]
+    rows = [
+        {"model": "cnn", "model.filters": n, "model.kernel": k, "best/val/accuracy": 0.8 + i / 100}
+        for i, (n, k) in enumerate(cells)
+    ]
+    results = table_of(*rows)
+    results.attrs["overridden"] = ["model.filters", "model.kernel"]
+    study = paper.study_of(results, cell_keys(results))
+    assert study is paper.TOFFANETTO2024
+    found = collect_cells(results, cell_keys(results), study.metric, study)
+    assert [cell.paper for cell in found] == [0.8715, 0.8849, 0.8835, 0.8899]
+    table = arrange(found)
+    assert (table.row_keys, table.column_keys) == (["model.filters"], ["model.kernel"])
+    other = results.assign(model="mlp")
+    other.attrs = results.attrs
+    assert paper.study_of(other, cell_keys(other)) is None
 
 
 def test_statements_in_the_text_of_the_paper_about_its_figures():
-    best = {net: max((f1, cell) for cell, f1 in paper.published().items() if cell[0] == net) for net in NETS}
+    best = {net: max((f1, cell) for cell, f1 in paper.LEANDRO2023.published.items() if cell[0] == net) for net in NETS}
     assert best["rajpurkar"] == (0.71, ("rajpurkar", 128, "adam", 0.01))
     assert best["ribeiro"] == (0.70, ("ribeiro", 64, "rmsprop", 0.01))
-    assert len(paper.published()) == 90
+    assert len(paper.LEANDRO2023.published) == 90
 
 
 NETS = ("rajpurkar", "ribeiro")
@@ -191,22 +223,22 @@ NETS = ("rajpurkar", "ribeiro")
 
 def test_a_value_is_found_however_its_numbers_are_written():
     cell = {"model": "ribeiro", "batch_size": "64", "optimizer": "sgd", "lr": "1e-3"}
-    assert paper.published_value(cell) == 0.59
-    assert paper.published_value({**cell, "lr": "0.005"}) is None
-    assert paper.published_value({**cell, "batch_size": None}) is None
+    assert paper.LEANDRO2023.published_value(cell) == 0.59
+    assert paper.LEANDRO2023.published_value({**cell, "lr": "0.005"}) is None
+    assert paper.LEANDRO2023.published_value({**cell, "batch_size": None}) is None
 
 
 def test_a_reduced_grid_is_recognised_and_another_study_is_not():
     reduced = table_of(
         *({"model": m, "batch_size": "64", "optimizer": "adam", "lr": "0.001", "seed": "0", "f1": 0.5} for m in NETS)
     )
-    assert paper.is_the_papers_grid(reduced, cell_keys(reduced))
+    assert paper.study_of(reduced, cell_keys(reduced))
     baseline = table_of(
         *({"model": m, "batch_size": "64", "optimizer": "adam", "lr": "0.01", "f1": 0.5} for m in ("linear", "ribeiro"))
     )
-    assert not paper.is_the_papers_grid(baseline, cell_keys(baseline))
+    assert not paper.study_of(baseline, cell_keys(baseline))
     demo = table_of(*grid({("adam", "0.001"): 0.1, ("sgd", "0.001"): 0.2}))
-    assert not paper.is_the_papers_grid(demo, cell_keys(demo))
+    assert not paper.study_of(demo, cell_keys(demo))
 
 
 # --- predictions

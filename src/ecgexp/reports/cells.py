@@ -142,7 +142,7 @@ def repetition_keys(results: pd.DataFrame) -> list[str]:
 
 
 def collect_cells(
-    results: pd.DataFrame, keys: Sequence[str], metric: str, against_paper: bool = False
+    results: pd.DataFrame, keys: Sequence[str], metric: str, study: paper.Study | None = None
 ) -> list[TableCell]:
     """Cells in the order of the command line.
 
@@ -154,8 +154,8 @@ def collect_cells(
         Keys whose values make a cell.
     metric : str
         Column to average.
-    against_paper : bool
-        Whether to look each cell up in the paper.
+    study : Study, optional
+        Published study in which each cell is looked up.
     """
     cells = []
     for values, trials in results.fillna(dict.fromkeys(keys, "-")).groupby(list(keys), sort=False):
@@ -168,7 +168,9 @@ def collect_cells(
                 tuple(measured[metric]) if len(measured) else (),
                 len(trials),
                 int(finished["diverged"].sum()),
-                _published(trials.iloc[0], known) if against_paper else None,
+                None
+                if study is None
+                else study.published_value({key: trials.iloc[0].get(key) for key in study.keys} | known),
                 validation_sets=tuple(sorted(set(measured["validation_set"]))),
             )
         )
@@ -191,9 +193,8 @@ def comparable(cells: Sequence[TableCell]) -> list[list[TableCell]]:
     return list(families.values())
 
 
-def _published(trial: pd.Series, values: dict[str, str]) -> float | None:
-    """The paper's value for a cell, looked up by the settings of one of its trials and the cell's own values."""
-    return paper.published_value({key: trial.get(key) for key in paper.KEYS} | values)
+def _settings(trial: pd.Series, study: paper.Study) -> dict[str, object]:
+    return {key: trial.get(key) for key in study.keys}
 
 
 def arrange(cells: Sequence[TableCell], most_columns: int | None = None) -> Table:
@@ -202,12 +203,13 @@ def arrange(cells: Sequence[TableCell], most_columns: int | None = None) -> Tabl
     Where there would be more than `most_columns` columns, further keys make rows.
     """
     keys = list(cells[0].values)
-    if set(keys) <= set(paper.KEYS):
-        keys = [key for key in paper.KEYS if key in keys]
+    known = paper.LEANDRO2023.keys
+    if set(keys) <= set(known):
+        keys = [key for key in known if key in keys]
     else:
         keys.sort(key=lambda key: key.partition(".")[0] not in _ROWS_FIRST)
     split = max(1, len(keys) // 2)
-    if set(keys) <= set(paper.KEYS) and 0 < (named := len({"model", "batch_size"} & set(keys))) < len(keys):
+    if set(keys) <= set(known) and 0 < (named := len({"model", "batch_size"} & set(keys))) < len(keys):
         split = named
     while most_columns and split < len(keys) and len({_values(cell, keys[split:]) for cell in cells}) > most_columns:
         split += 1

@@ -137,7 +137,7 @@ class Report:
     @cached_property
     def objective(self) -> str:
         """The objective of the (first) sweep."""
-        return str(self.parents[0].data.tags.get(Tag.OBJECTIVE, paper.METRIC))
+        return str(self.parents[0].data.tags.get(Tag.OBJECTIVE, paper.LEANDRO2023.metric))
 
     @cached_property
     def objectives(self) -> list[str]:
@@ -193,7 +193,7 @@ class Report:
     def main_metric(self) -> str:
         """The metric by which trials of this target are compared by default."""
         names = [note_of(run).main for run in self.runs]
-        return next((name for name in names if best_metric("val", name) in self.results), paper.METRIC_NAME)
+        return next((name for name in names if best_metric("val", name) in self.results), paper.LEANDRO2023.metric_name)
 
     @cached_property
     def patients_known(self) -> bool:
@@ -297,10 +297,9 @@ class Report:
         return next(run for run in self.runs if run.info.run_id == run_id)
 
     @cached_property
-    def is_the_papers(self) -> bool:
-        """Whether the cells are those of Leandro et al. 2023."""
-        same_metric = best_metric("val", self.main_metric) == paper.METRIC
-        return same_metric and paper.is_the_papers_grid(self.results, cell_keys(self.results))
+    def study(self) -> paper.Study | None:
+        """The published study that the cells are of; None where there is none."""
+        return None if self.staged is not None else paper.study_of(self.results, cell_keys(self.results))
 
     @cached_property
     def departures(self) -> list[str]:
@@ -308,13 +307,13 @@ class Report:
         records = [
             int(found["counts"]["train"]["records"]) for found in self.data if "train" in found.get("counts", {})
         ]
-        return paper.departures(self.runs, records) if self.is_the_papers else []
+        return [] if self.study is None else self.study.departures(self.runs, records)
 
     @cached_property
     def cells(self) -> list[TableCell]:
         """Cells of the objective. For the paper's grid, cells of the paper's metric, with the paper's values."""
-        metric = paper.METRIC if self.is_the_papers else self.objective
-        return collect_cells(self.results, cell_keys(self.results), metric, self.is_the_papers)
+        metric = self.objective if self.study is None else self.study.metric
+        return collect_cells(self.results, cell_keys(self.results), metric, self.study)
 
     @cached_property
     def table(self) -> Table:

@@ -17,7 +17,6 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from ecgexp.reports import paper
 from ecgexp.reports.cells import (
     TableCell,
     arrange,
@@ -96,7 +95,6 @@ def write_report(folder: Path, report: Report) -> list[str]:
         findings=findings,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=version("ecgexp"),
-        paper_source=paper.SOURCE,
         tiles=_tiles(report),
         trials=_trials(report),
         unfinished=_unfinished(report),
