@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -553,6 +554,14 @@ def test_a_trained_sweep_is_reported(tmp_path, monkeypatch):
     results = pd.read_csv(out / "results.csv")
     assert len(results) == 2 and results[f"{F1}_low"].notna().all()
     text = Page(out / "report.html").text
+    errors = pd.read_csv(out / "errors.csv")
+    assert len(errors) and (out / "report.html").read_text().count("data:image/png;base64,") > len(errors)
+    assert "Errors in validation" in text and "nearest correct" in text
     assert "separate patient" not in text and "No other trial can be distinguished from the winner" in text
     again = shell("__main__", tmp_path, "--config-dir", str(out), "experiment=best", "--cfg", "job")
     assert again.returncode == 0 and f"lr: {results['lr'][0]}" in again.stdout
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "data").write_text("no folder")
+    report(monkeypatch, tmp_path)
+    assert not (out / "errors.csv").exists()
+    assert "The errors are not drawn: " in Page(out / "report.html").text

@@ -114,8 +114,7 @@ def evaluate(
         metrics |= {"brier": float(labels["brier"].mean())} | _per_label("brier", labels["brier"])
         metrics |= _per_label("auroc", labels["auroc"].dropna())
         with suppress(UserError):  # too few patients, as the scores of `_uncertainty` say
-            limits = evaluation.label_intervals(target, probabilities, targets, predictions.groups)
-            labels = labels.join(limits)
+            labels = labels.join(evaluation.label_intervals(target, probabilities, targets, predictions.groups))
     uncertainty = _uncertainty(predictions, target)
     metrics |= _limits(uncertainty)
     tuned_labels = None

@@ -22,14 +22,16 @@ from numpy.typing import NDArray
 
 from ecgexp.commands.arguments import place_of_runs
 from ecgexp.config.build import build_dataset
-from ecgexp.errors import UserError, summarised
+from ecgexp.datasets.base import Dataset, Split
+from ecgexp.errors import UserError, first_line, summarised
 from ecgexp.reports.comparison import compare_trials
 from ecgexp.reports.findings import Report, merge
+from ecgexp.reports.gallery import Errors, draw_errors
 from ecgexp.reports.page import write_report
 from ecgexp.reports.search import read_study
 from ecgexp.reports.stages import COLUMN, StagedPath, read_path, stage_column
 from ecgexp.reports.statistics import Statistics, read_statistics
-from ecgexp.reports.tables import validation_sets
+from ecgexp.reports.tables import described, validation_sets
 from ecgexp.reports.trial import validation_fingerprint
 from ecgexp.sweeps.status import Board
 from ecgexp.targets import Target
@@ -159,6 +161,9 @@ def read_report(store: Store, parents: Sequence[MlflowRun], trust: Sequence[str]
         staged=staged,
         statistics=statistics,
     )
+    with tempfile.TemporaryDirectory() as temporary:
+        files = RunFiles(store, {run.info.run_id: run for run in runs}, Path(temporary))
+        report.errors = _draw_errors(files, report, trust)
     for run_id in report.drawn:
         report.histories[run_id] = _history(store, sources[run_id], report.metric)
     return report
@@ -228,16 +233,42 @@ def _read_data(files: RunFiles, run_id: str) -> dict[str, Any]:
         return {}
 
 
+def _read_dataset(files: RunFiles, run_id: str, trust: Sequence[str]) -> tuple[Dataset, Split]:
+    """The dataset of a run and its validation split. Raises UserError where it is not on this machine."""
+    path = files.find(run_id, File.CONFIG)
+    if path is None:
+        raise UserError(f"Run {run_id} has no {File.CONFIG}.")
+    cfg = read_config(path)
+    for group in ("dataset", "target", *(["metrics"] if cfg.get("metrics") else [])):
+        check_trusted(group, cfg.get(group), trust)
+    dataset = build_dataset(own_folders(cfg))
+    return dataset, dataset.load("val")
+
+
+def _draw_errors(files: RunFiles, report: Report, trust: Sequence[str]) -> Errors | str:
+    """Errors of the best trial on the validation split; a sentence where they are not drawn."""
+    row = report.best[0] if report.best else None
+    predictions = report.predictions.get(row["source_run_id"]) if row is not None else None
+    if row is None or predictions is None:
+        return ""
+    run_id = str(row["source_run_id"])
+    command = f"python -m ecgexp.evaluate run={run_id} split=val"
+    try:
+        if artifact_folder(files.store, report.parents[0]) is None:
+            return f"The errors are not drawn: this report goes to a server, and pictures stay here. Use {command}."
+        dataset, split = _read_dataset(files, run_id, trust)
+    except UserError as error:
+        return f"The errors are not drawn: {first_line(error)}"
+    if not np.array_equal(split.ids, predictions.ids) or not np.array_equal(split.targets, predictions.targets):
+        return "The errors are not drawn: the records here, or their labels, are not those of the trial."
+    drawn = draw_errors(predictions, split, dataset.inputs, dataset.metadata("val"))
+    return "" if drawn is None else Errors(described(row, report.keys), *drawn)
+
+
 def _patients(files: RunFiles, run_id: str, ids: NDArray[np.str_], trust: Sequence[str]) -> NDArray[np.str_] | None:
     """Patients of records, read from the dataset; None where the dataset is not on this machine."""
     try:
-        path = files.find(run_id, File.CONFIG)
-        if path is None:
-            return None
-        cfg = read_config(path)
-        for group in ("dataset", "target", *(["metrics"] if cfg.get("metrics") else [])):
-            check_trusted(group, cfg.get(group), trust)
-        split = build_dataset(own_folders(cfg)).load("val")
+        _, split = _read_dataset(files, run_id, trust)
     except UserError:
         return None
     patients = dict(zip(split.ids.tolist(), split.patients.tolist(), strict=True))

@@ -117,7 +117,7 @@ def label_intervals(target: Target, probabilities: Tensor, targets: Tensor, pati
     for name, of in (("precision", predicted), ("recall", true)):
         count = _sums(drawn.weights, of)
         shares = np.divide(hits, count, out=np.full(hits.shape, np.nan), where=count > 0)
-        known = of.any(axis=0)
+        known = np.asarray(of.any(axis=0))
         for end, level in (("low", 0.025), ("high", 0.975)):
             column = np.full(len(known), np.nan)
             column[known] = np.nanquantile(shares[:, known], level, axis=0)

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ecgexp.reports import paper
 from ecgexp.reports.cells import Table, TableCell, arrange, cell_keys, collect_cells, comparable, repetition_keys
 from ecgexp.reports.comparison import Group, uncertainty_columns
+from ecgexp.reports.gallery import Errors
 from ecgexp.reports.search import epochs_saved, pareto_front
 from ecgexp.reports.stages import StagedPath, about_choice, about_path, about_shares, stage_draws, stage_shares
 from ecgexp.reports.statistics import Statistics
@@ -109,6 +110,8 @@ class Report:
         Where the sweep is a search by stages.
     statistics : dict of str to Statistics
         Results of the user's own statistics, by the name of the sweep that computed them.
+    errors : Errors or str
+        Errors of the best trial in validation; a sentence where they are not drawn, "" where the target has none.
     """
 
     parents: list[MlflowRun]
@@ -123,6 +126,7 @@ class Report:
     search: optuna.Study | None = None
     staged: StagedPath | None = None
     statistics: dict[str, Statistics] = field(default_factory=dict)
+    errors: Errors | str = ""
 
     @cached_property
     def name(self) -> str:

@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +69,24 @@ class Section:
     errors: list[list[Record]]
 
 
+@dataclass(frozen=True)
+class Errors:
+    """Errors of one trial, for a report.
+
+    Attributes
+    ----------
+    trial : str
+        Its settings.
+    sections : list of Section
+    table : DataFrame
+        See `draw_errors`.
+    """
+
+    trial: str
+    sections: list[Section]
+    table: pd.DataFrame
+
+
 def find_errors(predictions: Predictions) -> pd.DataFrame | None:
     """Errors to look at, and for each the most similar records that are decided rightly.
 
@@ -97,8 +114,9 @@ def find_errors(predictions: Predictions) -> pd.DataFrame | None:
     narrow = errors.sort_values(["margin", "record"], kind="stable").drop_duplicates("record")
     sections = [("Most confident", surest.head(MOST_ERRORS)), ("Least decided", narrow.head(MOST_ERRORS))]
     pairs = surest.groupby(["true", "predicted"], sort=False)
-    for (true, predicted), count in pairs.size().sort_values(ascending=False, kind="stable").head(MOST_PAIRS).items():
-        sections.append((f"{true} taken for {predicted} ({count})", pairs.get_group((true, predicted)).head(1)))
+    counts = pairs.size().sort_values(ascending=False, kind="stable").head(MOST_PAIRS)
+    for pair, count in zip(counts.index.tolist(), counts.tolist(), strict=True):
+        sections.append((f"{pair[0]} taken for {pair[1]} ({count})", pairs.get_group(pair).head(1)))
     table = pd.concat([part.assign(section=title) for title, part in sections], ignore_index=True)
     odds = _log_odds(predictions.probabilities)
     for column in ("predicted", "true"):
@@ -189,7 +207,7 @@ def _facts(metadata: pd.DataFrame | None, row: int) -> list[tuple[str, str]]:
         return []
     values = metadata.iloc[row]
     known = {str(name): value for name, value in values.items() if not pd.isna(value) and str(value)}
-    return [(name, f"{value:g}" if isinstance(value, Real) else str(value)) for name, value in known.items()]
+    return [(name, str(value).removesuffix(".0")) for name, value in known.items()]
 
 
 def _highest(predictions: Predictions, row: int) -> list[tuple[str, float]]:

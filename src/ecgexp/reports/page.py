@@ -110,6 +110,8 @@ def write_report(folder: Path, report: Report) -> list[str]:
         most_sets=MOST_SETS,
         resamples=RESAMPLES,
     )
+    if not isinstance(report.errors, str):
+        report.errors.table.to_csv(folder / File.ERRORS, index=False)
     (folder / File.REPORT).write_text(page, encoding="utf-8")
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
     (folder / File.LISTED).write_text("\n".join([*names, File.LISTED]) + "\n")

@@ -51,7 +51,10 @@ def one_label_decisions(
     label, decision = true.argmax(axis=1), predicted.argmax(axis=1)
     wrong = np.flatnonzero(predicted.any(axis=1) & (label != decision))
     mistakes = _mistakes(
-        wrong, [names[i] for i in label[wrong]], [names[i] for i in decision[wrong]], values[wrong, decision[wrong]]
+        wrong,
+        [names[i] for i in label[wrong].tolist()],
+        [names[i] for i in decision[wrong].tolist()],
+        values[wrong, decision[wrong]],
     )
     highest = np.sort(values, axis=1)[:, -2:]
     margins = highest[:, -1] - highest[:, 0] if len(names) > 1 else np.ones(len(values))
@@ -75,11 +78,11 @@ def each_label_decisions(
     thresholds : float array, (labels,)
     """
     true, values = np.asarray(targets) == 1, np.asarray(probabilities, dtype=np.float64)
-    known = np.isfinite(values).all(axis=1)
-    record, label = np.nonzero((true != predicted) & known[:, None])
-    has = true[record, label]
-    true_names = [names[i] if yes else f"no {names[i]}" for i, yes in zip(label, has, strict=True)]
-    wrong_names = [f"no {names[i]}" if yes else names[i] for i, yes in zip(label, has, strict=True)]
+    known = np.asarray(np.isfinite(values).all(axis=1))
+    record, label = np.nonzero(np.logical_and(true != predicted, known[:, None]))
+    has = true[record, label].tolist()
+    true_names = [names[i] if yes else f"no {names[i]}" for i, yes in zip(label.tolist(), has, strict=True)]
+    wrong_names = [f"no {names[i]}" if yes else names[i] for i, yes in zip(label.tolist(), has, strict=True)]
     confidence = np.where(has, 1 - values[record, label], values[record, label])
     correct = {name: true[:, i] & predicted[:, i] & known for i, name in enumerate(names)}
     correct |= {f"no {name}": ~true[:, i] & ~predicted[:, i] & known for i, name in enumerate(names)}
