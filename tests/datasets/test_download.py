@@ -16,7 +16,8 @@ import pytest
 import requests
 
 from ecgexp.datasets import download as module
-from ecgexp.datasets.download import SOURCES, SUMS, Downloaded, download, main
+from ecgexp.datasets.download import SOURCES, SUMS, Downloaded, Source, download, main
+from ecgexp.datasets.image.medmnist_sets import SETS
 from ecgexp.errors import UserError
 
 PTBXL = SOURCES["ptbxl"]
@@ -236,6 +237,71 @@ def test_the_command_knows_the_rate_of_a_data_set_that_has_one(server, tmp_path,
     out = capsys.readouterr().out
     assert "data/mitbih holds mitbih at 360 Hz: 4 files" in out
     assert "python -m ecgexp -m dataset=mitbih dataset.root=data/mitbih optimizer" in out
+
+
+# --- images, whose checksums are known beforehand
+
+
+@pytest.fixture
+def images(server, monkeypatch):
+    """A set of MedMNIST on the server, with the checksums of what is there."""
+    server.files |= {name: np.random.default_rng(3).bytes(SIZE) for name in ("bloodmnist.npz", "bloodmnist_64.npz")}
+    sums = {name: hashlib.md5(server.files[name]).hexdigest() for name in ("bloodmnist.npz", "bloodmnist_64.npz")}
+    source = Source(server.url, files=(), signals={28: "bloodmnist.npz", 64: "bloodmnist_64.npz"}, sums=sums)
+    monkeypatch.setitem(SOURCES, "bloodmnist", source)
+    return source
+
+
+def test_images_come_as_one_file_without_a_list(server, images, root, capsys):
+    assert download(images, root, 64, delay=0) == Downloaded(files=1, fetched=1)
+    assert contents(root) == {"bloodmnist_64.npz": server.files["bloodmnist_64.npz"]}
+    assert server.asked() == {"bloodmnist_64.npz": 1}
+    assert download(images, root, 64, delay=0) == Downloaded(files=1, fetched=0)
+    assert server.asked() == {"bloodmnist_64.npz": 1}
+    assert "of 0 MB" in capsys.readouterr().err  # 40 kB
+    with pytest.raises(UserError, match="images of 32 x 32 pixels to download: --size takes 28 or 64"):
+        download(images, root, 32)
+
+
+def test_images_whose_connection_breaks_are_continued(server, images, root):
+    server.faults["bloodmnist.npz"] = ["break"]
+    download(images, root, 28, delay=0)
+    assert contents(root) == {"bloodmnist.npz": server.files["bloodmnist.npz"]}
+    (_, first), (_, second) = server.requests
+    assert first is None and 0 < int(re.fullmatch(r"bytes=(\d+)-", second)[1]) <= SIZE // 2
+
+
+def test_images_that_stay_wrong_are_refused(server, images, root):
+    server.faults["bloodmnist.npz"] = ["corrupt"] * ALWAYS
+    with pytest.raises(UserError) as error:
+        download(images, root, 28, delay=0, attempts=2)
+    assert "does not match its published MD5 sum" in one_sentence(error)
+    assert contents(root) == {}
+
+
+def test_the_command_downloads_images_and_says_how_to_use_them(server, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dataset", "bloodmnist", "--size", "64"]) == 0
+    assert (tmp_path / "data/medmnist/bloodmnist_64.npz").is_file()
+    out = capsys.readouterr().out
+    assert "data/medmnist holds bloodmnist at 64 x 64 pixels: 1 file, equal to its checksum, fetched now." in out
+    use = "dataset=medmnist dataset.root=data/medmnist dataset.name=bloodmnist dataset.size=64 optimizer"
+    assert use in out
+
+
+@pytest.mark.parametrize("options", [("bloodmnist", "--sampling-rate", "100"), ("ptbxl", "--size", "28")])
+def test_a_rate_of_images_or_a_size_of_signals_is_refused(options, capsys):
+    assert main(["--dataset", *options]) == 1
+    assert f"{options[0]} is chosen by" in one_sentence(capsys.readouterr().err)
+
+
+def test_each_set_of_medmnist_is_a_source_on_zenodo():
+    for name, published in SETS.items():
+        source = SOURCES[name]
+        assert source.url == "https://zenodo.org/records/10519652/files/"
+        assert tuple(source.signals) == (28, 64, 128, 224)
+        assert tuple(source.sums.values()) == published.md5
+        assert list(source.sums) == [f"{name}{size}.npz" for size in ("", "_64", "_128", "_224")]
 
 
 # --- what goes wrong and is overcome ----------------------------------------------------------------------

@@ -36,6 +36,7 @@ def test_data_downloads_the_data_set_that_is_named_at_its_own_rate():
     assert commands() == ["--dataset", "ptbxl"]
     assert commands("RATE=500") == ["--dataset", "ptbxl", "--sampling-rate", "500"]
     assert commands("DATASET=mitbih") == ["--dataset", "mitbih"]
+    assert commands("DATASET=bloodmnist", "SIZE=64") == ["--dataset", "bloodmnist", "--size", "64"]
 
 
 @pytest.mark.slow

@@ -193,15 +193,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     source = SOURCES[options.dataset]
     images = source.sums is not None
-    for given, fits, option in (
-        (options.sampling_rate, not images, "--sampling-rate"),
-        (options.size, images, "--size"),
-    ):
-        if given is not None and not fits:
-            print(f"{options.dataset} takes no {option}: use {source.option}.", file=sys.stderr)
-            return 2
+    given, other = (options.size, options.sampling_rate) if images else (options.sampling_rate, options.size)
+    if other is not None:
+        print(f"{options.dataset} is chosen by {source.option} and by nothing else.", file=sys.stderr)
+        return 1
     default_rate = next(iter(source.signals))
-    given = options.size if images else options.sampling_rate
     rate = default_rate if given is None else given
     group = "medmnist" if images else options.dataset
     root = options.root or Path("data", group)
@@ -222,11 +218,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if images and options.dataset in SEVERAL:
         use += ["target=multilabel", "loss=bce"]
     print(
-        f"{root} holds {options.dataset} at {source.named(rate)}: {done.files:,} file{'s' * (done.files != 1)}, each "
-        f"equal to its checksum, {done.fetched:,} of them fetched now.\n"
+        f"{root} holds {options.dataset} at {source.named(rate)}: {_counted(done)}.\n"
         f"Use it: {shlex.join(use)} optimizer=sgd,adam lr=0.001,0.01"
     )
     return 0
+
+
+def _counted(done: Downloaded) -> str:
+    if done.files == 1:
+        return f"1 file, equal to its checksum, {'fetched now' if done.fetched else 'here already'}"
+    return f"{done.files:,} files, each equal to its checksum, {done.fetched:,} of them fetched now"
 
 
 class _Folder:
