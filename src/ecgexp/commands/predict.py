@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from ecgexp.commands.arguments import one_of, place_of_runs
 from ecgexp.datasets.base import Input
 from ecgexp.datasets.ecg.headers import record_path
-from ecgexp.datasets.ecg.records import MILLIVOLTS, Reading, RecordError, read_record
+from ecgexp.datasets.ecg.records import MILLIVOLTS, Reading, read_record
+from ecgexp.datasets.image.reader import Resize, read_image
+from ecgexp.datasets.reading import RecordError
 from ecgexp.errors import UserError
 from ecgexp.tracking.restore import Trained, load_trained
 from ecgexp.training.batches import evaluation_batch
@@ -42,9 +44,14 @@ def predict_records(trained: Trained, readings: Sequence[Reading]) -> NDArray[np
         Where an output of the net is not finite.
     """
     scale = _scale(trained.name, trained.contract.signal(trained.name))
-    signals = torch.from_numpy(np.stack([reading.signal.T for reading in readings]) * np.float32(scale))
-    batches = signals.split(evaluation_batch(signals.device))
-    probabilities = torch.cat([*run_net(trained.net, batches, signals.device)])
+    return _probabilities(trained, np.stack([reading.signal.T for reading in readings]) * np.float32(scale))
+
+
+def _probabilities(trained: Trained, records: NDArray[Any]) -> NDArray[np.float32]:
+    """Probabilities, (records, names), of records with the axes of the net's input; UserError as `predict_records`."""
+    inputs = torch.from_numpy(records)
+    batches = inputs.split(evaluation_batch(inputs.device))
+    probabilities = torch.cat([*run_net(trained.net, batches, inputs.device)])
     if not torch.isfinite(probabilities).all():
         raise UserError(f"The net of {trained.name} gives no finite probabilities: choose another run.")
     return probabilities.numpy()
@@ -67,33 +74,15 @@ def run(values: dict[str, list[str]]) -> int:
     assume = one_of(values, "uncalibrated", ("refuse", "assume"), "refuse") == "assume"
     if "run" not in values:
         raise UserError("The key 'run' is missing: write run=ID, run=FOLDER or run=models:/NAME/VERSION.")
-    paths = _record_paths(values.get("record", []))
+    files = _files(values.get("record", []))
     plot = _plot_path(values["plot"][0]) if "plot" in values else None
     root, uri = place_of_runs(values)
     trusted = [package for package in values.get("trust", [""])[0].split(",") if package]
     trained = load_trained(values["run"][0], root, uri, trusted)
-    signal = trained.contract.signal(trained.name)
-    _scale(trained.name, signal)  # refuses a wrong unit before records are read
-    readings: dict[Path, Reading] = {}
-    problems: dict[Path, str] = {}
-    for path in paths:
-        try:
-            readings[path] = read_record(
-                path,
-                lead_names=signal.coordinates["lead"],
-                sampling_rate=signal.rate or 0,
-                samples=signal.size("time"),
-                uncalibrated="assume" if assume else "refuse",
-            )
-        except RecordError as error:
-            problems[path] = str(error)
-    results = _results(trained, readings)
-    if plot is not None:
-        for target, result, reading in zip(
-            _plot_targets(plot, list(readings)), results, readings.values(), strict=True
-        ):
-            _draw(target, trained, result, reading)
-            result["plot"] = str(target)
+    if trained.contract.image is not None:
+        results, problems = _of_images(trained, trained.contract.image, files, values)
+    else:
+        results, problems = _of_signals(trained, files, assume, plot, "crop" in values)
     if form == "json":
         refused = [{"record": str(path), "error": problem} for path, problem in problems.items()]
         answer = {"run": trained.name, "threshold": trained.target.threshold, "records": [*results, *refused]}
@@ -108,19 +97,90 @@ def run(values: dict[str, list[str]]) -> int:
     return 1 if problems else 0
 
 
-def _record_paths(patterns: list[str]) -> list[Path]:
-    """Paths of records without extension, each once, whichever of their files is named."""
+def _of_signals(
+    trained: Trained, files: list[Path], assume: bool, plot: Path | None, cropped: bool
+) -> tuple[list[dict[str, Any]], dict[Path, str]]:
+    """Results of WFDB records, and the problems of those that cannot be used."""
+    signal = trained.contract.signal(trained.name)
+    if cropped:
+        raise UserError("The key 'crop' is for images: leave it out.")
+    _scale(trained.name, signal)  # refuses a wrong unit before records are read
+    readings: dict[Path, Reading] = {}
+    problems: dict[Path, str] = {}
+    for path in dict.fromkeys(map(record_path, files)):  # whichever of its files is named
+        try:
+            readings[path] = read_record(
+                path,
+                lead_names=signal.coordinates["lead"],
+                sampling_rate=signal.rate or 0,
+                samples=signal.size("time"),
+                uncalibrated="assume" if assume else "refuse",
+            )
+        except RecordError as error:
+            problems[path] = str(error)
+    results: list[dict[str, Any]] = []
+    if readings:
+        rows = predict_records(trained, list(readings.values()))
+        results = _results(trained, list(readings), rows, [reading.notes for reading in readings.values()])
+    if plot is not None:
+        for target, result, reading in zip(
+            _plot_targets(plot, list(readings)), results, readings.values(), strict=True
+        ):
+            _draw(target, trained, result, reading)
+            result["plot"] = str(target)
+    return results, problems
+
+
+def _of_images(
+    trained: Trained, image: Input, files: list[Path], values: dict[str, list[str]]
+) -> tuple[list[dict[str, Any]], dict[Path, str]]:
+    """Results of image files, and the problems of those that cannot be used."""
+    for key in ("plot", "uncalibrated"):
+        if key in values:
+            raise UserError(f"The key '{key}' is for ECG records, but the net of {trained.name} takes images.")
+    size = {"channels": image.size("channel"), "height": image.size("row"), "width": image.size("column")}
+    resize: Resize = "stretch" if trained.prepared.get("resize") == "stretch" else "cover"
+    crop = values["crop"][0] if "crop" in values else trained.prepared.get("crop")
+    if crop is not None and not (str(crop).isdecimal() and int(crop) > 0):
+        raise UserError(f"The key 'crop' is {crop!r}: give the side of a square in pixels, such as crop=200.")
+    if "crop" not in values and "crop" not in trained.prepared:
+        print(
+            "The run does not say how its images were cut: each is resized as a whole. With crop=N, a square of N "
+            "pixels in its middle is.",
+            file=sys.stderr,
+        )
+    readings: dict[Path, tuple[NDArray[np.uint8], tuple[str, ...]]] = {}
+    problems: dict[Path, str] = {}
+    for path in dict.fromkeys(files):
+        try:
+            readings[path] = read_image(
+                path,
+                **size,
+                crop=None if crop is None else int(crop),
+                resize="stretch" if resize == "stretch" else "cover",
+            )
+        except RecordError as error:
+            problems[path] = str(error)
+    if not readings:
+        return [], problems
+    arrays = np.stack([pixels.transpose(2, 0, 1) for pixels, _ in readings.values()])
+    rows = _probabilities(trained, arrays.astype(np.float32))
+    return _results(trained, list(readings), rows, [notes for _, notes in readings.values()]), problems
+
+
+def _files(patterns: list[str]) -> list[Path]:
+    """Paths that are named, or that match a pattern."""
     if not patterns:
         raise UserError("No record is named: write record=PATH, and further paths after it.")
-    paths: list[Path] = []
+    files: list[Path] = []
     for pattern in patterns:
         matches = [pattern]
         if glob.has_magic(pattern) and not Path(pattern).exists():
             matches = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207 - the pattern may be absolute
             if not matches:
                 raise UserError(f"No file matches record={pattern}: check the path.")
-        paths.extend(record_path(Path(match).expanduser()) for match in matches)
-    return list(dict.fromkeys(paths))
+        files.extend(Path(match).expanduser() for match in matches)
+    return files
 
 
 def _plot_path(name: str) -> Path:
@@ -141,18 +201,17 @@ def _plot_targets(plot: Path, records: list[Path]) -> list[Path]:
     return [plot.with_name(f"{plot.stem}-{name}{plot.suffix}") for name in names]
 
 
-def _results(trained: Trained, readings: dict[Path, Reading]) -> list[dict[str, Any]]:
-    if not readings:
-        return []
-    rows = torch.from_numpy(predict_records(trained, list(readings.values())))
+def _results(
+    trained: Trained, paths: Sequence[Path], rows: NDArray[np.float32], notes: Sequence[tuple[str, ...]]
+) -> list[dict[str, Any]]:
     results = []
-    for (path, reading), row in zip(readings.items(), rows, strict=True):
+    for path, row, noted in zip(paths, torch.from_numpy(rows), notes, strict=True):
         results.append(
             {
                 "record": str(path),
                 "probabilities": dict(zip(trained.target.names, row.tolist(), strict=True)),
                 "predicted": trained.target.decided(row),
-                "notes": list(reading.notes),
+                "notes": list(noted),
             }
         )
     return results

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgexp.config.schema import SIZES
-from ecgexp.datasets.base import SIGNAL, Dataset, Input
+from ecgexp.datasets.base import CHANNELS, SIGNAL, Dataset, Input
 from ecgexp.errors import UserError
 
 BUFFER = "contract"
@@ -141,6 +141,13 @@ class Contract:
                 "python -m ecgexp.evaluate uses it on its own data set."
             )
         return first
+
+    @property
+    def image(self) -> Input | None:
+        """The image that the net takes; None if it takes another input, or several."""
+        first = self.inputs[0]
+        is_image = len(self.inputs) == 1 and first.axes == ("channel", "row", "column")
+        return first if is_image and first.size("channel") in CHANNELS else None
 
     def check_data(self, dataset: Dataset) -> None:
         """Refuse a dataset whose inputs or labels differ from those of the net.

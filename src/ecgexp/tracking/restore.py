@@ -13,10 +13,11 @@ weights of its run instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml  # type: ignore[import-untyped]
@@ -64,12 +65,15 @@ class Trained:
         Its inputs, labels and target.
     target : Target
         The target that it predicts.
+    prepared : mapping of str to value
+        Keys ``crop`` and ``resize`` of the dataset that it was trained on, where that has them.
     """
 
     name: str
     net: nn.Module
     contract: Contract
     target: Target
+    prepared: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -257,7 +261,8 @@ def _from_config(folder: Path, name: str, trust: Collection[str]) -> Trained:
     target = _target(found.contract, trust)
     net = nn.Sequential(found.network, target.activation()).eval()
     _check_fit(net, found.contract, folder)
-    return Trained(name, net, found.contract, target)
+    prepared = {key: found.cfg.dataset[key] for key in ("crop", "resize") if key in found.cfg.dataset}
+    return Trained(name, net, found.contract, target, prepared)
 
 
 def _contract(cfg: DictConfig, digest: Tensor | None, path: Path) -> Contract:
