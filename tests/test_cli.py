@@ -328,8 +328,9 @@ def test_every_option_of_every_group_composes_and_passes_the_check(group):
         "wfdb": ["dataset.labels=[AF]", "dataset.labels_csv=labels.csv"],
         "cross_entropy": ["dataset=mitbih"],
     }
-    images = ["~dataset.leads", "~dataset.samples", "+dataset.channels=3", "+dataset.height=28", "+dataset.width=28"]
-    more |= dict.fromkeys(("alexnet", "cnn", "densenet_small", "resnet18"), images)
+    more |= {name: ["dataset=synthetic_cells"] for name in ("alexnet", "cnn", "densenet_small", "resnet18")}
+    more |= {name: ["model=cnn"] for name in ("synthetic_cells", "medmnist")}
+    more |= {"images": ["model=cnn", "dataset.labels=[cat,dog]"]}
     for option in options:
         args = get_args_parser().parse_args([f"{group}={option}", *more.get(option, [])])
         for cfg in plan(CONF, args).configurations:

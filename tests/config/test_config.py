@@ -484,3 +484,53 @@ def test_a_metric_of_ones_own_may_be_monitor_and_objective_and_defines_its_direc
 def test_wrong_metrics_targets_and_labels_are_refused_before_anything_is_read(words, named):
     sentence = refusal(composed(*words))
     assert all(word in sentence for word in named), sentence
+
+
+# --- images
+
+
+def compose_words(*words):
+    register_resolvers()
+    (composed,) = plan(CONF, get_args_parser().parse_args(list(words))).configurations
+    return composed
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("dataset.name=mnist",), ("dataset.name", "mnist", "bloodmnist")),
+        (("dataset.name=organmnist3d",), ("dataset.name", "organamnist")),
+        (("dataset.split=random",), ("dataset.split", "toffanetto2024")),
+        (("dataset.normalize=per_lead",), ("dataset.normalize", "per_channel")),
+        (("dataset.size=big",), ("dataset.size",)),
+        (("loss=bce",), ("loss=cross_entropy",)),
+        (("dataset.height=0",), ("dataset.height",)),
+        (("dataset=images", "dataset.root=nowhere"), ("nowhere", "dataset.root")),
+        (("dataset=images", "dataset.labels_csv=labels.csv"), ("dataset.labels", "labels.csv")),
+        (("dataset=images", "dataset.labels=[a]", "dataset.resize=pad"), ("dataset.resize", "cover")),
+        (("dataset=images", "dataset.labels=[a]", "dataset.crop=0"), ("dataset.crop",)),
+        (("dataset=synthetic_cells", "dataset.images=3"), ("dataset.images",)),
+        (("dataset=synthetic_cells", "model=ribeiro"), ("model=mlp",)),
+    ],
+)
+def test_a_wrong_setting_of_images_is_refused_before_anything_is_read(words, expected):
+    chosen = [] if any(word.startswith("dataset=") for word in words) else ["dataset=medmnist"]
+    model = [] if any(word.startswith("model=") for word in words) else ["model=cnn"]
+    with pytest.raises(UserError) as error:
+        check(compose_words(*chosen, *model, *words))
+    message = str(error.value)
+    assert all(word in message for word in expected)
+
+
+def test_sizes_and_labels_of_images_follow_the_set():
+    cfg = compose_words("dataset=medmnist", "dataset.name=pneumoniamnist", "dataset.size=64", "model=cnn")
+    found = cfg.dataset
+    assert (found.channels, found.height, found.width, list(found.label_names)) == (1, 64, 64, ["normal", "pneumonia"])
+    assert cfg.objective == "best/val/f1_macro"
+
+
+def test_the_sub_folders_of_images_are_their_labels(tmp_path):
+    for name in ("dog", "cat", ".hidden"):
+        (tmp_path / name).mkdir()
+    cfg = compose_words("dataset=images", f"dataset.root={tmp_path}", "model=cnn")
+    assert list(cfg.dataset.label_names) == ["cat", "dog"] and cfg.model.outputs == 2
