@@ -284,7 +284,8 @@ class RecordSet(Dataset):
     def _report(self, name: str, loaded: _Loaded) -> None:
         counts = self._counts(loaded.split)
         labels = ", ".join(f"{label} {count}" for label, count in counts["labels"].items())
-        logger.info("%s: %d records of %d patients: %s", name, counts["records"], counts["patients"], labels)
+        of_patients = f" of {counts['patients']} patients" if self.patients_known else ""
+        logger.info("%s: %d records%s: %s", name, counts["records"], of_patients, labels)
         if loaded.unlabelled:
             logger.info("%s: %d records without any of the labels are left out.", name, loaded.unlabelled)
         if loaded.adapted:
