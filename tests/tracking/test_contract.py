@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from ecgexp.commands.predict import predict_records
 from ecgexp.config.components import make_target
@@ -24,7 +25,7 @@ from ecgexp.errors import UserError
 from ecgexp.models import Linear
 from ecgexp.tracking.contract import Contract
 from ecgexp.tracking.model import log_model
-from ecgexp.tracking.restore import load_folder, load_trained
+from ecgexp.tracking.restore import dataset_kind, load_folder, load_trained, read_source
 from ecgexp.tracking.store import open_store
 from ecgexp.training.network import Network
 
@@ -276,3 +277,14 @@ def test_records_that_weights_would_take_for_others_are_refused(change, words):
     with pytest.raises(UserError) as refused:
         contract().differences(contract(**change))
     assert words in str(refused.value)
+
+
+def test_records_of_equal_names_are_compared_within_one_data_set_alone(tmp_path):
+    folder = write_run(tmp_path / "run", contract())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["dataset"] |= {"_target_": "ecgexp.datasets.MedMNIST", "name": "bloodmnist"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    kind = read_source(folder).dataset
+    assert kind == dataset_kind(OmegaConf.create(config))
+    for key, other in (("name", "pathmnist"), ("_target_", "ecgexp.datasets.PTBXL")):
+        assert dataset_kind(OmegaConf.create({"dataset": {**config["dataset"], key: other}})) != kind

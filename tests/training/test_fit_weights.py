@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ecgexp.errors import UserError
-from ecgexp.models import Ribeiro
+from ecgexp.models import CNN, Ribeiro
 from ecgexp.targets import MultiLabel
 from ecgexp.training.module import TrainingModule
 from ecgexp.training.transfer import Start, fit_weights, matches, weights_hash
@@ -178,6 +178,15 @@ def test_only_what_is_loaded_is_frozen():
 def test_what_would_have_no_effect_or_leave_random_weights_is_refused(here, keys, words):
     with pytest.raises(UserError, match=words):
         fit_weights(Net(**here), trained(), **keys)
+
+
+def test_images_of_another_size_have_the_same_convolution_and_another_dense_layer():
+    small, large = CNN(3, 28, 28, 8, filters=4), CNN(3, 64, 64, 8, filters=4)
+    fit = fit_weights(large, small.state_dict(), ["conv"])
+    fit.start.apply(large)
+    assert torch.equal(large.conv.weight, small.conv.weight)
+    assert fit.anew == {"head": "head.weight is 8 x 4096 here and 8 x 784 in the source"}
+    assert fit.trained == 8 * 4 * 32 * 32 + 8
 
 
 def test_weights_of_another_net_are_refused_with_the_layers_of_both():

@@ -125,7 +125,7 @@ class Source:
     contract : Contract, optional
         What the net took and said; None if the folder has nothing but weights.
     dataset : str, optional
-        Name of the class of its dataset.
+        Its data set, see `dataset_kind`.
     """
 
     weights: dict[str, Tensor]
@@ -226,7 +226,12 @@ def read_source(folder: Path) -> Source:
         return Source(inside or state, None, None)
     cfg = read_config(folder / File.CONFIG)
     contract = _contract(cfg, state.get(BUFFER), folder / File.DATA)
-    return Source(inside, contract, str(OmegaConf.select(cfg, "dataset._target_")))
+    return Source(inside, contract, dataset_kind(cfg))
+
+
+def dataset_kind(cfg: DictConfig) -> str:
+    """Data set of a configuration: its class, and its name if it is one of several. Records of others are others."""
+    return " ".join(str(value) for key in ("_target_", "name") if (value := OmegaConf.select(cfg, f"dataset.{key}")))
 
 
 def _registered(uri: str, store: Store) -> str:

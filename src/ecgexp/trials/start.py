@@ -18,7 +18,7 @@ from ecgexp.tracking.contract import Contract
 from ecgexp.tracking.names import TRAINED_PARAMETERS, File, Status, Tag, where
 from ecgexp.tracking.overlap import Seen, overlap_of, read_trained_on
 from ecgexp.tracking.provenance import config_hash
-from ecgexp.tracking.restore import Source, opened, read_source
+from ecgexp.tracking.restore import Source, dataset_kind, opened, read_source
 from ecgexp.tracking.store import Store, find_store
 from ecgexp.training.transfer import Fit, fit_weights, weights_hash
 from ecgexp.trials.identity import cell
@@ -135,7 +135,7 @@ def find_transfer(cfg: DictConfig, parts: Parts, store: Store) -> Transfer | Non
         differences = source.contract.differences(Contract.of(parts.dataset, plain(cfg.target)))
         if differences:
             remarks.append(f"The data differ from those of the source: {'; '.join(differences)}.")
-    if source.dataset != cfg.dataset.get("_target_"):
+    if source.dataset != dataset_kind(cfg):
         return replace(transfer, remarks=tuple(remarks))  # equal names of records say nothing there
     if isinstance(seen, str):
         remarks.append(f"Whether the source was trained on these validation records cannot be told: {seen}.")
