@@ -67,6 +67,13 @@ def test_the_stages_of_the_mlp_are_the_papers():
     assert {(cfg.lr, cfg.optimizer.lr) for cfg in adam} == {(0.001, 0.001)}
 
 
+def test_of_too_many_combinations_each_setting_is_checked_alone_and_that_is_printed(monkeypatch, capsys):
+    monkeypatch.setattr("ecgexp.commands.plan.MOST_COMBINATIONS", 59)
+    found = planned("-m", "experiment=toffanetto2024_mlp").configurations
+    assert len(found) == 1 + 4 + 1 + 2 + 1
+    assert "can reach 60 configurations: each setting was checked alone" in capsys.readouterr().err
+
+
 def test_the_grid_of_the_cnn_is_the_papers():
     cells = planned("-m", "experiment=toffanetto2024_cnn").cells
     assert cells is not None

@@ -10,12 +10,14 @@ import pandas as pd
 import psutil
 import pytest
 from commands import (
+    LAUNCHERS,
     LINEAR,
     SMALL,
     all_runs,
     artifact,
     ecgexp,
     finish,
+    needs,
     only,
     own_folder,
     parents,
@@ -125,6 +127,18 @@ def test_a_value_that_fails_is_left_out_and_tried_again(tmp_path):
     )
     assert is_one_sentence(last)
     assert "Stage 2" not in ended.stderr
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("ray_folder")
+@pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
+def test_stages_run_under_other_launchers(tmp_path, launcher):
+    needs(launcher)
+    words = (*STAGED, *FAST, stages("lr:[0.1,0.01]", "optimizer:[sgd,adam]"), f"hydra/launcher={launcher}")
+    done = ecgexp(tmp_path, *words, *LAUNCHERS[launcher]).expect()
+    assert "3/3 trials" in done.stderr
+    assert len(chosen(done.stderr)) == 2
+    assert {run.info.status for run in trials(tmp_path)} == {"FINISHED"}
 
 
 def test_one_standard_error_needs_no_more_trials(tmp_path):

@@ -225,11 +225,11 @@ def _combinations(
     compose_: Callable[[dict[str, str]], DictConfig],
     parser: OverridesParser,
 ) -> Iterator[DictConfig]:
-    """Configurations that a search by stages may come to, but for its start; of too many only those of one change."""
+    """Configurations that a search by stages can reach, without its start; of too many only those of one change."""
     known = [(start, first)]
     if staged.combinations > MOST_COMBINATIONS:
         print(
-            f"The stages may come to {staged.combinations:,} configurations: each setting was checked alone, not all "
+            f"The stages can reach {staged.combinations:,} configurations: each setting was checked alone, not all "
             "of them together.",
             file=sys.stderr,
         )

@@ -258,12 +258,12 @@ def about_path(staged: StagedPath, digits: int = 4) -> str:
         return "No stage of the search has chosen yet."
     chosen = [stage.candidates[stage.chosen] for stage in staged.done]
     name, mean = metric_of(staged.objective) or staged.objective, _mean_over(staged)
-    said = f"The stages chose {', then '.join(one.words or 'the only setting' for one in chosen)}: "
-    said += f"{name} {chosen[-1].score:.{digits}f}{mean} in validation."
+    text = f"The stages chose {', then '.join(one.words or 'the only setting' for one in chosen)}: "
+    text += f"{name} {chosen[-1].score:.{digits}f}{mean} in validation."
     left = len(staged.planned) - len(staged.done)
     if left:
-        said += f" {left} of the {len(staged.planned)} stages {'has' if left == 1 else 'have'} not chosen yet."
-    return said
+        text += f" {left} of the {len(staged.planned)} stages {'has' if left == 1 else 'have'} not chosen yet."
+    return text
 
 
 def about_choice(staged: StagedPath, number: int, digits: int = 4) -> str:
@@ -281,21 +281,21 @@ def about_choice(staged: StagedPath, number: int, digits: int = 4) -> str:
     chosen, best = stage.candidates[stage.chosen], stage.candidates[stage.best]
     compared = [stage.candidates[at] for at in stage.compared]
     mean = _mean_over(staged)
-    said = f"Stage {number} of {len(staged.planned)} chose {chosen.words or 'its only setting'}: {name} "
-    said += f"{chosen.score:.{digits}f}{mean}."
+    text = f"Stage {number} of {len(staged.planned)} chose {chosen.words or 'its only setting'}: {name} "
+    text += f"{chosen.score:.{digits}f}{mean}."
     tied = [one for one in compared if one is not chosen and one.score == chosen.score]
     if tied:
-        said += f" {', '.join(one.words for one in tied)} {'has' if len(tied) == 1 else 'have'} the same score: "
-        said += f"{_reason(chosen, tied)}."
+        text += f" {', '.join(one.words for one in tied)} {'has' if len(tied) == 1 else 'have'} the same score: "
+        text += f"{_reason(chosen, tied)}."
     elif chosen is not best and stage.error is not None:
-        said += (
+        text += (
             f" {best.words} has {best.score:.{digits}f}, which is better by at most one standard error "
             f"({stage.error:.{digits}f}): {_reason(chosen, [best])}."
         )
     left = [f"{one.words} ({one.left_out})" for one in stage.candidates if one.left_out]
     if left:
-        said += f" It left out {', '.join(left)}."
-    return said
+        text += f" It left out {', '.join(left)}."
+    return text
 
 
 def about_shares(staged: StagedPath, number: int, shares: Mapping[int, float]) -> str:

@@ -131,7 +131,7 @@ class Staged:
 
     @property
     def combinations(self) -> int:
-        """How many configurations it may come to, without repetitions."""
+        """How many configurations it can reach, without repetitions."""
         return math.prod(len(stage.settings) for stage in self.stages)
 
     @property

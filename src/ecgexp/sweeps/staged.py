@@ -178,8 +178,8 @@ class StagedSweep:
         groups = compare_trials(predictions, lambda run, ids: None, sets)
         draws = stage_draws(stage, groups, sources, self._path.objective)
         if draws is None:
-            said = next((group.uncertainty for group in groups if isinstance(group.uncertainty, str)), None)
-            why = (said or "validation predictions of its trials are missing").rstrip(".")
+            reason = next((group.uncertainty for group in groups if isinstance(group.uncertainty, str)), None)
+            why = (reason or "validation predictions of its trials are missing").rstrip(".")
             raise UserError(
                 f"Stage {len(self._chosen) + 1} of hydra.sweeper.stages has no standard errors ({why}): choose "
                 "hydra.sweeper.rule=best."
