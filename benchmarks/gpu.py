@@ -39,7 +39,7 @@ import torch
 from benchmarks import bench
 from benchmarks.bench import Figure, figure, finish, median, package, positive, processor, program, stoppable
 from benchmarks.commands import command, open_store_of
-from benchmarks.train import DTYPES, NETS, flops, matrix_rate, speeds, take_turns, write_records
+from benchmarks.train import DTYPES, SIGNAL_NETS, flops, matrix_rate, speeds, take_turns, write_records
 
 STEPS = 256  # of a timed epoch; fewer where there are not enough records
 PRECISIONS = {"fp32": "32", "bf16": "bf16-mixed"}
@@ -58,7 +58,7 @@ def parse(given: Sequence[str] | None) -> argparse.Namespace:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = found.add_subparsers(required=True)
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS)
+    shared.add_argument("--nets", nargs="+", default=list(SIGNAL_NETS), choices=SIGNAL_NETS)
     shared.add_argument("--batch-sizes", nargs="+", type=positive, default=[16, 64, 256])
     shared.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
 
@@ -207,10 +207,10 @@ def project(arguments: Any) -> None:
 
     figures = []
     for together in range(1, 65):
-        if not all(measured(EPOCH, net, together) for net in NETS):
+        if not all(measured(EPOCH, net, together) for net in SIGNAL_NETS):
             continue
         seconds = 0.0
-        for net in NETS:
+        for net in SIGNAL_NETS:
             epoch, first, rest = (measured(what, net, together) for what in (EPOCH, FIRST, REST))
             seconds += projected(epoch, first, rest, arguments.epochs, together)
         trial = f"{arguments.epochs} epochs on {arguments.records:,} records in {arguments.precision}"

@@ -21,20 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32]]
-CLASSES = 5
+LABELS = 5
+IMAGE_NETS = ("mlp", "cnn", "densenet_small", "alexnet", "resnet18")
+"""Nets that are raced on images of 28 x 28 x 3 in 8 classes; others are raced on signals with 5 labels."""
+SIDE, CHANNELS, CLASSES = 28, 3, 8
 
 
 def main() -> None:
     """Load the records, and train."""
     settings = json.loads(sys.argv[1])
     folder = Path(settings["folder"])
-    signals = np.load(folder / "signals.npy")[: settings.get("records")]
-    targets = np.load(folder / "targets.npy")[: settings.get("records")]
+    inputs, known = ("images", "classes") if settings["net"] in IMAGE_NETS else ("signals", "targets")
+    arrays = (np.load(folder / f"{inputs}.npy"), np.load(folder / f"{known}.npy"))
+    records, targets = (array[: settings.get("records")] for array in arrays)
     # output of a library must not mix with the lines of JSON
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with contextlib.suppress(EOFError):
-        CONTESTANTS[settings["peer"]](settings, (signals, targets), partial(_gate, out))
+        CONTESTANTS[settings["peer"]](settings, (records, targets), partial(_gate, out))
 
 
 def _gate(out: Any, times: dict[str, float] | None) -> None:
@@ -64,12 +68,11 @@ def ours(
     """
     import pytorch_lightning as pl
     import torch
-    from torch import nn
 
-    from ecgexp.datasets.base import SignalDataset, Split, SplitName
+    from ecgexp.datasets.base import Dataset, Input, Split, SplitName
     from ecgexp.fast import speed_up
     from ecgexp.fast.training import fused
-    from ecgexp.targets import MultiLabel
+    from ecgexp.targets import MultiClass, MultiLabel
     from ecgexp.training.callbacks import Faster, History
     from ecgexp.training.data import TrainingData
     from ecgexp.training.module import TrainingModule
@@ -77,14 +80,16 @@ def ours(
 
     torch.set_num_threads(settings["threads"])
 
-    class Given(SignalDataset):
-        label_names, lead_names = tuple("abcde"), tuple(map(str, range(arrays[0].shape[2])))
-        sampling_rate, samples = 100.0, arrays[0].shape[1]
+    axes = ("channel", *("row", "column")[: arrays[0].ndim - 2])
+
+    class Given(Dataset):
+        label_names = tuple(map(str, range(arrays[1].shape[1])))
+        inputs = (Input("record", axes, (arrays[0].shape[-1], *arrays[0].shape[1:-1]), stored=(*axes[1:], axes[0])),)
 
         def load(self, split: SplitName) -> Split:
-            signals, targets = arrays if split == "train" else _validation(settings, arrays)
-            rows, ids = np.arange(len(signals)), np.arange(len(signals)).astype(str)
-            return Split({"signal": signals}, rows, targets.astype(np.uint8), ids, ids)
+            records, targets = arrays if split == "train" else _validation(settings, arrays)
+            rows, ids = np.arange(len(records)), np.arange(len(records)).astype(str)
+            return Split({"record": records}, rows, targets.astype(np.uint8), ids, ids)
 
     class Clock(pl.Callback):
         begun = trained = 0.0
@@ -110,7 +115,7 @@ def ours(
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
 
-    dataset, net = Given(), _net(settings)
+    dataset, net = Given(), build_net(settings["net"])
     optimizer: Any = partial(torch.optim.Adam, lr=1e-3)
     faster = []
     if settings.get("fast", True):
@@ -119,12 +124,12 @@ def ours(
         faster = [Faster()]
     module = TrainingModule(
         Network(net),
-        nn.BCEWithLogitsLoss(),
+        _loss(settings),
         optimizer,
         None,
         "epoch",
         "val/loss",
-        MultiLabel(dataset.label_names),
+        (MultiClass if settings["net"] in IMAGE_NETS else MultiLabel)(dataset.label_names),
         compile_for=settings["batch_size"] if settings["compile"] and torch.cuda.is_available() else None,
     )
     trainer = pl.Trainer(
@@ -181,7 +186,7 @@ def _bare(settings: dict[str, Any], arrays: Arrays) -> Iterator[float]:
     keep_freed_memory()
     torch.set_num_threads(settings["threads"])
     signals, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-    net, size = speed_up(_net(settings)), settings["batch_size"]
+    net, size = speed_up(build_net(settings["net"])), settings["batch_size"]
     optimizer, lossf = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True), torch.nn.BCEWithLogitsLoss()
     while True:
         begun = time.perf_counter()
@@ -207,10 +212,10 @@ def plain(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, fl
 
     torch.set_num_threads(settings["threads"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    signals, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-    records = TensorDataset(signals.transpose(1, 2).contiguous(), targets)
-    net = plainly(_net(settings)).to(device)
-    optimizer, lossf = torch.optim.Adam(net.parameters(), lr=1e-3), torch.nn.BCEWithLogitsLoss()
+    stored, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    records = TensorDataset(stored.movedim(-1, 1).contiguous(), targets)
+    net = plainly(build_net(settings["net"]), images=stored.dim() == 4).to(device)
+    optimizer, lossf = torch.optim.Adam(net.parameters(), lr=1e-3), _loss(settings)
     training = DataLoader(records, settings["batch_size"], shuffle=True)
     evaluation = DataLoader(records, settings["batch_size"])
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=settings["precision"] == "bf16")
@@ -242,22 +247,23 @@ def keras(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, fl
 
     if settings["precision"] == "bf16":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    signals, targets = (np.ascontiguousarray(array) for array in arrays)
+    records, targets = (np.ascontiguousarray(array) for array in arrays)
     size = settings["batch_size"]
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
-        data = tf.data.Dataset.from_tensor_slices((signals, targets))
-        training = data.shuffle(len(signals)).batch(size).prefetch(tf.data.AUTOTUNE)
+        data = tf.data.Dataset.from_tensor_slices((records, targets))
+        training = data.shuffle(len(records)).batch(size).prefetch(tf.data.AUTOTUNE)
         arguments: dict[str, Any] = {"x": training}
         evaluation: dict[str, Any] = {"x": data.batch(size).prefetch(tf.data.AUTOTUNE)}
     else:
-        arguments = {"x": signals, "y": targets, "batch_size": size, "shuffle": True}
-        evaluation = {"x": signals, "batch_size": size}
+        arguments = {"x": records, "y": targets, "batch_size": size, "shuffle": True}
+        evaluation = {"x": records, "batch_size": size}
     build = getattr(keras_nets, settings["net"])
-    model = build(signals.shape[2], signals.shape[1], CLASSES)
-    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", jit_compile=settings["compile"])
+    model = build(records.shape[-1], *records.shape[1:-1], targets.shape[1])
+    loss = "categorical_crossentropy" if settings["net"] in IMAGE_NETS else "binary_crossentropy"
+    model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=settings["compile"])
 
     class Clock(keras.callbacks.Callback):  # type: ignore[misc]
         times: dict[str, float] | None = None
@@ -279,11 +285,28 @@ def _validation(settings: dict[str, Any], arrays: Arrays) -> Arrays:
     return signals[: settings.get("validation")], targets[: settings.get("validation")]
 
 
-def _net(settings: dict[str, Any]) -> Any:
+def build_net(name: str) -> Any:
+    """A net of ours for the records of the race."""
     from ecgexp import models
 
-    nets = {"ribeiro": models.Ribeiro, "rajpurkar": models.Rajpurkar, "linear": models.Linear}
-    return nets[settings["net"]]()
+    image = {"channels": CHANNELS, "height": SIDE, "width": SIDE, "outputs": CLASSES}
+    nets: dict[str, Callable[[], Any]] = {
+        "ribeiro": models.Ribeiro,
+        "rajpurkar": models.Rajpurkar,
+        "linear": models.Linear,
+        "mlp": partial(models.MLP, CHANNELS * SIDE * SIDE, CLASSES),
+        "cnn": partial(models.CNN, **image),
+        "densenet_small": partial(models.DenseNetSmall, **image),
+        "alexnet": partial(models.AlexNet, **image),
+        "resnet18": partial(models.ResNet18, **image),
+    }
+    return nets[name]()
+
+
+def _loss(settings: dict[str, Any]) -> Any:
+    from ecgexp.losses import BinaryCrossEntropy, CrossEntropy
+
+    return CrossEntropy() if settings["net"] in IMAGE_NETS else BinaryCrossEntropy()
 
 
 def uncompiled(settings: dict[str, Any], arrays: Arrays, gate: Callable[[dict[str, float] | None], None]) -> None:

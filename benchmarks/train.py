@@ -33,22 +33,29 @@ from benchmarks.bench import (
     program,
     stoppable,
 )
-from ecgexp import models
+from benchmarks.racer import CHANNELS, CLASSES, IMAGE_NETS, LABELS, SIDE, build_net
 
-NETS = {"ribeiro": models.Ribeiro, "rajpurkar": models.Rajpurkar}
+SIGNAL_NETS = ("ribeiro", "rajpurkar")
+NETS = (*SIGNAL_NETS, *IMAGE_NETS)
+BATCH_SIZES = {net: [32, 256] if net in IMAGE_NETS else [16, 64, 256] for net in NETS}
+# so that an epoch takes about a second
+RECORDS = {"mlp": 8192, "cnn": 2048, "densenet_small": 512, "alexnet": 256, "resnet18": 256}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TARGETS = {("fp32", 16): "1.0", ("fp32", 64): "1.0", ("fp32", 256): "0.9"}
 TARGETS |= {("bf16", 16): "1.4", ("bf16", 64): "1.4", ("bf16", 256): "1.3"}
+
+
+IMAGE_TARGETS = {("fp32", 32): "1.0", ("fp32", 256): "1.0"}
 
 
 def main() -> None:
     """Measure, print, write."""
     found = parser(__doc__, runs=3)
     found.add_argument("--nets", nargs="+", default=list(NETS), choices=NETS)
-    found.add_argument("--batch-sizes", nargs="+", type=positive, default=[16, 64, 256])
+    found.add_argument("--batch-sizes", nargs="+", type=positive, help="default: those of each net")
     found.add_argument("--precisions", nargs="+", default=list(DTYPES), choices=DTYPES)
-    help_ = "different records in an epoch; at least two batches are used (default 256)"
-    found.add_argument("--records", type=positive, default=256, help=help_)
+    help_ = "different records in an epoch; at least two batches are used (default: about a second of training)"
+    found.add_argument("--records", type=positive, help=help_)
     found.add_argument(
         "--keras",
         default="tensorflow",
@@ -61,13 +68,15 @@ def main() -> None:
     print("Measuring matrix products on this machine ...", flush=True)
     rates = {name: matrix_rate(DTYPES[name], arguments.threads) for name in arguments.precisions}
     with tempfile.TemporaryDirectory() as folder:
-        write_records(Path(folder), max(arguments.records, 2 * max(arguments.batch_sizes)))
         for net in arguments.nets:
+            sizes = arguments.batch_sizes or BATCH_SIZES[net]
+            records = arguments.records or RECORDS.get(net, 256)
+            write_records(Path(folder), max(records, 2 * max(sizes)), net in IMAGE_NETS)
             for precision in arguments.precisions:
-                for size in arguments.batch_sizes:
+                for size in sizes:
                     settings = {"folder": folder, "net": net, "batch_size": size, "precision": precision}
                     settings |= {"threads": arguments.threads, "compile": arguments.xla}
-                    settings |= {"records": max(arguments.records, 2 * size)}
+                    settings |= {"records": max(records, 2 * size)}
                     finish(race(settings, arguments, rates[precision]))
 
 
@@ -88,7 +97,9 @@ def race(settings: dict[str, Any], arguments: Any, rate: float) -> list[Figure]:
     for peer, name in names.items():
         for what in ("train", "evaluate"):
             theirs = speed.get(peer, {}).get(what)
-            target = TARGETS.get((settings["precision"], settings["batch_size"]), "")
+            target = (IMAGE_TARGETS if settings["net"] in IMAGE_NETS else TARGETS).get(
+                (settings["precision"], settings["batch_size"]), ""
+            )
             target = target if (peer, what) == ("keras", "train") and not torch.cuda.is_available() else ""
             figures.append(
                 figure("train", f"{key}, {what}", speed["ours"][what], theirs, name, "samples/s", True, target, device)
@@ -176,10 +187,16 @@ def contestant(
         process.wait()
 
 
-def write_records(folder: Path, records: int) -> None:
+def write_records(folder: Path, records: int, images: bool = False) -> None:
     """Write noise with a signal for one label. The time of a step depends only on the number of records."""
     rng = np.random.default_rng(0)
-    targets = (rng.random((records, 5)) < 0.3).astype(np.float32)
+    if images:
+        classes = np.arange(records) % CLASSES
+        pixels = rng.random((records, SIDE, SIDE, CHANNELS), np.float32)
+        np.save(folder / "images.npy", pixels + classes[:, None, None, None].astype(np.float32) / CLASSES)
+        np.save(folder / "classes.npy", np.eye(CLASSES, dtype=np.float32)[classes])
+        return
+    targets = (rng.random((records, LABELS)) < 0.3).astype(np.float32)
     signals = rng.normal(0, 0.3, (records, 1000, 12)).astype(np.float32)
     np.save(folder / "signals.npy", signals + targets[:, None, :1])
     np.save(folder / "targets.npy", targets)
@@ -187,9 +204,10 @@ def write_records(folder: Path, records: int) -> None:
 
 def flops(net: str) -> float:
     """Floating-point operations of a training step, per sample."""
-    model = NETS[net]()
+    model = build_net(net)
+    record = torch.zeros(1, CHANNELS, SIDE, SIDE) if net in IMAGE_NETS else torch.zeros(1, 12, 1000)
     with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 12, 1000)).sum().backward()
+        model.eval()(record).sum().backward()
     return float(counter.get_total_flops())
 
 

@@ -73,7 +73,7 @@ class FastDecimatedConv(FastSameConv, layers.DecimatedConv):
 class FastSameConv2d(layers.SameConv2d):
     """`SameConv2d` with the layout of the data, which pads without a copy where both sides are padded alike."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: bool = True) -> Tensor:
         """(batch, inputs, rows, columns) to (batch, outputs, ceil(rows / stride), ceil(columns / stride))."""
         (top, bottom), (left, right) = self.padding_of(x.shape[-2]), self.padding_of(x.shape[-1])
         x, weight = x.contiguous(memory_format=LAYOUT), self.weight
@@ -81,7 +81,7 @@ class FastSameConv2d(layers.SameConv2d):
             x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
         if x.is_cpu and torch.is_autocast_enabled("cpu"):
             x, weight = layers.odd_channels(x), layers.odd_channels(weight)
-        return F.conv2d(x, weight, self.bias, self.stride, (top, left))
+        return F.conv2d(x, weight, self.bias if bias else None, self.stride, (top, left))
 
 
 class FastDecimatedConv2d(FastSameConv2d, layers.DecimatedConv2d):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from ecgexp.models.layers import (
     ACTIVATIONS,
-    Activation,
     Count,
     SameConv2d,
     check_images,
@@ -35,7 +34,7 @@ class CNN(nn.Module):
         Side of the filters, in pixels.
     pooling : int
         Side of the squares whose maximum is kept, in pixels; 1 keeps everything.
-    activation : {'relu', 'sigmoid', 'tanh', 'gelu', 'leaky_relu'}
+    activation : {'relu', 'sigmoid', 'tanh', 'leaky_relu'}
         After the convolution.
 
     Raises
@@ -69,7 +68,7 @@ class CNN(nn.Module):
         filters: Count = 64,
         kernel: Count = 9,
         pooling: Count = 2,
-        activation: Activation = "relu",
+        activation: Literal["relu", "sigmoid", "tanh", "leaky_relu"] = "relu",
     ) -> None:
         super().__init__()
         self.check_arguments(height, width, pooling)
@@ -88,4 +87,7 @@ class CNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) to logits (batch, outputs)."""
         check_images(x, *self.shape)
-        return self.head(flatten(self.pooling(self.activation(self.conv(x)))))
+        # bias and activation rise with their argument: after the maximum they are the same, for fewer values
+        assert self.conv.bias is not None
+        largest = self.pooling(self.conv(x, bias=False)) + self.conv.bias[:, None, None]
+        return self.head(flatten(self.activation(largest)))

@@ -166,12 +166,15 @@ class SameConv2d(nn.Conv2d):
         """Pixels to add before and after a row or a column of `pixels`."""
         return same_padding(pixels, self.kernel_size[0], self.stride[0])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, inputs, rows, columns) to (batch, outputs, ceil(rows / stride), ceil(columns / stride))."""
+    def forward(self, x: Tensor, bias: bool = True) -> Tensor:
+        """(batch, inputs, rows, columns) to (batch, outputs, ceil(rows / stride), ceil(columns / stride)).
+
+        With ``bias=False`` the bias is left out, for a net that adds it later.
+        """
         x, weight = F.pad(x, (*self.padding_of(x.shape[-1]), *self.padding_of(x.shape[-2]))), self.weight
         if x.is_cpu and torch.is_autocast_enabled("cpu"):
             x, weight = odd_channels(x), odd_channels(weight)
-        return F.conv2d(x, weight, self.bias, self.stride)
+        return F.conv2d(x, weight, self.bias if bias else None, self.stride)
 
 
 class DecimatedConv2d(SameConv2d):
