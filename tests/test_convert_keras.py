@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
-from commands import all_runs, artifact, artifact_names, config, ecgexp, only, parents, trials
+from commands import all_runs, artifact, artifact_names, config, ecgexp, only, parents, predictions, trials
 from keras_files import Layer, write_keras2, write_weights3
-from scipy.special import expit
+from scipy.special import expit, softmax
 from trained import call, is_one_sentence
 
 pytestmark = pytest.mark.slow
@@ -104,6 +104,20 @@ def test_no_training_takes_it_for_its_own(folder):
     assert len(identities) == 3
     results = artifact(folder, only(parents(folder)), "results.csv").read_text()
     assert converted(folder).info.run_id in results
+
+
+def test_images_are_flattened_as_keras_does(tmp_path, monkeypatch):
+    """Row, column, channel: logistic regression on the pixels, computed by numpy from the file of the images."""
+    rng = np.random.default_rng(1)
+    kernel, bias = rng.normal(0, 0.1, (28 * 28 * 3, 8)).astype(np.float32), rng.normal(0, 1, 8).astype(np.float32)
+    layer = Layer("Dense", {"activation": "softmax"}, {"kernel": kernel, "bias": bias})
+    write_keras2(tmp_path / "pixels.h5", [Layer("Flatten"), layer])
+    words = ("model=mlp", "model.hidden=[]", "dataset=synthetic_cells", "dataset.images=200", *SETTINGS[3:])
+    assert call(monkeypatch, "convert_keras", tmp_path, "file=pixels.h5", *words) == 0
+    images = np.load(next(tmp_path.rglob("synthetic*/**/*.npz")))["val_images"] / 255
+    logits = images.reshape(len(images), -1) @ kernel + bias
+    _, _, found, _ = predictions(tmp_path, converted(tmp_path))
+    np.testing.assert_allclose(found, softmax(logits, axis=1), atol=1e-5)
 
 
 @pytest.mark.parametrize(

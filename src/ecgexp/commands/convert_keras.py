@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, open_dict
+from torch import nn
 
 from ecgexp import CONF
 from ecgexp.commands.plan import plan
@@ -84,6 +85,7 @@ def _converted(cfg: DictConfig, file: Path) -> tuple[Fitted, tuple[tuple[str, st
     parts = build(cfg)
     parts.dataset.prepare()
     data = load(cfg, parts)
+    network, as_taken = (Network(net, parts.dataset.normalization()) for net in (parts.net, nn.Identity()))
     record = as_float(tensors(example(parts.dataset, data.splits["val"], 1)))
     if isinstance(record, dict):
         raise UserError(f"The dataset gives {', '.join(record)}, but the weights of a file are those of one input.")
@@ -91,10 +93,10 @@ def _converted(cfg: DictConfig, file: Path) -> tuple[Fitted, tuple[tuple[str, st
     target = parts.dataset.target
     _check_activations(file, found, str(cfg.model.get("activation", "relu")), target)
     fit_labels([parts.loss], data.splits["train"], target)
-    network, trainer = Network(parts.net, parts.dataset.normalization()), build_trainer(cfg, [])
+    trainer = build_trainer(cfg, [])
     # no epoch was trained here, and the weights are to be used
     fitted = Fitted(network, parts.loss, trainer, data, parts.dataset, target, [], False, best_epoch=0, pruned=False)
-    return fitted, found.pairs, _assumed(cfg, found, record)
+    return fitted, found.pairs, _assumed(cfg, found, as_taken(record))
 
 
 def _sweep(store: Store, cfg: DictConfig, name: str, title: str) -> str:
@@ -142,9 +144,9 @@ def _assumed(cfg: DictConfig, converted: Converted, record: Tensor) -> list[str]
     normalized = cfg.dataset.get("normalize", "none")
     how = "" if normalized == "none" else f", normalised ({normalized})"
     return [
-        f"It is assumed that the Keras net took records as this dataset gives them: {shape}{how}, from "
+        f"It is assumed that the Keras net took records as this dataset gives them: {shape}{how}, values from "
         f"{record.min():.3g} to {record.max():.3g} in the first record of the validation split.",
-        "It is assumed that it was trained on this training split and validated on this validation split, and that its "
-        f"outputs are, in order, {', '.join(map(str, cfg.dataset.label_names))}.",
+        "It is assumed that the net was trained on this training split and validated on this validation split, and that "
+        f"its outputs are, in order, {', '.join(map(str, cfg.dataset.label_names))}.",
         *converted.remarks,
     ]
