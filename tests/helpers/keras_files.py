@@ -58,7 +58,7 @@ def write_keras2(path: Path, layers: list[Layer], whole: bool = True) -> Path:
     return path
 
 
-def write_weights3(file: Any, layers: list[Layer]) -> None:
+def write_weights3(file: Any, layers: list[Layer]) -> Any:
     """`model.save_weights('x.weights.h5')` of Keras 3."""
     with h5py.File(file, "w") as root:
         root.create_group("vars")
@@ -68,6 +68,7 @@ def write_weights3(file: Any, layers: list[Layer]) -> None:
                 within.create_dataset(str(number), data=layer.arrays[weight])
             if layer.kind == "Dropout":
                 root.create_dataset(f"layers/{name}/seed_generator/vars/0", data=np.array([0, 1], np.uint32))
+    return file
 
 
 def write_keras3(path: Path, layers: list[Layer]) -> Path:

@@ -58,7 +58,7 @@ LAYOUTS = {
     "keras 2, whole": lambda path, layers: write_keras2(path / "net.h5", layers),
     "keras 2, weights": lambda path, layers: write_keras2(path / "weights.h5", layers, whole=False),
     "keras 3, whole": lambda path, layers: write_keras3(path / "net.keras", layers),
-    "keras 3, weights": lambda path, layers: write_weights3(path / "net.weights.h5", layers) or path / "net.weights.h5",
+    "keras 3, weights": lambda path, layers: write_weights3(path / "net.weights.h5", layers),
 }
 layouts = pytest.mark.parametrize("write", LAYOUTS.values(), ids=LAYOUTS.keys())
 

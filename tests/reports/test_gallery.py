@@ -15,7 +15,8 @@ from sklearn.metrics import precision_score, recall_score
 
 from ecgexp.datasets import Input, Split
 from ecgexp.reports.evaluation import label_intervals
-from ecgexp.reports.gallery import MOST_PAIRS, draw_errors, find_errors, write_gallery
+from ecgexp.reports.gallery import MOST_PAIRS, draw_errors, find_errors
+from ecgexp.reports.page import write_gallery
 from ecgexp.statistics import resample_patients
 from ecgexp.targets import MultiClass, MultiLabel, Target
 from ecgexp.tracking.names import File

@@ -28,7 +28,8 @@ from ecgexp.errors import UserError
 from ecgexp.metrics import escape_label
 from ecgexp.reports import evaluation
 from ecgexp.reports.comparison import intervals
-from ecgexp.reports.gallery import Section, draw_errors, write_gallery
+from ecgexp.reports.gallery import Section, draw_errors
+from ecgexp.reports.page import write_gallery
 from ecgexp.reports.trial import write_confusion
 from ecgexp.statistics import Uncertainty
 from ecgexp.targets import Target

@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from ecgexp.datasets.base import Input, Split
 from ecgexp.reports.ecg import ecg_figure
 from ecgexp.reports.figures import plain
-from ecgexp.tracking.names import File
 from ecgexp.training.predictions import Predictions
 
 MOST_ERRORS, MOST_PAIRS = 6, 10
@@ -160,8 +158,8 @@ def draw_errors(
     Returns
     -------
     list of Section, and DataFrame
-        For `write_gallery`, and the errors as a table with names of records in place of rows; None where the target has
-        no decisions.
+        For `ecgexp.reports.page.write_gallery`, and the errors as a table with names of records in place of rows. None
+        where the target has no decisions.
     """
     errors = find_errors(predictions)
     if errors is None:
@@ -187,15 +185,6 @@ def draw_errors(
     for column in ("nearest_predicted", "nearest_true"):
         table[column] = [str(predictions.ids[row]) if row >= 0 else "" for row in errors[column]]
     return list(sections.values()), table[list(_COLUMNS)]
-
-
-def write_gallery(folder: Path, title: str, warning: str | None, sections: list[Section], table: pd.DataFrame) -> None:
-    """Write the page of a gallery, which needs no other file, and its errors as CSV."""
-    from ecgexp.reports.page import templates
-
-    page = templates().get_template("errors.html.j2").render(title=title, warning=warning, sections=sections)
-    (folder / File.ERRORS_PAGE).write_text(page, encoding="utf-8")
-    table.to_csv(folder / File.ERRORS, index=False)
 
 
 def _none(role: str) -> Record:

@@ -31,6 +31,7 @@ from ecgexp.reports.comparison import RESAMPLES
 from ecgexp.reports.experiment import experiment_file
 from ecgexp.reports.figures import confusion_figure, heat_map, learning_curves, save_figure
 from ecgexp.reports.findings import Report
+from ecgexp.reports.gallery import Section
 from ecgexp.reports.search import search_figures
 from ecgexp.reports.stages import stage_figure
 from ecgexp.reports.tables import MOST_SETS, described
@@ -86,7 +87,7 @@ def write_report(folder: Path, report: Report) -> list[str]:
         sweeper = "optuna" if report.search is not None else "staged" if report.staged is not None else None
         best = experiment_file(report.run(row["run_id"]), title, sweeper)
         (folder / "experiment" / f"{_experiment(report, row)}.yaml").write_text(best)
-    environment = templates()
+    environment = _templates()
     environment.filters |= {"number": _number, "clock": _clock, "day": _day}
     environment.filters |= {"setting": _setting, "parts": _parts, "rates": _rates, "plain": _plain}
     findings = report.findings()
@@ -118,7 +119,14 @@ def write_report(folder: Path, report: Report) -> list[str]:
     return findings
 
 
-def templates() -> Environment:
+def write_gallery(folder: Path, title: str, warning: str | None, sections: list[Section], table: pd.DataFrame) -> None:
+    """Write the page of a gallery, which needs no other file, and its errors as CSV."""
+    page = _templates().get_template("errors.html.j2").render(title=title, warning=warning, sections=sections)
+    (folder / File.ERRORS_PAGE).write_text(page, encoding="utf-8")
+    table.to_csv(folder / File.ERRORS, index=False)
+
+
+def _templates() -> Environment:
     """The templates of pages."""
     return Environment(
         loader=PackageLoader("ecgexp", "reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
