@@ -146,7 +146,7 @@ def _assumed(cfg: DictConfig, converted: Converted, record: Tensor) -> list[str]
     return [
         f"It is assumed that the Keras net took records as this dataset gives them: {shape}{how}, values from "
         f"{record.min():.3g} to {record.max():.3g} in the first record of the validation split.",
-        "It is assumed that the net was trained on this training split and validated on this validation split, and that "
-        f"its outputs are, in order, {', '.join(map(str, cfg.dataset.label_names))}.",
+        "It is assumed that the net was trained on this training split and validated on this validation split, and "
+        f"that its outputs are, in order, {', '.join(map(str, cfg.dataset.label_names))}.",
         *converted.remarks,
     ]
