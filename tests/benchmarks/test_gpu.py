@@ -62,7 +62,7 @@ def test_trials_are_run_by_the_command_line_and_their_costs_written(results):
     assert all(figure["ours"] > 0 and figure["unit"] == "s" for figure in costs.values())
 
 
-def measure(results, together: int, device: str = "a GPU", nets=tuple(gpu.NETS)) -> None:
+def measure(results, together: int, device: str = "a GPU", nets=tuple(gpu.SIGNAL_NETS)) -> None:
     parts = {gpu.FIRST: FIRSTS, gpu.REST: RESTS}
     figures = [
         bench.figure("gpu", gpu.cost(what, net, "bf16", size, together, 21_799), seconds, unit="s", device=device)
@@ -107,11 +107,11 @@ def test_the_steps_of_the_script_cover_what_is_to_be_measured():
         if step.run is gpu.train
         for cell in product(step.nets, step.precisions, step.batch_sizes)
     }
-    assert trained == set(product(gpu.NETS, gpu.PRECISIONS, (16, 64, 256)))
+    assert trained == set(product(gpu.SIGNAL_NETS, gpu.PRECISIONS, (16, 64, 256)))
     tried = {
         cell for step in steps if step.run is gpu.trials for cell in product(step.nets, step.batch_sizes, step.at_once)
     }
-    assert tried == set(product(gpu.NETS, (16, 64, 256), (1, 2, 4)))
+    assert tried == set(product(gpu.SIGNAL_NETS, (16, 64, 256), (1, 2, 4)))
     assert steps[-1].run is gpu.project
 
 

@@ -26,7 +26,7 @@ def mlp(channels, height, width, outputs, **options):
 
 
 SMALL = {
-    "mlp": lambda *shape: mlp(*shape, hidden=[16, 8]),
+    "mlp": lambda *shape: mlp(*shape, hidden=[32, 16]),
     "mlp of sigmoids": lambda *shape: mlp(*shape, hidden=[16], activation="sigmoid"),
     "logistic regression": lambda *shape: mlp(*shape, hidden=[]),
     "cnn": lambda *shape: CNN(*shape, filters=8, kernel=4, pooling=3),
@@ -184,12 +184,14 @@ def test_a_handful_of_images_can_be_overfitted(build):
     torch.manual_seed(0)
     net, x, y = speed_up(build(3, 28, 28, 4)), images(8, 3, 28, 28), torch.arange(8) % 4
     optimizer = torch.optim.Adam(net.parameters(), lr=0.003)
-    for _ in range(100):
+    for _ in range(300):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(net(x), y)
+        if loss.item() < 0.1:
+            return
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.1
+    pytest.fail(f"The loss is {loss.item():.3f} after 300 steps.")
 
 
 @small
