@@ -29,6 +29,7 @@ Logs metrics test/... and files in evaluation/test/ to the run. Notes the test-s
 when, by whom, with which commit and on which records. Further accesses are allowed, and counted. Where the records,
 or their labels or signals, are not those of the first access, the results are kept apart, as test-HASH. Test records
 that the run was trained on or used in validation are refused.
+errors.html, one of the files, shows the errors with pictures of the records.
 """
 KEYS = ("run", "split", "thresholds", "privacy.patients", "trust", *TRACKING, *(f"dataset.{key}" for key in PLACES))
 
