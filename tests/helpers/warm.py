@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import json
+import logging
 import os
 import runpy
 import selectors
@@ -289,6 +290,8 @@ def main() -> None:
     address, template, owner = sys.argv[1:]
     for name in IMPORTED:
         import_module(name)
+    logging.root.handlers.clear()  # mlflow.pytorch, when it is imported, has the root logger show errors alone
+    logging.root.setLevel(logging.WARNING)
     provenance.packages()  # kept by it; to read them takes half a second
     migrate_once(Path(template))
     subprocess.Popen = Popen  # type: ignore[misc]
