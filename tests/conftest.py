@@ -47,33 +47,28 @@ def ray_folder(monkeypatch) -> Iterator[None]:
         yield
 
 
+def _real(name: str, what: str) -> Path:
+    folder = REAL_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"needs {what} in {folder}")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def ptbxl_folder() -> Path:
-    folder = REAL_DATA / "ptbxl"
-    if not folder.is_dir():
-        pytest.skip(f"needs real PTB-XL records in {folder}")
-    return folder
+    return _real("ptbxl", "real PTB-XL records")
 
 
 @pytest.fixture(scope="session")
 def mitdb_folder() -> Path:
-    folder = REAL_DATA / "mitdb"
-    if not folder.is_dir():
-        pytest.skip(f"needs the real recordings of the MIT-BIH Arrhythmia Database in {folder}")
-    return folder
+    return _real("mitdb", "the real recordings of the MIT-BIH Arrhythmia Database")
 
 
 @pytest.fixture(scope="session")
 def pbc_folder() -> Path:
-    folder = REAL_DATA / "pbc"
-    if not folder.is_dir():
-        pytest.skip(f"needs the real blood cells in {folder}")
-    return folder
+    return _real("pbc", "the real blood cells")
 
 
 @pytest.fixture(scope="session")
 def flowers_folder() -> Path:
-    folder = REAL_DATA / "flowers17"
-    if not folder.is_dir():
-        pytest.skip(f"needs the photographs of flowers in {folder}")
-    return folder
+    return _real("flowers17", "the photographs of flowers")

@@ -234,5 +234,6 @@ def test_only_the_best_trial_has_a_logged_model_and_it_answers_like_the_trial(fo
     ids, _, probability, _ = predictions(folder, best)
     assert list(ids) == list(data.ids)
     with torch.no_grad():
-        answered = mlflow.pytorch.load_model(model.model_uri)(signals).numpy()
+        # a copy, since MLflow writes a file beside the model that it loads, and other tests share this folder
+        answered = mlflow.pytorch.load_model(model.model_uri, dst_path=str(tmp_path))(signals).numpy()
     np.testing.assert_allclose(answered, probability, atol=1e-6)

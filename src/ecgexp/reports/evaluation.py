@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ecgexp.reports.comparison import RESAMPLES
 from ecgexp.reports.figures import plain
-from ecgexp.statistics import resample_patients
+from ecgexp.statistics import resample_patients, score_in_blocks
 from ecgexp.targets import Target
 
 AGES = (0, 40, 60, 80, np.inf)
@@ -126,8 +127,12 @@ def label_intervals(target: Target, probabilities: Tensor, targets: Tensor, pati
 
 
 def _sums(weights: NDArray[np.uint16], flags: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weights of the records with each flag, (resamples, labels), a few resamples at a time."""
-    return np.concatenate([weights[i : i + 50].astype(np.float64) @ flags for i in range(0, len(weights), 50)])
+    """Weights of the records with each flag, (resamples, labels)."""
+    return score_in_blocks([partial(_sum, flag) for flag in flags.T], weights)
+
+
+def _sum(flag: NDArray[np.bool_], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return weights @ flag
 
 
 def subgroup_table(

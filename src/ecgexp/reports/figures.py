@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,11 @@ def save_figure(figure: Figure, path: Path, dpi: float, **options: Any) -> None:
         whole = figure.get_tightbbox()
         width, height = max(width, whole.width), max(height, whole.height)
     figure.savefig(path, dpi=min(dpi, MOST_PIXELS / max(width, height)), **options)
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG as a page holds it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def plain(text: object, longest: int = LONGEST_NAME) -> str:

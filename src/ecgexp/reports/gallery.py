@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from ecgexp.datasets.base import Input, Split
 from ecgexp.reports.ecg import ecg_figure
-from ecgexp.reports.figures import plain
+from ecgexp.reports.figures import data_uri, plain
 from ecgexp.training.predictions import Predictions
 
 MOST_ERRORS, MOST_PAIRS = 6, 10
@@ -211,7 +210,7 @@ def _picture(split: Split, inputs: Sequence[Input], row: int) -> str:
         for figure, dpi in _figures(one, values.transpose([place - 1 for place in one.order[1:]])):
             file = io.BytesIO()
             figure.savefig(file, dpi=dpi, format="png")
-            return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+            return data_uri(file.getvalue())
     return ""
 
 

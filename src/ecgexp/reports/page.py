@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -29,7 +28,7 @@ from ecgexp.reports.cells import (
 )
 from ecgexp.reports.comparison import RESAMPLES
 from ecgexp.reports.experiment import experiment_file
-from ecgexp.reports.figures import confusion_figure, heat_map, learning_curves, save_figure
+from ecgexp.reports.figures import confusion_figure, data_uri, heat_map, learning_curves, save_figure
 from ecgexp.reports.findings import Report
 from ecgexp.reports.gallery import Section
 from ecgexp.reports.search import search_figures
@@ -142,7 +141,7 @@ def _experiment(report: Report, row: pd.Series) -> str:
 def _save(folder: Path, name: str, figure: Figure, caption: str, **options: Any) -> Picture:
     path = folder / name
     save_figure(figure, path, DPI, **options)
-    return Picture(name, caption, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode())
+    return Picture(name, caption, data_uri(path.read_bytes()))
 
 
 def _heat_maps(folder: Path, report: Report) -> Iterator[Picture]:

@@ -131,9 +131,9 @@ def _starts(runs: Sequence[MlflowRun], numbers: Sequence[int]) -> list[str]:
     for number, run in zip(numbers, runs, strict=True):
         if (note := run.data.tags.get(Tag.INIT_NOTE)) is not None:
             trials.setdefault(note, []).append(number)
-    said = [f"{_counted(found).capitalize()}: {note}" for note, found in trials.items()]
-    more = len(said) - _STARTS
-    return [*said[:_STARTS], *[f"{more} more ways to start: {File.INIT} of each run tells them."] * (more > 0)]
+    sentences = [f"{_counted(found).capitalize()}: {note}" for note, found in trials.items()]
+    more = len(sentences) - _STARTS
+    return [*sentences[:_STARTS], *[f"{more} more ways to start: {File.INIT} of each run tells them."] * (more > 0)]
 
 
 def _error_of(run: MlflowRun) -> str:
@@ -236,7 +236,7 @@ def swept_keys(results: pd.DataFrame) -> list[str]:
     """Overridden keys that differ between trials, in the order of the command line.
 
     ``code`` comes last, where trials that are otherwise repetitions were trained with different code of the user.
-    These are different nets, and no mean is taken over them.
+    These are different nets, and they have no common mean.
     """
     keys = [key for key in results.attrs["overridden"] if results[key].nunique(dropna=False) > 1]
     same = [results[key].astype(str) for key in keys if key not in REPETITIONS]

@@ -1,4 +1,4 @@
-"""Choosing the best of several candidates, or a cheaper one that cannot be told from it."""
+"""Choosing the best of several candidates, or a cheaper one that cannot be distinguished from it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def choices(scores: ArrayLike, costs: ArrayLike, errors: ArrayLike | None = None
 
     Examples
     --------
-    Three nets of 10, 20 and 30 weights. The second is the best; the first cannot be told from it:
+    Three nets of 10, 20 and 30 weights. The second is the best; the first cannot be distinguished from it:
 
     >>> choices([[0.80, 0.81, 0.70]], costs=[10, 20, 30]).tolist()
     [1]

@@ -189,34 +189,34 @@ class Contract:
             If weights would take one thing for another: as many leads (or other named positions), more than one,
             with other names or in another order; or values in another unit that nothing normalises.
         """
-        said = []
+        differences = []
         pairs = {one.name: other for one in here.inputs for other in self.inputs if other.name == one.name}
         if not pairs and len(self.inputs) == len(here.inputs) == 1:
             pairs = {here.inputs[0].name: self.inputs[0]}
         for one in here.inputs:
             if one.name in pairs:
-                said += _differences(one, pairs[one.name])
+                differences += _differences(one, pairs[one.name])
             else:
-                said.append(f"the input {one.name} is new")
+                differences.append(f"the input {one.name} is new")
         if self.labels != here.labels and len(self.labels) == len(here.labels):
-            said.append(
+            differences.append(
                 f"the outputs are {', '.join(here.labels)}, there {', '.join(self.labels)}, of the same number, so "
                 "that the last layer may be loaded (init.reset lets it start anew)"
             )
-        return said
+        return differences
 
 
 def _differences(one: Input, other: Input) -> list[str]:
     """How an input differs from that of the source, see `Contract.differences`."""
-    said = []
+    differences = []
     for axis, size in zip(one.axes, one.shape, strict=True):
         what = SIZES.get(axis, axis)
         before = other.size(axis) if axis in other.axes else None
         names, known = one.coordinates.get(axis, ()), other.coordinates.get(axis, ())
         if size != before:
-            said.append(f"{what} {size}, there {before or 'no such axis'}")
+            differences.append(f"{what} {size}, there {before or 'no such axis'}")
         elif names and known and size == 1 and _folded(names) != _folded(known):
-            said.append(f"{what} {names[0]}, there {known[0]}")  # alone it is taken for no other
+            differences.append(f"{what} {names[0]}, there {known[0]}")  # alone it is taken for no other
         elif names and known and _folded(names) != _folded(known):
             same = sorted(_folded(names)) == sorted(_folded(known))
             order = "have them in another order" if same else "have others"
@@ -231,12 +231,12 @@ def _differences(one: Input, other: Input) -> list[str]:
                 f"Config key 'init.run' names weights that were trained on '{other.name}' in {other.unit}, and the "
                 f"data are in {one.unit} and not normalised: bring them into that unit, or normalise them."
             )
-        said.append(f"unit {one.unit}, there {other.unit}")
+        differences.append(f"unit {one.unit}, there {other.unit}")
     if one.rate != other.rate:
-        said.append(f"rate {_hertz(one.rate)}, there {_hertz(other.rate)}")
+        differences.append(f"rate {_hertz(one.rate)}, there {_hertz(other.rate)}")
     if one.normalize_over != other.normalize_over:
-        said.append(f"normalised {_over(one)}, there {_over(other)}")
-    return said
+        differences.append(f"normalised {_over(one)}, there {_over(other)}")
+    return differences
 
 
 def _folded(names: Sequence[str]) -> list[str]:

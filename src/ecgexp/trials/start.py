@@ -65,7 +65,7 @@ class Transfer:
         fit = self.fit
         layers = len(fit.loaded) + len(fit.anew)
         anew = [f"{layer} ({reason})" for layer, reason in fit.anew.items()]
-        said = [
+        sentences = [
             f"Starts from {self.name} (weights {self.weights}): {len(fit.loaded)} of {layers} layers are loaded.",
             f"Anew: {_named(anew)}." if anew else "",
             f"Not used of the source: {_named(fit.unused)}." if fit.unused else "",
@@ -73,7 +73,7 @@ class Transfer:
             f"{fit.trained:,} of {fit.parameters:,} weights are trained.",
             *self.remarks,
         ]
-        return " ".join(filter(None, said))
+        return " ".join(filter(None, sentences))
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as plain values."""
